@@ -1,0 +1,43 @@
+# Everything runs in $(VENV), which this file makes. A trial clone can borrow another one:
+#   make test VENV=/path/to/.venv
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+# A borrowed environment has the package of the clone that made it: this clone's sources come first.
+export PYTHONPATH := $(CURDIR):$(CURDIR)/cli$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+.PHONY: help demo test check format bench fixtures clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1 \t/'
+
+# torch and torchvision come from one resolution: a torch installed first does not fit the
+# torchvision that follows.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,test,check]'
+	touch $@
+
+demo: $(VENV)/.installed ## the main job on real images: transfer, head, groups, optimizer, accuracy
+	$(BIN)/python demo.py
+
+test: $(VENV)/.installed ## all tests
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.installed ## format, lint, strict types
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.installed ## rewrite the sources in the project's format
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+bench: $(VENV)/.installed ## speed and memory, paired against what people do today
+	$(BIN)/python -m bench
+
+fixtures: $(VENV)/.installed ## make the files under fixtures/ again
+	$(BIN)/python fixtures/make.py
+
+clean: ## remove the environment and every build output
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,136 @@
+"""What surgery raises for a user's mistake.
+
+::
+
+    SurgeryError                 everything below; exit code 2 on the command line
+    ├── CheckpointError          a file that cannot be read for what it is, or an output that cannot be written
+    ├── ArchitectureError        an architecture that cannot be named, built or described
+    ├── HeadError                the head cannot be told, or cannot be replaced
+    ├── SelectorError            a selector that cannot be read, or that matches nothing
+    ├── OptimizerError           an optimizer that cannot be named or built
+    ├── LineError                lines of a text file, each problem with its file and line
+    │   ├── RuleError            of a rules file
+    │   └── RenameError          of a rename file
+    └── Refused                  the data say no; exit code 1
+        ├── TransferRefused      too little would load, or ``strict`` found a difference
+        └── ValueRefused         values that contradict each other, or that a cast would break
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class SurgeryError(Exception):
+    """The base of everything raised for a user's mistake.
+
+    ``message`` is one line that names the thing, what was expected and what was found;
+    ``details`` are the lines below it: first names of both sides, candidates, what to do.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, details: Iterable[str] = ()) -> None:
+        self.message = message
+        self.details = tuple(details)
+        super().__init__("\n".join((message, *(f"  {line}" for line in self.details))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as JSON values, for ``--json``."""
+        return {
+            "kind": type(self).__name__,
+            "message": self.message,
+            "details": list(self.details),
+        }
+
+
+class CheckpointError(SurgeryError):
+    """A file that cannot be read for what it is, or an output that cannot be written."""
+
+
+class ArchitectureError(SurgeryError):
+    """An architecture that cannot be named, built or described."""
+
+
+class HeadError(SurgeryError):
+    """The head cannot be told, or cannot be replaced."""
+
+
+class SelectorError(SurgeryError):
+    """A selector that cannot be read, or that matches nothing."""
+
+
+class OptimizerError(SurgeryError):
+    """An optimizer that cannot be named or built."""
+
+
+class Refused(SurgeryError):
+    """The input was readable, but the data say no; nothing was changed."""
+
+    exit_code = 1
+
+
+class TransferRefused(Refused):
+    """Too little would be loaded, or ``strict`` found a difference."""
+
+
+class ValueRefused(Refused):
+    """Values that contradict each other, or that a cast would break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a text file. ``line`` counts from 1; 0 means the file as a whole."""
+
+    line: int
+    message: str
+
+    def located(self, path: str) -> str:
+        """``rules.txt:3: message``, the form that editors jump to."""
+        return f"{path}:{self.line}: {self.message}" if self.line else f"{path}: {self.message}"
+
+
+class LineError(SurgeryError):
+    """Problems in a text file: all of them at once, each with its file and line.
+
+    ``path`` is the file as the user named it (``<rules>`` for text passed in), ``problems``
+    are in line order, and ``line`` is the first one's.
+    """
+
+    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
+        self.path = path
+        self.problems = tuple(sorted(problems, key=lambda problem: problem.line))
+        first, *rest = (problem.located(path) for problem in self.problems)
+        super().__init__(first)
+        self.details = tuple(rest)
+        self.args = ("\n".join((first, *rest)),)
+
+    @property
+    def line(self) -> int:
+        return self.problems[0].line
+
+    def to_dict(self) -> dict[str, Any]:
+        problems = [{"line": problem.line, "message": problem.message} for problem in self.problems]
+        return {**super().to_dict(), "path": self.path, "line": self.line, "problems": problems}
+
+
+class RuleError(LineError):
+    """Lines of a rules file that cannot be read, or that do not fit the model."""
+
+
+class RenameError(LineError):
+    """Lines of a rename file that cannot be read, or that match nothing."""
+
+
+def nearest(name: str, candidates: Iterable[str], count: int = 1) -> tuple[str, ...]:
+    """The candidates that look most like ``name``, best first; empty where none comes close."""
+    return tuple(difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5))
+
+
+def did_you_mean(name: str, candidates: Iterable[str], count: int = 1) -> str:
+    """``'; did you mean layer4?'``, or nothing where no candidate comes close."""
+    found = nearest(name, candidates, count)
+    return f"; did you mean {' or '.join(found)}?" if found else ""

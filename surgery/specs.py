@@ -1,0 +1,209 @@
+"""The values that everything else speaks: what a tensor is called, and what a model is made of.
+
+Nothing here holds a tensor. A :class:`ModelSpec` is all that planning a transfer or resolving
+rules needs to know of a model, so both are pure, work from a file as well as from a live
+module, and can be written down as JSON and read back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+#: Bits per element of the dtypes that checkpoints hold, by torch's name without ``torch.``.
+DTYPE_BITS: Mapping[str, int] = {
+    "float64": 64,
+    "float32": 32,
+    "float16": 16,
+    "bfloat16": 16,
+    "float8_e4m3fn": 8,
+    "float8_e4m3fnuz": 8,
+    "float8_e5m2": 8,
+    "float8_e5m2fnuz": 8,
+    "float8_e8m0fnu": 8,
+    "float4_e2m1fn_x2": 8,
+    "int64": 64,
+    "int32": 32,
+    "int16": 16,
+    "int8": 8,
+    "uint64": 64,
+    "uint32": 32,
+    "uint16": 16,
+    "uint8": 8,
+    "bool": 8,
+    "complex32": 32,
+    "complex64": 64,
+    "complex128": 128,
+}
+
+_FLOATING = ("float", "bfloat", "complex")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor without its values: its name, its shape and its dtype (``"float32"``)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def numel(self) -> int:
+        """Number of elements; 1 for a scalar."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, stored contiguously."""
+        return (self.numel * DTYPE_BITS[self.dtype] + 7) // 8
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether the values are real or complex numbers rather than integers or flags."""
+        return self.dtype.startswith(_FLOATING)
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSpec:
+    """One parameter of a model, under all its names.
+
+    ``aliases`` are every name of the same parameter (tied weights), the one that
+    ``named_parameters`` shows first. ``depth`` is the layer index that timm's group matcher
+    gives it, 0 at the input; None where the model has no matcher.
+    """
+
+    tensor: TensorSpec
+    aliases: tuple[str, ...]
+    trainable: bool = True
+    depth: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpec:
+    """One module: its dotted path (``""`` is the model), its class and bases by name, what it is.
+
+    ``types`` runs from the class itself up to, not including, ``nn.Module``; it is empty where
+    only a file's names are known. ``norm`` says that the module's own parameters scale and
+    shift a normalisation; ``has_statistics`` that it keeps running statistics as well.
+    ``shadowed`` says that someone set ``module.requires_grad``, which freezes nothing.
+    """
+
+    path: str
+    types: tuple[str, ...]
+    norm: bool = False
+    has_statistics: bool = False
+    shadowed: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model without its values.
+
+    ``tensors`` are the state dict's, in its order, every alias of a tied parameter included;
+    ``parameters`` are in the order of ``named_parameters``; ``modules`` in that of
+    ``named_modules`` and only those that own parameters or buffers, or that are ``shadowed``.
+    """
+
+    tensors: tuple[TensorSpec, ...]
+    parameters: tuple[ParameterSpec, ...]
+    modules: tuple[ModuleSpec, ...] = ()
+
+    @cached_property
+    def by_name(self) -> Mapping[str, TensorSpec]:
+        """Tensor specs by state-dict name."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def modules_by_path(self) -> Mapping[str, ModuleSpec]:
+        """Modules by dotted path."""
+        return {module.path: module for module in self.modules}
+
+    @cached_property
+    def parameter_of(self) -> Mapping[str, ParameterSpec]:
+        """The parameter behind each of its names."""
+        return {alias: parameter for parameter in self.parameters for alias in parameter.aliases}
+
+    @property
+    def knows_types(self) -> bool:
+        """Whether module types are known; a plain file holds names and shapes alone."""
+        return any(module.types for module in self.modules)
+
+    def module_of(self, name: str) -> ModuleSpec | None:
+        """The module that owns the tensor called ``name``."""
+        return self.modules_by_path.get(name.rpartition(".")[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that :meth:`from_dict` turns back into an equal value."""
+        return {
+            "tensors": [[tensor.name, list(tensor.shape), tensor.dtype] for tensor in self.tensors],
+            "parameters": [
+                {
+                    "tensor": [p.tensor.name, list(p.tensor.shape), p.tensor.dtype],
+                    "aliases": list(p.aliases),
+                    "trainable": p.trainable,
+                    "depth": p.depth,
+                }
+                for p in self.parameters
+            ],
+            "modules": [{**asdict(module), "types": list(module.types)} for module in self.modules],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """The inverse of :meth:`to_dict`. Raises KeyError, TypeError or ValueError on other data."""
+
+        def tensor(row: list[Any]) -> TensorSpec:
+            name, shape, dtype = row
+            return TensorSpec(str(name), tuple(int(size) for size in shape), str(dtype))
+
+        return cls(
+            tensors=tuple(tensor(row) for row in data["tensors"]),
+            parameters=tuple(
+                ParameterSpec(
+                    tensor(row["tensor"]), tuple(row["aliases"]), row["trainable"], row["depth"]
+                )
+                for row in data["parameters"]
+            ),
+            modules=tuple(
+                ModuleSpec(**{**row, "types": tuple(row["types"])}) for row in data["modules"]
+            ),
+        )
+
+    @classmethod
+    def from_tensors(cls, tensors: Iterable[TensorSpec]) -> ModelSpec:
+        """What names and shapes alone tell, for a file that records nothing more.
+
+        Integers and running statistics are buffers, everything else is a parameter. A module
+        is a norm where it keeps running statistics or has a one-dimensional ``weight``.
+        """
+        tensors = tuple(tensors)
+        by_path: dict[str, dict[str, TensorSpec]] = {}
+        for tensor in tensors:
+            path, _, leaf = tensor.name.rpartition(".")
+            by_path.setdefault(path, {})[leaf] = tensor
+        return cls(
+            tensors=tensors,
+            parameters=tuple(
+                ParameterSpec(tensor, (tensor.name,))
+                for tensor in tensors
+                if tensor.is_floating and tensor.name.rpartition(".")[2] not in _STATISTICS
+            ),
+            modules=tuple(_module_from_names(path, leaves) for path, leaves in by_path.items()),
+        )
+
+
+_STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+
+
+def _module_from_names(path: str, leaves: Mapping[str, TensorSpec]) -> ModuleSpec:
+    has_statistics = "running_mean" in leaves and "running_var" in leaves
+    weight = leaves.get("weight")
+    norm = has_statistics or (weight is not None and len(weight.shape) == 1)
+    return ModuleSpec(path, types=(), norm=norm, has_statistics=has_statistics)
