@@ -1,4 +1,4 @@
-"""A live module to its :class:`~surgery.specs.ModelSpec`. Reads names, shapes and types; no values."""
+"""A live module to its :class:`~surgery.specs.ModelSpec`: names, shapes and types, no values."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 ::
 
     SurgeryError                 everything below; exit code 2 on the command line
-    ├── CheckpointError          a file that cannot be read for what it is, or an output that cannot be written
+    ├── CheckpointError          a file that cannot be read, or an output not written
     ├── ArchitectureError        an architecture that cannot be named, built or described
     ├── HeadError                the head cannot be told, or cannot be replaced
     ├── SelectorError            a selector that cannot be read, or that matches nothing

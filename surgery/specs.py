@@ -157,7 +157,7 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        """The inverse of :meth:`to_dict`. Raises KeyError, TypeError or ValueError on other data."""
+        """The inverse of :meth:`to_dict`. Other data raise KeyError, TypeError or ValueError."""
 
         def tensor(row: list[Any]) -> TensorSpec:
             name, shape, dtype = row

@@ -1,4 +1,4 @@
-"""Names as the model's author wrote them, below whatever a training run wrapped around the model."""
+"""Names as the model's author wrote them, whatever a training run wrapped around the model."""
 
 from __future__ import annotations
 
