@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
+from surgery.wrappers import WRAPPER_SEGMENTS
 
 if TYPE_CHECKING:
     import torch
@@ -18,18 +19,16 @@ def describe(model: nn.Module) -> ModelSpec:
     (TensorSpec(name='weight', shape=(2, 3), dtype='float32'),
      TensorSpec(name='bias', shape=(2,), dtype='float32'))
     """
+    state = {k: v for k, v in model.state_dict(keep_vars=True).items() if _is_tensor(v)}
     return ModelSpec(
-        tensors=tuple(
-            tensor_spec(name, value)
-            for name, value in model.state_dict(keep_vars=True).items()
-            if _is_tensor(value)
-        ),
+        tensors=tuple(tensor_spec(name, value) for name, value in state.items()),
         parameters=_parameters(model),
         modules=tuple(
             spec
             for path, module in model.named_modules()
             if (spec := _module(path, module)) is not None
         ),
+        computed=tuple(name for name, _ in model.named_buffers() if name not in state),
     )
 
 
@@ -67,6 +66,10 @@ def _layer_depths(model: nn.Module) -> dict[str, int]:
     The same call that ``timm.optim.param_groups_layer_decay`` makes. Empty where the model has
     no matcher of its own.
     """
+    children = dict(model.named_children())
+    if len(children) == 1 and (segment := next(iter(children))) in WRAPPER_SEGMENTS:
+        depths = _layer_depths(children[segment])
+        return {f"{segment}.{name}": depth for name, depth in depths.items()}
     matcher = getattr(model, "group_matcher", None)
     if matcher is None:
         return {}

@@ -108,12 +108,14 @@ class ModelSpec:
 
     ``tensors`` are the state dict's, in its order, every alias of a tied parameter included;
     ``parameters`` are in the order of ``named_parameters``; ``modules`` in that of
-    ``named_modules`` and only those that own parameters or buffers, or that are ``shadowed``.
+    ``named_modules`` and only those that own parameters or buffers, or that are ``shadowed``;
+    ``computed`` names the buffers that the constructor computes and no state dict holds.
     """
 
     tensors: tuple[TensorSpec, ...]
     parameters: tuple[ParameterSpec, ...]
     modules: tuple[ModuleSpec, ...] = ()
+    computed: tuple[str, ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, TensorSpec]:
@@ -153,6 +155,7 @@ class ModelSpec:
                 for p in self.parameters
             ],
             "modules": [{**asdict(module), "types": list(module.types)} for module in self.modules],
+            "computed": list(self.computed),
         }
 
     @classmethod
@@ -174,16 +177,22 @@ class ModelSpec:
             modules=tuple(
                 ModuleSpec(**{**row, "types": tuple(row["types"])}) for row in data["modules"]
             ),
+            computed=tuple(data["computed"]),
         )
 
     @classmethod
-    def from_tensors(cls, tensors: Iterable[TensorSpec]) -> ModelSpec:
+    def from_tensors(
+        cls, tensors: Iterable[TensorSpec], ties: Iterable[tuple[str, ...]] = ()
+    ) -> ModelSpec:
         """What names and shapes alone tell, for a file that records nothing more.
 
-        Integers and running statistics are buffers, everything else is a parameter. A module
-        is a norm where it keeps running statistics or has a one-dimensional ``weight``.
+        Integers and running statistics are buffers, everything else is a parameter; ``ties`` are
+        names of one tensor. A module is a norm where it keeps running statistics or has a
+        one-dimensional ``weight``.
         """
         tensors = tuple(tensors)
+        aliases = {names[0]: tuple(names) for names in ties}
+        repeated = {name for names in aliases.values() for name in names[1:]}
         by_path: dict[str, dict[str, TensorSpec]] = {}
         for tensor in tensors:
             path, _, leaf = tensor.name.rpartition(".")
@@ -191,9 +200,11 @@ class ModelSpec:
         return cls(
             tensors=tensors,
             parameters=tuple(
-                ParameterSpec(tensor, (tensor.name,))
+                ParameterSpec(tensor, aliases.get(tensor.name, (tensor.name,)))
                 for tensor in tensors
-                if tensor.is_floating and tensor.name.rpartition(".")[2] not in _STATISTICS
+                if tensor.is_floating
+                and tensor.name not in repeated
+                and tensor.name.rpartition(".")[2] not in _STATISTICS
             ),
             modules=tuple(_module_from_names(path, leaves) for path, leaves in by_path.items()),
         )

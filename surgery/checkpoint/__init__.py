@@ -1,0 +1,12 @@
+"""The only place that opens weight files. Reading one never runs anything that it holds.
+
+``index`` opens (:func:`open_checkpoint`, :func:`read_contents`), ``writer`` saves
+(:func:`save`). Below ``index``, one format a file: ``safetensors``, ``pytorch`` (``zipped`` and
+the pickle machine of ``pickled``, ``opcodes``, ``constructors``, ``inert``), ``sharded``. All of
+them give a ``Holding`` whose tensors are ``Place`` s in a ``Source``; ``tensors`` reads those.
+"""
+
+from surgery.checkpoint.index import Checkpoint, Contents, open_checkpoint, read_contents
+from surgery.checkpoint.writer import save
+
+__all__ = ["Checkpoint", "Contents", "open_checkpoint", "read_contents", "save"]

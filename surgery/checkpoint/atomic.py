@@ -1,0 +1,68 @@
+"""Replacing a file in one step: the old one or the new one, never a part of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from surgery.checkpoint.wording import shown
+from surgery.errors import CheckpointError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well.
+
+    A symbolic link is written through. The new file has the mode of the one it replaces, or
+    the mode that the umask gives. However the block ends, by an error, Ctrl-C or a full disk,
+    the temporary file is gone; the old file is as it was unless all went well. Hard links to
+    the old file keep the old content. Raises CheckpointError where nothing can be written.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise CheckpointError(f"{shown(path)}: a folder, and a file was to be written")
+    if not target.parent.is_dir():
+        raise CheckpointError(f"{shown(path)}: no folder {shown(target.parent)} to write to")
+    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    try:
+        mode = _create(draft)
+        yield draft
+        draft.chmod(_mode(target) or mode)
+        _flush(draft)
+        draft.replace(target)
+        _flush(target.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{shown(path)}: cannot be written: {error.strerror or error}"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _create(draft: Path) -> int:
+    """Make the file and return its mode: 0o666, less what the umask takes away.
+
+    O_EXCL never follows a link that someone put there. The mode is set again at the end, as
+    serialisers may replace the file by one of their own.
+    """
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return stat.S_IMODE(draft.stat().st_mode)
+
+
+def _mode(path: Path) -> int | None:
+    return stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+
+
+def _flush(path: Path) -> None:
+    """To the disk. A folder is flushed too, or a power cut may forget the rename."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,304 @@
+"""The few globals whose meaning is known, each as a function that makes an inert value.
+
+A function here gets whatever arguments the pickle gives and must bear all of them: what it
+does not recognise becomes an :class:`Opaque`, or an :class:`Unreadable` where a tensor was
+meant. None allocates more than it was given. Signatures are those of ``torch._utils``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from surgery.checkpoint.inert import (
+    QUANTISED_BITS,
+    Global,
+    Opaque,
+    Ordered,
+    StorageRef,
+    TensorRef,
+    Unreadable,
+)
+from surgery.specs import DTYPE_BITS
+
+Arguments = tuple[Any, ...]
+
+#: Python 2 names of what the table below knows.
+_RENAMED_MODULES = {
+    "__builtin__": "builtins",
+    "copy_reg": "copyreg",
+    "torch.tensor": "torch._tensor",
+}
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": "uint8",
+    "TypedStorage": "uint8",
+    "_UntypedStorage": "uint8",
+    "_TypedStorage": "uint8",
+}
+
+
+def global_name(module: str, name: str) -> str:
+    """The dotted name of a global, Python 2's modules under today's names."""
+    return f"{_RENAMED_MODULES.get(module, module)}.{name}"
+
+
+def storage_dtype(storage_type: object) -> str | None:
+    """The dtype of ``torch.FloatStorage`` and its kind (``torch.cuda.FloatStorage`` too)."""
+    if not isinstance(storage_type, Global) or not storage_type.name.startswith("torch."):
+        return None
+    return _STORAGE_DTYPES.get(storage_type.name.rpartition(".")[2])
+
+
+def is_known(name: str) -> bool:
+    """Whether a global means something here; every other one is listed as opaque."""
+    return (
+        name in CONSTRUCTORS
+        or name in _REFERENCES
+        or storage_dtype(Global(name)) is not None
+        or (name.startswith("torch.") and name.removeprefix("torch.") in _DTYPES)
+    )
+
+
+def as_key(value: Any) -> Any:
+    """``value`` as a dictionary key.
+
+    Hashing runs the value's own code and follows nested tuples down the C stack, so only flat
+    values are hashed; anything else becomes a key of its own.
+    """
+    if _is_flat(value) or isinstance(value, Global):
+        return value
+    if type(value) is tuple and len(value) <= _LONGEST_KEY and all(map(_is_flat, value)):
+        return value
+    return Opaque("a key that is no plain value", (value,))
+
+
+def _is_flat(value: Any) -> bool:
+    return type(value) in _FLAT or (type(value) is int and value.bit_length() <= _WIDEST_KEY)
+
+
+def fill(mapping: dict[Any, Any], pairs: Any) -> None:
+    """Set ``pairs`` (a mapping, or a sequence of two-element sequences) in ``mapping``."""
+    rows = pairs.items() if isinstance(pairs, dict) else pairs
+    if not isinstance(pairs, dict | list | tuple):
+        return
+    for row in rows:
+        if isinstance(row, list | tuple) and len(row) == 2:
+            mapping[as_key(row[0])] = row[1]
+
+
+def _mapping(args: Arguments) -> Ordered:
+    result = Ordered()
+    for pairs in args[-1:]:  # defaultdict's factory comes first
+        fill(result, pairs)
+    return result
+
+
+def _list(args: Arguments) -> list[Any]:
+    return list(args[0]) if args and isinstance(args[0], list | tuple) else []
+
+
+def _tuple(args: Arguments) -> tuple[Any, ...]:
+    return tuple(_list(args))
+
+
+def _set(args: Arguments) -> set[Any]:
+    return {as_key(item) for item in _list(args)}
+
+
+def _bytes(args: Arguments) -> Any:
+    """Protocol 2 has no bytes: they are written as latin-1 text and the encoding's name."""
+    match args:
+        case ():
+            return b""
+        case (bytes() | bytearray() as data,):
+            return bytes(data)
+        case (str(text), str(encoding)) if encoding.replace("-", "") == "latin1":
+            return text.encode("latin-1", "replace")
+        case _:
+            return Opaque("builtins.bytes", args)
+
+
+def _complex(args: Arguments) -> Any:
+    match args:
+        case (int() | float() as real, int() | float() as imaginary):
+            return complex(float(real), float(imaginary))
+        case _:
+            return Opaque("builtins.complex", args)
+
+
+def _text(args: Arguments) -> str:
+    return str(args[0]) if args and isinstance(args[0], str) else ""
+
+
+def _reconstructed(args: Arguments) -> Any:
+    """``copyreg._reconstructor(cls, base, state)``: an instance of ``cls``."""
+    match args:
+        case (Global(name), *_):
+            return Opaque(name)
+        case _:
+            return Opaque("copyreg._reconstructor", args)
+
+
+def _rebuild_tensor(args: Arguments) -> Any:
+    match args:
+        case (StorageRef() as storage, *view, _requires_grad, _hooks, dict() as lazy) if (
+            len(view) == 3
+        ):
+            return _tensor(storage, view, storage.dtype, lazy)
+        case (StorageRef() as storage, *view) if len(view) >= 3:
+            return _tensor(storage, view[:3], storage.dtype, {})
+        case _:
+            return Unreadable("its arguments are not those of a tensor")
+
+
+def _rebuild_tensor_v3(args: Arguments) -> Any:
+    match args:
+        case (StorageRef() as storage, offset, shape, strides, _, _, Global(dtype), *lazy):
+            bits = lazy[0] if lazy and isinstance(lazy[0], dict) else {}
+            return _tensor(storage, [offset, shape, strides], dtype.removeprefix("torch."), bits)
+        case _:
+            return Unreadable("its arguments are not those of a tensor")
+
+
+def _tensor(storage: StorageRef, view: list[Any], dtype: str, lazy: Mapping[Any, Any]) -> Any:
+    offset, shape, strides = view
+    if dtype in QUANTISED_BITS:
+        return Unreadable(f"a quantised tensor ({dtype})")
+    if dtype not in DTYPE_BITS:
+        return Unreadable(f"of a dtype that is not read ({dtype})")
+    if storage.location == "meta":
+        return Unreadable("a meta tensor, which has no values")
+    if not (isinstance(offset, int) and _are_ints(shape) and _are_ints(strides)):
+        return Unreadable("its shape or strides are not a few whole numbers")
+    return TensorRef(
+        storage,
+        dtype,
+        tuple(map(int, shape)),
+        tuple(map(int, strides)),
+        int(offset),
+        conjugate=lazy.get("conj") is True,
+        negative=lazy.get("neg") is True,
+    )
+
+
+def _are_ints(values: object) -> bool:
+    return (
+        isinstance(values, tuple | list)
+        and len(values) <= _MOST_DIMENSIONS
+        and all(isinstance(value, int) for value in values)
+    )
+
+
+def _parameter(args: Arguments) -> Any:
+    """A parameter is its data."""
+    match args:
+        case (TensorRef() | Unreadable() as data, *_):
+            return data
+        case _:
+            return Unreadable("a parameter without a tensor")
+
+
+def _from_type(args: Arguments) -> Any:
+    """``_rebuild_from_type_v2(function, type, arguments, attributes)``: the function's tensor."""
+    match args:
+        case (Global(name), _, tuple() as inner, *_) if name in _TENSOR_FUNCTIONS:
+            return _TENSOR_FUNCTIONS[name](inner)
+        case _:
+            return Unreadable("a tensor subclass of its own making")
+
+
+def _refused(reason: str) -> Callable[[Arguments], Any]:
+    return lambda _args: Unreadable(reason)
+
+
+_FLAT = frozenset({str, float, bool, bytes, complex, type(None)})
+
+# Hashes of these are not remembered: a large one, used again and again, would cost again.
+_LONGEST_KEY = 16
+_WIDEST_KEY = 128
+
+_MOST_DIMENSIONS = 64
+_DTYPES = frozenset(DTYPE_BITS) | frozenset(QUANTISED_BITS)
+
+_TENSOR_FUNCTIONS: Mapping[str, Callable[[Arguments], Any]] = {
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_qtensor": _refused("a quantised tensor"),
+    "torch._utils._rebuild_sparse_tensor": _refused("a sparse tensor"),
+    "torch._utils._rebuild_sparse_csr_tensor": _refused("a sparse tensor"),
+    "torch._utils._rebuild_nested_tensor": _refused("a nested tensor"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _refused("a meta tensor, which has no values"),
+    "torch._utils._rebuild_wrapper_subclass": _refused("a wrapper around other tensors"),
+    "torch._utils._rebuild_device_tensor_from_numpy": _refused("a tensor kept as a numpy array"),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _parameter,
+    "torch._utils._rebuild_xla_tensor": _refused("a tensor kept as a numpy array"),
+}
+
+CONSTRUCTORS: Mapping[str, Callable[[Arguments], Any]] = MappingProxyType(
+    {
+        **_TENSOR_FUNCTIONS,
+        "torch._tensor._rebuild_from_type_v2": _from_type,
+        "torch._tensor._rebuild_from_type": _from_type,
+        "torch.Size": _tuple,
+        "torch.device": _text,
+        "torch.serialization._get_layout": _text,
+        "collections.OrderedDict": _mapping,
+        "collections.defaultdict": _mapping,
+        "collections.Counter": _mapping,
+        "builtins.dict": _mapping,
+        "builtins.list": _list,
+        "builtins.tuple": _tuple,
+        "builtins.set": _set,
+        "builtins.frozenset": _set,
+        "builtins.bytes": _bytes,
+        "builtins.bytearray": _bytes,
+        "builtins.complex": _complex,
+        "_codecs.encode": _bytes,
+        "copyreg._reconstructor": _reconstructed,
+    }
+)
+
+#: Classes that pickles name only to say what something is.
+_REFERENCES = frozenset(
+    {
+        "builtins.object",
+        "builtins.int",
+        "builtins.float",
+        "builtins.str",
+        "torch.Tensor",
+        "torch.nn.parameter.Parameter",
+        "torch.nn.parameter.Buffer",
+        *(
+            f"torch.{scheme}"
+            for scheme in (
+                "per_tensor_affine",
+                "per_tensor_symmetric",
+                "per_channel_affine",
+                "per_channel_symmetric",
+                "per_channel_affine_float_qparams",
+            )
+        ),
+    }
+)

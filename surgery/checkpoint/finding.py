@@ -1,0 +1,251 @@
+"""State dicts among the inert values of a pickle, wherever a training script put them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from surgery.checkpoint.holding import StateDict
+from surgery.checkpoint.inert import (
+    Global,
+    Opaque,
+    Ordered,
+    StorageRef,
+    TensorRef,
+    Unreadable,
+)
+from surgery.checkpoint.modules import is_module, module_entries
+from surgery.checkpoint.places import Place
+from surgery.checkpoint.regions import Region
+from surgery.checkpoint.wording import count, shown
+from surgery.errors import CheckpointError
+
+Locate = Callable[[StorageRef], Region]
+
+_DEEPEST = 3
+_LONGEST_TEXT = 60
+
+# What a module keeps beside its tensors, under a name of its own; anything at all.
+_EXTRA_STATE = "_extra_state"
+
+# Tensors below these keys are not weights: moments, loss scales, best scores, random states.
+_NOT_WEIGHTS = re.compile(
+    r"optim|(amp|((grad|loss|amp)_)?scaler|callbacks|loops|rng\w*|random_states?"
+    r"|(lr_?)?sched\w*|hyper_?param\w*|hparams)$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A mapping that is a state dict, and the dotted key that leads to it."""
+
+    key: str | None
+    entries: Mapping[Any, Any]
+    attributes: Mapping[Any, Any]
+
+
+def find_state_dicts(top: Any, key: str | None = None) -> tuple[Found, ...]:
+    """Every state dict in ``top``, to a depth of three keys.
+
+    A state dict is a mapping from names to tensors for the most part, or any that carries
+    torch's ``_metadata``. The mapping at ``key`` counts as one for a single tensor, and even
+    where such a key does not usually lead to weights: the caller has asked for it.
+    """
+    found = tuple(_search(top, (), set()))
+    if not found and isinstance(top, dict) and not top:
+        found = (_found((), top),)
+    if key is None or any(candidate.key == key for candidate in found):
+        return found
+    asked = [_found((key,), value) for value in _lookup(top, key) if _tensors(_entries(value))]
+    return (*found, *asked[:1])
+
+
+def settle(found: Found, locate: Locate, label: str) -> StateDict:
+    """Check every tensor of a state dict against its storage.
+
+    Raises CheckpointError where a storage is missing or short, or where a view leaves it:
+    such a file is damaged. A tensor of a kind that is not read is only listed.
+    """
+    places: dict[str, Place] = {}
+    unreadable: list[tuple[str, str]] = []
+    not_tensors: list[str] = []
+    for name, value in found.entries.items():
+        match value:
+            case _ if not isinstance(name, str):
+                not_tensors.append(str(name))
+            case TensorRef():
+                place = _place(name, value, locate, label)
+                if place.is_absurd:
+                    unreadable.append((name, f"a view that repeats {count(place.extent, 'value')}"))
+                else:
+                    places[name] = place
+            case Unreadable(reason):
+                unreadable.append((name, reason))
+            case _:
+                not_tensors.append(name)
+    return StateDict(
+        found.key,
+        places,
+        tuple(unreadable),
+        tuple(not_tensors),
+        _versions(found.attributes.get("_metadata")),
+        _texts(found.attributes.get("_surgery")),
+    )
+
+
+def others(top: Any, found: tuple[Found, ...]) -> tuple[tuple[str, str], ...]:
+    """The top-level entries that lead to no state dict, each in a few words."""
+    if any(candidate.key is None for candidate in found):
+        return ()
+    entries = _entries(top)
+    if entries is None or is_optimizer(top):
+        return (("", summary(top)),)
+    keys = [candidate.key or "" for candidate in found]
+    return tuple(
+        (str(key), summary(value))
+        for key, value in entries.items()
+        if not any(other == key or other.startswith(f"{key}.") for other in keys)
+    )
+
+
+def summary(value: Any) -> str:
+    """A value of a pickle in a few words: ``int 37``, ``argparse.Namespace (opaque)``."""
+    match value:
+        case None:
+            return "None"
+        case int() if abs(value) >= 1 << 64:
+            return f"int of {value.bit_length():,} bits"
+        case bool() | int() | float() | complex():
+            return f"{type(value).__name__} {value}"
+        case str():
+            cut = "..." if len(value) > _LONGEST_TEXT else ""
+            return f"str {value[:_LONGEST_TEXT]!r}{cut}"
+        case bytes():
+            return f"bytes, {len(value):,} of them"
+        case dict() if is_optimizer(value):
+            return "an optimizer state"
+        case dict():
+            return f"dict of {len(value):,}" + (f" ({_first_keys(value)})" if value else "")
+        case list() | tuple() | set():
+            return f"{type(value).__name__} of {len(value):,}"
+        case TensorRef(dtype=dtype, shape=shape):
+            return f"{dtype} tensor {'x'.join(map(str, shape)) or 'scalar'}"
+        case Unreadable(reason):
+            return reason
+        case Opaque(name=name):
+            return f"{shown(name)} (opaque)"
+        case Global(name):
+            return shown(name)
+        case _:
+            return type(value).__name__
+
+
+def _first_keys(value: Mapping[Any, Any]) -> str:
+    return ", ".join(shown(key) for key in islice(value, 4)) + (", ..." if len(value) > 4 else "")
+
+
+def is_optimizer(value: Any) -> bool:
+    """Whether a mapping is what ``Optimizer.state_dict`` gives."""
+    return isinstance(value, dict) and {"state", "param_groups"} <= value.keys()
+
+
+def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Found]:
+    """State dicts, the innermost ones: what holds another is a container with a few tensors."""
+    entries = _entries(value)
+    if entries is None or id(value) in seen or is_optimizer(value):
+        return
+    seen.add(id(value))
+    inner = (
+        []
+        if len(path) == _DEEPEST
+        else [
+            found
+            for key, child in entries.items()
+            if isinstance(key, str) and _may_hold_weights(key)
+            for found in _search(child, (*path, key), seen)
+        ]
+    )
+    yield from inner
+    if (not inner or _is_marked(value)) and _is_state_dict(value, entries):
+        yield _found(path, value)
+
+
+def _lookup(value: Any, key: str, depth: int = _DEEPEST) -> Iterator[Any]:
+    """What lies at a dotted key; the keys themselves may have dots in them."""
+    entries = _entries(value)
+    if entries is None or depth == 0:
+        return
+    if key in entries:
+        yield entries[key]
+    for dot in (i for i, character in enumerate(key) if character == "."):
+        if key[:dot] in entries:
+            yield from _lookup(entries[key[:dot]], key[dot + 1 :], depth - 1)
+
+
+def _may_hold_weights(key: str) -> bool:
+    return not _NOT_WEIGHTS.match(key) and not key.endswith(_EXTRA_STATE)
+
+
+def _entries(value: Any) -> Mapping[Any, Any] | None:
+    if is_module(value):
+        return module_entries(value)
+    if isinstance(value, Opaque):
+        return value.entries or None
+    return value if isinstance(value, dict) else None
+
+
+def _found(path: tuple[str, ...], value: Any) -> Found:
+    attributes = value.attributes if isinstance(value, Ordered | Opaque) else {}
+    return Found(".".join(path) if path else None, _entries(value) or {}, attributes)
+
+
+def _is_marked(value: Any) -> bool:
+    return isinstance(value, Ordered) and "_metadata" in value.attributes
+
+
+def _is_state_dict(value: Any, entries: Mapping[Any, Any]) -> bool:
+    if not all(isinstance(key, str) for key in entries):
+        return False
+    counted = sum(not key.endswith(_EXTRA_STATE) for key in entries)
+    return _is_marked(value) or 2 * _tensors(entries) > counted
+
+
+def _tensors(entries: Mapping[Any, Any] | None) -> int:
+    values = entries.values() if entries else ()
+    return sum(isinstance(value, TensorRef | Unreadable) for value in values)
+
+
+def _place(name: str, ref: TensorRef, locate: Locate, label: str) -> Place:
+    region = locate(ref.storage)
+    place = Place(
+        region, ref.dtype, ref.shape, ref.strides, ref.offset, ref.conjugate, ref.negative
+    )
+    if fault := place.fault():
+        raise CheckpointError(f"{label}: tensor {shown(name)} {fault}: the file is damaged")
+    return place
+
+
+def _versions(metadata: Any) -> dict[str, int]:
+    """``state_dict()._metadata``: module path to ``{"version": number}``."""
+    if not isinstance(metadata, dict):
+        return {}
+    return {
+        path: entry["version"]
+        for path, entry in metadata.items()
+        if isinstance(path, str) and isinstance(entry, dict)
+        if type(entry.get("version")) is int
+    }
+
+
+def _texts(metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict):
+        return {}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if isinstance(key, str) and isinstance(value, str)
+    }

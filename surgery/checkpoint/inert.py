@@ -1,0 +1,95 @@
+"""What a pickle becomes here: values that name things and hold things, and that do nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.specs import DTYPE_BITS
+
+#: Bits per element of torch's quantised dtypes: never read as tensors, but their storages take
+#: up room in a stream, and what follows must be found.
+QUANTISED_BITS = {"qint8": 8, "quint8": 8, "qint32": 32, "quint4x2": 8, "quint2x4": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A class or function that the pickle names (``"torch.float32"``). It was not imported."""
+
+    name: str
+
+
+class Opaque:
+    """Stands in for an object whose class was not imported: ``argparse.Namespace(...)``.
+
+    Keeps what the pickle gave it, so that it can be described, and so that the tensors of a
+    whole pickled module can be found: ``args`` of the call that would have made it, ``items``
+    appended, ``entries`` set by key, and ``attributes``.
+    """
+
+    __slots__ = ("args", "attributes", "entries", "items", "name")
+
+    def __init__(self, name: str, args: tuple[Any, ...] = ()) -> None:
+        self.name = name
+        self.args = args
+        self.items: list[Any] = []
+        self.entries: dict[Any, Any] = {}
+        self.attributes: dict[Any, Any] = {}
+
+
+class Ordered(dict[Any, Any]):
+    """An OrderedDict, with the attributes that were set on it (a state dict's ``_metadata``)."""
+
+    __slots__ = ("attributes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attributes: dict[Any, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRef:
+    """A storage that a tensor views: ``count`` elements of ``dtype``, kept under ``key``.
+
+    ``view`` is ``(key, offset, count)`` in elements where the storage is itself a part of the
+    one called ``key``, as files before torch 0.4 have it.
+    """
+
+    key: str
+    dtype: str
+    count: int
+    location: str
+    view: tuple[str, int, int] | None = None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return (DTYPE_BITS.get(self.dtype) or QUANTISED_BITS[self.dtype]) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A strided tensor as the pickle describes it; unchecked. ``offset`` is in elements.
+
+    ``conjugate`` and ``negative`` are torch's lazy bits: the values are still to be conjugated
+    or negated.
+    """
+
+    storage: StorageRef
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    conjugate: bool = False
+    negative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A tensor that is not read, and why: ``"a sparse tensor"``."""
+
+    reason: str
+
+
+class Malformed(ValueError):
+    """What no pickler writes. The pickle machine adds the file and the position."""

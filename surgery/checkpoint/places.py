@@ -1,0 +1,87 @@
+"""Where a tensor's values lie: a strided view of a region, and what makes one impossible."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from surgery.checkpoint.regions import Region
+from surgery.specs import DTYPE_BITS, TensorSpec
+
+#: A view that repeats its values (stride 0) is read as long as the result stays below this.
+#: The file pays nothing for the repetition, so the file's size is no bound.
+EXPANSION_LIMIT = 1 << 28
+
+_LARGEST = 1 << 63
+_MOST_DIMENSIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor as a view of a region. ``strides`` and ``offset`` are in elements.
+
+    Two names with equal places are one tensor.
+    """
+
+    region: Region
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+    conjugate: bool = False
+    negative: bool = False
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return DTYPE_BITS[self.dtype] // 8
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def extent(self) -> int:
+        """Elements from the first one that the view touches to the last one."""
+        if not self.numel:
+            return 0
+        steps = zip(self.shape, self.strides, strict=True)
+        return 1 + sum((size - 1) * stride for size, stride in steps)
+
+    def spec(self, name: str) -> TensorSpec:
+        """The tensor's spec under ``name``."""
+        return TensorSpec(name, self.shape, self.dtype)
+
+    def fault(self) -> str | None:
+        """What makes the view impossible, in words; None for a sound one."""
+        if len(self.shape) != len(self.strides):
+            return f"has {len(self.shape)} sizes and {len(self.strides)} strides"
+        if len(self.shape) > _MOST_DIMENSIONS:
+            return f"has {len(self.shape):,} dimensions"
+        if min((*self.shape, *self.strides, self.offset), default=0) < 0:
+            return "has a negative size, stride or offset"
+        if max((*self.shape, *self.strides, self.offset), default=0) >= _LARGEST or (
+            math.prod(filter(None, self.shape)) >= _LARGEST
+        ):
+            return "is larger than any memory"
+        reach = self.offset + self.extent
+        holds = self.region.nbytes // self.itemsize
+        if self.numel and reach > holds:
+            return f"reaches element {reach:,} of a storage of {holds:,}"
+        return None
+
+    @property
+    def is_absurd(self) -> bool:
+        """Whether a few stored values are repeated into more than :data:`EXPANSION_LIMIT`."""
+        return self.numel > self.extent and self.numel * self.itemsize > EXPANSION_LIMIT
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor whose values lie in row-major order."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))

@@ -1,0 +1,264 @@
+"""Files that torch.save wrote: a zip archive since torch 1.6, one stream of pickles before.
+
+The facts are from ``torch/serialization.py``: ``_save``, ``_legacy_save``, ``_legacy_load``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surgery.checkpoint.constructors import storage_dtype
+from surgery.checkpoint.cursor import Cursor
+from surgery.checkpoint.finding import Locate, find_state_dicts, others, settle
+from surgery.checkpoint.holding import Holding
+from surgery.checkpoint.inert import Global, Malformed, StorageRef
+from surgery.checkpoint.pickled import Machine
+from surgery.checkpoint.regions import Region, inflated, read_region
+from surgery.checkpoint.source import Reader
+from surgery.checkpoint.wording import listed, shown
+from surgery.checkpoint.zipped import Member, member_region, read_directory
+from surgery.errors import CheckpointError
+
+MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+# A million tensors take about 150 MB of pickle; a deflated one beyond this is a bomb.
+_LARGEST_DEFLATED_PICKLE = 1 << 28
+
+
+def read_zip(reader: Reader, key: str | None = None) -> Holding:
+    """A zip archive: ``<top>/data.pkl``, and a member ``<top>/data/<key>`` for each storage."""
+    members = read_directory(reader)
+    top = _top_folder(reader, members)
+    label = f"{reader.source.label} ({shown(top)}/data.pkl)"
+    machine = Machine(_pickle_cursor(reader, members[f"{top}/data.pkl"], label), _ZipIds())
+    value = machine.run()
+    locate = _ZipStorages(reader, members, top)
+    return _holding("torch zip", value, locate, machine, reader, key)
+
+
+def read_stream(reader: Reader, key: str | None = None) -> Holding:
+    """One stream: magic, protocol, system, the object, its storages' keys, the storages."""
+    label = reader.source.label
+    cursor = file_cursor(reader)
+    if Machine(cursor).run() != MAGIC:
+        raise CheckpointError(f"{label}: a plain pickle, not written by torch.save")
+    protocol = Machine(cursor).run()
+    if protocol != _PROTOCOL:
+        raise cursor.damaged(cursor.position, f"expected stream protocol {_PROTOCOL}")
+    Machine(cursor).run()  # byte order and C type sizes: storages are little-endian regardless
+    ids = _StreamIds()
+    machine = Machine(cursor, ids)
+    value = machine.run()
+    keys = Machine(cursor).run()
+    locate = _StreamStorages(reader, cursor, ids.storages, keys)
+    return _holding("torch stream", value, locate, machine, reader, key)
+
+
+def file_cursor(reader: Reader) -> Cursor:
+    """A cursor over the whole file."""
+    size = reader.source.size
+    return Cursor(lambda *span: bytes(reader.read(*span)), 0, size, reader.source.label)
+
+
+def _holding(
+    kind: str, value: Any, locate: Locate, machine: Machine, reader: Reader, key: str | None
+) -> Holding:
+    label = reader.source.label
+    try:
+        found = find_state_dicts(value, key)
+    except Malformed as error:
+        raise CheckpointError(f"{label}: {error}") from error
+    return Holding(
+        kind,
+        tuple(settle(candidate, locate, label) for candidate in found),
+        others(value, found),
+        tuple(machine.opaque),
+    )
+
+
+def _top_folder(reader: Reader, members: Mapping[str, Member]) -> str:
+    tops = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl")]
+    tops = [top for top in tops if "/" not in top]
+    label = reader.source.label
+    if len(tops) == 1 and f"{tops[0]}/constants.pkl" in members:
+        raise CheckpointError(
+            f"{label}: a TorchScript archive (torch.jit.save), which holds code",
+            ("load it with torch.jit.load and save its state_dict()",),
+        )
+    if len(tops) != 1:
+        raise CheckpointError(f"{label}: {_other_zip(members)}, not written by torch.save")
+    return tops[0]
+
+
+def _other_zip(members: Mapping[str, Member]) -> str:
+    if any(name.endswith(".npy") for name in members):
+        return "a numpy archive (.npz)"
+    if "model.weights.h5" in members:
+        return "a Keras model"
+    return f"a zip archive of {listed(members, 4) or 'nothing'}"
+
+
+def _pickle_cursor(reader: Reader, member: Member, label: str) -> Cursor:
+    region = member_region(reader, member)
+    if not region.deflated:
+        return Cursor(
+            lambda start, count: bytes(reader.read(region.start + start, count)),
+            0,
+            region.nbytes,
+            label,
+        )
+    if region.nbytes > _LARGEST_DEFLATED_PICKLE:
+        raise CheckpointError(f"{label}: a compressed pickle of {region.nbytes:,} bytes")
+    return Cursor.over(inflated(region, reader), label)
+
+
+class _ZipIds:
+    """Persistent ids of a zip archive: ``("storage", type, key, location, elements)``."""
+
+    def __call__(self, identity: Any) -> StorageRef:
+        match identity:
+            case ("storage", kind, str(key), str(location), int(count)):
+                return _storage(kind, key, location, count)
+            case _:
+                raise Malformed("a persistent id that names no storage")
+
+
+class _StreamIds:
+    """Persistent ids of a stream; ``storages`` are those met, each under its first dtype.
+
+    ``("storage", type, key, location, elements, view)``, where the last is None or
+    ``(key, offset, elements)``; and ``("module", class, file, source)`` for a pickled module.
+    """
+
+    def __init__(self) -> None:
+        self.storages: dict[str, StorageRef] = {}
+
+    def __call__(self, identity: Any) -> StorageRef | Global:
+        match identity:
+            case ("storage", kind, str() | int() as key, str(location), int(count), *view):
+                ref = _storage(kind, str(key), location, count, _view(view))
+                self.storages.setdefault(ref.key, ref)
+                return ref
+            case ("module", Global() as module, *_):
+                return module
+            case _:
+                raise Malformed("a persistent id that names no storage")
+
+
+def _storage(
+    kind: Any, key: str, location: str, count: int, view: tuple[str, int, int] | None = None
+) -> StorageRef:
+    dtype = storage_dtype(kind)
+    if dtype is None:
+        raise Malformed(f"a storage of unknown type {shown(getattr(kind, 'name', kind))}")
+    if count < 0:
+        raise Malformed(f"a storage of {count} elements")
+    return StorageRef(key, dtype, count, location, view)
+
+
+def _view(fields: list[Any]) -> tuple[str, int, int] | None:
+    match fields:
+        case [] | [None]:
+            return None
+        case [(str() | int() as key, int(offset), int(count))] if offset >= 0 and count >= 0:
+            return str(key), offset, count
+        case _:
+            raise Malformed("a storage view that is not (key, offset, elements)")
+
+
+class _ZipStorages:
+    """Where the storages of a zip archive lie."""
+
+    def __init__(self, reader: Reader, members: Mapping[str, Member], top: str) -> None:
+        self._reader = reader
+        self._members = members
+        self._top = top
+        self._swapped = _is_big_endian(reader, members.get(f"{top}/byteorder"))
+        self._regions: dict[str, Region] = {}
+
+    def __call__(self, ref: StorageRef) -> Region:
+        if ref.key not in self._regions:
+            self._regions[ref.key] = self._locate(ref)
+        region = self._regions[ref.key]
+        expected = ref.count * ref.itemsize
+        if region.nbytes < expected:
+            raise CheckpointError(
+                f"{self._reader.source.label}: storage {shown(ref.key)} is too short: "
+                f"expected {expected:,} bytes, have {region.nbytes:,}"
+            )
+        return region
+
+    def _locate(self, ref: StorageRef) -> Region:
+        member = self._members.get(f"{self._top}/data/{ref.key}")
+        if member is None:
+            raise CheckpointError(
+                f"{self._reader.source.label}: the member of storage {shown(ref.key)} is missing"
+            )
+        return member_region(self._reader, member, swapped=self._swapped)
+
+
+def _is_big_endian(reader: Reader, member: Member | None) -> bool:
+    """Files before torch 2.1 do not say; they are read as little-endian, as torch reads them."""
+    if member is None:
+        return False
+    region = member_region(reader, member)
+    if region.nbytes <= len("little"):
+        order = bytes(read_region(region, reader, 0, region.nbytes))
+        if order in (b"little", b"big"):
+            return order == b"big"
+    raise CheckpointError(f"{reader.source.label}: a byte order that is neither little nor big")
+
+
+class _StreamStorages:
+    """Where the storages of a stream lie: after the keys, each behind its length in elements."""
+
+    def __init__(
+        self, reader: Reader, cursor: Cursor, refs: Mapping[str, StorageRef], keys: Any
+    ) -> None:
+        self._label = reader.source.label
+        self._regions: dict[str, Region] = {}
+        if not isinstance(keys, list):
+            raise cursor.damaged(cursor.position, "expected the list of storage keys")
+        at = cursor.position
+        for key in map(str, keys):
+            if key not in refs:
+                raise cursor.damaged(at, f"storage {shown(key)} belongs to no tensor")
+            self._regions[key] = _stream_region(reader, at, refs[key])
+            at = self._regions[key].start + self._regions[key].nbytes
+
+    def __call__(self, ref: StorageRef) -> Region:
+        region = self._regions.get(ref.key)
+        if region is None:
+            raise CheckpointError(f"{self._label}: storage {shown(ref.key)} is missing")
+        if region.nbytes < ref.count * ref.itemsize:
+            raise CheckpointError(
+                f"{self._label}: storage {shown(ref.key)} is too short: "
+                f"expected {ref.count * ref.itemsize:,} bytes, have {region.nbytes:,}"
+            )
+        return region if ref.view is None else self._part(ref, region)
+
+    def _part(self, ref: StorageRef, whole: Region) -> Region:
+        assert ref.view is not None
+        _, offset, count = ref.view
+        start, nbytes = offset * ref.itemsize, count * ref.itemsize
+        if start + nbytes > whole.nbytes:
+            raise CheckpointError(f"{self._label}: a view leaves storage {shown(ref.key)}")
+        return Region(whole.source, whole.start + start, nbytes, nbytes)
+
+
+def _stream_region(reader: Reader, at: int, ref: StorageRef) -> Region:
+    count = int.from_bytes(reader.read(at, 8), "little", signed=True)
+    start, nbytes = at + 8, count * ref.itemsize
+    if count != ref.count:
+        raise CheckpointError(
+            f"{reader.source.label}: damaged at byte {at:,}: expected a storage of "
+            f"{ref.count:,} elements, found {count:,}"
+        )
+    if start + nbytes > reader.source.size:
+        raise CheckpointError(
+            f"{reader.source.label}: cut short: expected {start + nbytes:,} bytes, "
+            f"have {reader.source.size:,}"
+        )
+    return Region(reader.source, start, nbytes, nbytes)

@@ -1,0 +1,273 @@
+"""The header of a safetensors file, read strictly.
+
+Eight bytes of length, that many bytes of JSON, then the values without gaps; see the format
+section of the safetensors README, and ``Metadata::validate`` of its Rust sources, which refuses
+what is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from surgery.checkpoint.holding import Holding, StateDict
+from surgery.checkpoint.places import Place, contiguous_strides
+from surgery.checkpoint.regions import Region
+from surgery.checkpoint.source import Reader
+from surgery.checkpoint.wording import shown
+from surgery.errors import CheckpointError
+
+#: The module versions of the saved state dict, as JSON; only files written here have it.
+VERSIONS_KEY = "surgery.versions"
+
+#: The tied names among the metadata, as a JSON list; only where other text could be taken for one.
+ALIASES_KEY = "surgery.aliases"
+
+_METADATA = "__metadata__"
+_LARGEST_HEADER = 100_000_000
+_MOST_DIMENSIONS = 64
+_LARGEST = 1 << 63
+
+# JSON can spell half of a surrogate pair, which no UTF-8 can.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+#: The format's dtypes by torch's names.
+DTYPES: Mapping[str, str] = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F4": "float4_e2m1fn_x2",
+}
+
+_BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+    **dict.fromkeys(("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ", "F8_E8M0"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+
+
+_Json = TypeVar("_Json", list[Any], dict[str, Any])
+
+
+class _Fault(ValueError):
+    """What the header gets wrong, in words."""
+
+
+def read_safetensors(reader: Reader) -> Holding:
+    """The file's one state dict, in the header's order. Raises CheckpointError for any fault."""
+    try:
+        return _read(reader)
+    except _Fault as fault:
+        raise CheckpointError(f"{reader.source.label}: safetensors header: {fault}") from fault
+
+
+def _read(reader: Reader) -> Holding:
+    length = _header_length(reader)
+    header = _parse(bytes(reader.read(8, length)))
+    metadata = _metadata(header.pop(_METADATA, {}))
+    spans = {name: _span(name, entry) for name, entry in header.items()}
+    _check_layout(spans, reader.source.size - 8 - length)
+    places: dict[str, Place] = {}
+    unreadable: list[tuple[str, str]] = []
+    for name, entry in header.items():
+        start, stop = spans[name]
+        shape = _torch_shape(entry)
+        if shape is None:
+            unreadable.append((name, f"of a dtype that torch has not ({entry['dtype']})"))
+            continue
+        region = Region(reader.source, 8 + length + start, stop - start, stop - start)
+        places[name] = Place(region, DTYPES[entry["dtype"]], shape, contiguous_strides(shape))
+    aliases = _aliases(metadata, places)
+    state = StateDict(
+        None,
+        _with_aliases(places, aliases),
+        tuple(unreadable),
+        versions=_versions(metadata),
+        metadata={
+            key: value
+            for key, value in metadata.items()
+            if key not in aliases and key not in (VERSIONS_KEY, ALIASES_KEY)
+        },
+    )
+    return Holding("safetensors", (state,))
+
+
+def _header_length(reader: Reader) -> int:
+    size = reader.source.size
+    if size < 8:
+        raise _Fault(f"cut short: expected 8 bytes of length, have {size}")
+    length = int.from_bytes(reader.read(0, 8), "little")
+    if length > _LARGEST_HEADER:
+        raise _Fault(f"its length of {length:,} bytes is over the limit of {_LARGEST_HEADER:,}")
+    if 8 + length > size:
+        raise _Fault(f"cut short: expected {8 + length:,} bytes, have {size:,}")
+    return length
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _Fault(f"not UTF-8 at byte {error.start:,}") from error
+    if not text.startswith("{"):
+        raise _Fault(f"expected a JSON object, found {text[:20]!r}")
+    try:
+        header = json.loads(
+            text.rstrip(" "),
+            object_pairs_hook=_object,
+            parse_float=_no_float,
+            parse_constant=_no_float,
+        )
+    except RecursionError as error:
+        raise _Fault("nested too deep; tensors lie at depth 3") from error
+    except _Fault:
+        raise
+    except ValueError as error:
+        raise _Fault(f"not JSON: {error}") from error
+    assert isinstance(header, dict)
+    return header
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise _Fault(f"the key {shown(counts.most_common(1)[0][0])} occurs twice")
+    for text in (*made, *(value for value in made.values() if isinstance(value, str))):
+        if _HALF_CHARACTER.search(text):
+            raise _Fault(f"{text!a} is not valid Unicode")
+    return made
+
+
+def _no_float(text: str) -> Any:
+    raise _Fault(f"{text} is not a whole number")
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise _Fault(f"{_METADATA} has values that are not text; no tensor may be called so")
+    return value
+
+
+def _span(name: str, entry: Any) -> tuple[int, int]:
+    """The first and last byte of a tensor's values, checked against its shape and dtype."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _Fault(f"tensor {shown(name)}: expected dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise _Fault(f"tensor {shown(name)}: unknown dtype {shown(dtype)}")
+    if not _are_sizes(shape):
+        raise _Fault(f"tensor {shown(name)}: a shape that is not whole numbers from 0 up")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _Fault(f"tensor {shown(name)}: data_offsets that are not a begin and an end")
+    if len(shape) > _MOST_DIMENSIONS or math.prod(filter(None, shape)) >= _LARGEST:
+        raise _Fault(f"tensor {shown(name)}: larger than any memory")
+    bits = math.prod(shape) * _BITS[dtype]
+    if bits != 8 * (offsets[1] - offsets[0]):
+        raise _Fault(
+            f"tensor {shown(name)}: expected {-(-bits // 8):,} bytes for {dtype} {shape}, "
+            f"have {offsets[1] - offsets[0]:,}"
+        )
+    return offsets[0], offsets[1]
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(size) is int and 0 <= size < _LARGEST for size in value
+    )
+
+
+def _check_layout(spans: Mapping[str, tuple[int, int]], available: int) -> None:
+    """The values follow one another from the first byte to the last."""
+    end = 0
+    for name, (start, stop) in sorted(spans.items(), key=lambda item: item[1]):
+        if start < end:
+            raise _Fault(f"tensor {shown(name)} overlaps the one before it")
+        if start > end:
+            raise _Fault(f"{start - end:,} unused bytes before tensor {shown(name)}")
+        end = stop
+    if end > available:
+        raise _Fault(f"cut short: expected {end:,} bytes of values, have {available:,}")
+    if end < available:
+        raise _Fault(f"{available - end:,} bytes after the last tensor")
+
+
+def _torch_shape(entry: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Torch counts 4-bit numbers in pairs; None where it has no such tensor."""
+    shape = tuple(entry["shape"])
+    if entry["dtype"] not in DTYPES:
+        return None
+    if entry["dtype"] != "F4":
+        return shape
+    return (*shape[:-1], shape[-1] // 2) if shape and shape[-1] % 2 == 0 else None
+
+
+def possible_aliases(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """Tied names as ``safetensors.torch.save_model`` records them: the dropped to the kept one.
+
+    A guess: any text that happens to be a tensor's name looks the same.
+    """
+    return {
+        dropped: kept
+        for dropped, kept in metadata.items()
+        if kept in names and dropped not in names
+    }
+
+
+def _aliases(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    aliases = possible_aliases(metadata, names)
+    if ALIASES_KEY not in metadata:
+        return aliases
+    known = _json(metadata, ALIASES_KEY, list)
+    return {name: aliases[name] for name in known if isinstance(name, str) and name in aliases}
+
+
+def _with_aliases(places: Mapping[str, Place], aliases: Mapping[str, str]) -> dict[str, Place]:
+    """Every alias right behind the name that was kept."""
+    dropped: dict[str, list[str]] = {}
+    for name, kept in aliases.items():
+        dropped.setdefault(kept, []).append(name)
+    return {
+        name: place for kept, place in places.items() for name in (kept, *dropped.get(kept, ()))
+    }
+
+
+def _versions(metadata: Mapping[str, str]) -> dict[str, int]:
+    versions = _json(metadata, VERSIONS_KEY, dict) if VERSIONS_KEY in metadata else {}
+    if any(type(value) is not int for value in versions.values()):
+        raise _Fault(f"{VERSIONS_KEY} does not map module paths to numbers")
+    return versions
+
+
+def _json(metadata: Mapping[str, str], key: str, kind: type[_Json]) -> _Json:
+    try:
+        value = json.loads(metadata[key])
+    except (ValueError, RecursionError) as error:
+        raise _Fault(f"{key} is not JSON") from error
+    if not isinstance(value, kind):
+        raise _Fault(f"{key} is not a JSON {kind.__name__}")
+    return value

@@ -1,0 +1,111 @@
+"""One file that is read from: opened when needed, watched for change, never read past its end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from surgery.checkpoint.wording import shown
+from surgery.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A regular file as it was when first looked at.
+
+    Values that point into a file keep a Source, not an open handle, so that a checkpoint can
+    be kept for as long as one likes. ``version`` is the device, inode and modification time
+    (nanoseconds): a file that has changed since is refused, its offsets mean nothing any more.
+    """
+
+    path: Path
+    size: int
+    version: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """Look at ``path``. Raises CheckpointError for anything that is not a regular file."""
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{shown(path)}: {_kind(status.st_mode)}, not a file")
+        return cls(path, status.st_size, _version(status))
+
+    @property
+    def label(self) -> str:
+        """The path as it appears in messages."""
+        return shown(self.path)
+
+    @contextmanager
+    def opened(self) -> Iterator[Reader]:
+        """The file for reading. Raises CheckpointError where it changed before or meanwhile."""
+        try:
+            file = FileIO(self.path)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        with file:
+            self._check(file)
+            yield Reader(self, file)
+            self._check(file)
+
+    def _check(self, file: FileIO) -> None:
+        status = os.fstat(file.fileno())
+        if (status.st_size, _version(status)) != (self.size, self.version):
+            raise CheckpointError(f"{self.label}: changed since it was opened; open it again")
+
+
+class Reader:
+    """An open :class:`Source`."""
+
+    def __init__(self, source: Source, file: FileIO) -> None:
+        self.source = source
+        self._file = file
+
+    def read(self, start: int, count: int) -> bytearray:
+        """Exactly ``count`` bytes from ``start``, in memory of the caller's own."""
+        if start + count > self.source.size:
+            raise CheckpointError(
+                f"{self.source.label}: cut short: expected {start + count:,} bytes, "
+                f"have {self.source.size:,}"
+            )
+        data = bytearray(count)
+        try:
+            self._file.seek(start)
+            self._fill(memoryview(data))
+        except OSError as error:
+            raise _unreadable(self.source.path, error) from error
+        return data
+
+    def _fill(self, rest: memoryview) -> None:
+        """A single read may stop short: Linux gives at most 2 GiB at once."""
+        while rest:
+            got = self._file.readinto(rest)
+            if not got:
+                raise CheckpointError(f"{self.source.label}: became shorter while it was read")
+            rest = rest[got:]
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFBLK: "a block device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a special file")
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{shown(path)}: cannot be read: {error.strerror or error}")

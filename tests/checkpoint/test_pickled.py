@@ -1,0 +1,242 @@
+"""The pickle machine: right about what is known, inert about the rest, precise about damage."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import collections
+import os
+import pickle
+import struct
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgery.checkpoint.cursor import Cursor
+from surgery.checkpoint.inert import Global, Opaque, Ordered
+from surgery.checkpoint.pickled import Machine
+from surgery.errors import CheckpointError
+
+
+def machine_for(data: bytes) -> Machine:
+    return Machine(Cursor.over(data, "x.pkl"))
+
+
+def load(data: bytes) -> Any:
+    return machine_for(data).run()
+
+
+KEYS = st.text() | st.integers() | st.none() | st.booleans() | st.tuples(st.text(), st.integers())
+VALUES = st.recursive(
+    KEYS | st.floats(allow_nan=False) | st.binary() | st.complex_numbers(allow_nan=False),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(KEYS, inner, max_size=4)
+        | st.dictionaries(KEYS, inner, max_size=4).map(collections.OrderedDict)
+        | st.sets(st.text(), max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=VALUES, protocol=st.integers(0, 5))
+def test_plain_values_come_back_whatever_the_protocol(value: Any, protocol: int) -> None:
+    assert load(pickle.dumps(value, protocol)) == value
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=VALUES, protocol=st.integers(0, 5), data=st.data())
+def test_a_damaged_pickle_gives_a_value_or_the_one_error(
+    value: Any, protocol: int, data: st.DataObject
+) -> None:
+    stream = bytearray(pickle.dumps(value, protocol))
+    for _ in range(data.draw(st.integers(1, 3))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(stream)))
+    with suppress(CheckpointError):
+        load(bytes(stream[:cut]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(opcodes=st.binary(max_size=60))
+def test_any_bytes_give_a_value_or_the_one_error(opcodes: bytes) -> None:
+    with suppress(CheckpointError):
+        load(opcodes)
+
+
+class Shell:
+    def __reduce__(self) -> Any:
+        return os.system, ("exit 1",)
+
+
+class Evaluation:
+    def __reduce__(self) -> Any:
+        return builtins.eval, ("(_ for _ in ()).throw(SystemExit('ran'))",)
+
+
+class Newer:
+    def __getnewargs_ex__(self) -> Any:
+        return (1,), {"a": 2}
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Newer:
+        return super().__new__(cls)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        pytest.param(Shell(), "posix.system", id="os.system"),
+        pytest.param(Evaluation(), "builtins.eval", id="eval"),
+    ],
+)
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_call_becomes_a_placeholder_and_its_name_is_listed(
+    value: object, name: str, protocol: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pickle.dumps({"a": value, "b": 1}, protocol)
+    monkeypatch.setattr(os, "system", lambda _: pytest.fail("the pickle ran"))
+    machine = machine_for(data)
+    loaded = machine.run()
+    assert loaded["b"] == 1
+    assert isinstance(loaded["a"], Opaque)
+    assert loaded["a"].name == name
+    assert list(machine.opaque) == [name]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_an_unknown_object_keeps_its_attributes(protocol: int) -> None:
+    loaded = load(pickle.dumps(argparse.Namespace(lr=0.1, deep={"a": [1]}), protocol))
+    assert loaded.name == "argparse.Namespace"
+    assert loaded.attributes == {"lr": 0.1, "deep": {"a": [1]}}
+
+
+def test_keyword_arguments_of_an_unknown_object_are_kept() -> None:
+    loaded = load(pickle.dumps(Newer(), 4))
+    assert (loaded.args, loaded.attributes) == ((1,), {"a": 2})
+
+
+def test_containers_of_unknown_classes_keep_what_they_hold() -> None:
+    data = b"\x80\x02cfoo\nConfig\n)\x81(K\x01K\x02e(U\x01aK\x03u}U\x01xK\x04sb."
+    loaded = load(data)
+    assert (loaded.items, loaded.entries, loaded.attributes) == ([1, 2], {"a": 3}, {"x": 4})
+
+
+def test_attributes_of_an_ordered_dict_are_kept() -> None:
+    ordered = collections.OrderedDict(a=1)
+    ordered._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
+    loaded = load(pickle.dumps(ordered, 2))
+    assert isinstance(loaded, Ordered)
+    assert (loaded, loaded.attributes) == ({"a": 1}, {"_metadata": {"": {"version": 1}}})
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        pytest.param(b"S'caf\\xe9\\n'\n.", "café\n", id="quoted-escapes"),
+        pytest.param(b"S'\\101\\d'\n.", "Ad", id="quoted-octal-and-unknown"),
+        pytest.param(b"U\x04caf\xe9.", "café", id="short-binstring-latin-1"),
+        pytest.param(b"T\x04\x00\x00\x00caf\xe9.", "café", id="binstring-latin-1"),
+        pytest.param(b"V\\u00e9\n.", "é", id="unicode-text"),
+        pytest.param(b"I01\n.", True, id="text-true"),
+        pytest.param(b"L12L\n.", 12, id="text-long"),
+        pytest.param(b"F1.5\n.", 1.5, id="text-float"),
+        pytest.param(b"(lp0\nI1\nag0\n0.", [1], id="text-memo-and-pop"),
+        pytest.param(b"((1K\x07.", 7, id="pop-mark"),
+        pytest.param(b"(U\x01aK\x01d.", {"a": 1}, id="dict"),
+        pytest.param(b"c__builtin__\nset\n(]K\x01atR.", {1}, id="python-2-module-names"),
+        pytest.param(b"ctorch\nfloat32\n.", Global("torch.float32"), id="dtype"),
+        pytest.param(b"\x8f(K\x01K\x02\x90.", {1, 2}, id="add-items"),
+        pytest.param(b"\x96\x02" + bytes(7) + b"ab.", b"ab", id="bytearray"),
+    ],
+)
+def test_opcodes_of_every_age(data: bytes, value: object) -> None:
+    assert load(data) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        pytest.param(b"", "damaged at byte 0: expected 1 more bytes, have 0", id="empty"),
+        pytest.param(b"\x80\x02K", "expected 1 more bytes", id="cut"),
+        pytest.param(b"\x80\x09.", "byte 0: pickle protocol 9", id="protocol"),
+        pytest.param(b"K\x01\xff.", "byte 2: 0xff is no pickle opcode", id="opcode"),
+        pytest.param(b".", "byte 0: the stack is empty", id="stop-on-nothing"),
+        pytest.param(b"K\x01a.", "byte 2: the stack is empty", id="append-to-nothing"),
+        pytest.param(b"K\x01K\x02a.", "appending to a int", id="append-to-an-int"),
+        pytest.param(b"K\x01K\x02K\x03s.", "setting a key of a int", id="key-of-an-int"),
+        pytest.param(b"(K\x01d.", "a key without a value", id="odd-dict"),
+        pytest.param(b"t.", "no mark was set", id="tuple-without-mark"),
+        pytest.param(b"K\x01\x86.", "too short for a tuple", id="tuple2"),
+        pytest.param(b"h\x05.", "nothing was remembered as 5", id="memo"),
+        pytest.param(b"X\xff\xff\xff\x7fab.", "expected 2,147,483,647 more", id="long-text"),
+        pytest.param(b"\x8d" + b"\xff" * 8 + b".", "more bytes, have 1", id="long-text-8"),
+        pytest.param(b"\x95" + b"\xff" * 8 + b".", "a frame of", id="frame"),
+        pytest.param(b"X\x01\x00\x00\x00\xff.", "decode", id="not-utf-8"),
+        pytest.param(b"I12a\n.", "invalid literal", id="not-a-number"),
+        pytest.param(b"L" + b"9" * 5000 + b"\n.", "digits", id="number-too-long"),
+        pytest.param(b"S'a\n.", "quotes", id="unquoted"),
+        pytest.param(b"I12", "a line that does not end", id="line"),
+        pytest.param(b"K\x01K\x02R.", "arguments that are not a tuple", id="reduce-args"),
+        pytest.param(b"K\x01)R.", "a call of a int", id="reduce-int"),
+        pytest.param(b"K\x01K\x02\x93.", "name is not text", id="stack-global"),
+        pytest.param(b"(o.", "an object without a class", id="obj"),
+        pytest.param(b"K\x01Q.", "outside the pickle", id="persistent"),
+        pytest.param(b"\x97.", "outside the pickle", id="buffer"),
+    ],
+)
+def test_damage_is_named_with_its_byte(data: bytes, problem: str) -> None:
+    with pytest.raises(CheckpointError, match=r"^x\.pkl: damaged at byte") as caught:
+        load(data)
+    assert problem in caught.value.message
+
+
+def deep_key(depth: int) -> bytes:
+    """A dictionary whose key is a tuple in a tuple in a tuple: hashing it would recurse in C."""
+    return b"})" + b"\x85" * depth + b"K\x01s."
+
+
+def copies(times: int) -> bytes:
+    """A long list, copied by a five-byte line over and over."""
+    return (
+        b"]("
+        + b"N" * 50_000
+        + b"eq\x000cbuiltins\nlist\nq\x01"
+        + b"0h\x01h\x00\x85R" * times
+        + b"."
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"K\x01r\xff\xff\xff\xff.", id="memo-bomb"),
+        pytest.param(b"]" + b"]" * 200_000 + b"a" * 200_000 + b".", id="deep-lists"),
+        pytest.param(deep_key(200_000), id="deep-key"),
+        pytest.param(b"(" * 200_000 + b"1" * 200_000 + b"N.", id="many-marks"),
+        pytest.param(b"]" + b"2a" * 1000 + b".", id="a-list-in-itself"),
+        pytest.param(b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", id="allocation-by-call"),
+    ],
+)
+def test_bombs_fizzle(data: bytes) -> None:
+    load(data)
+
+
+def test_copies_beyond_the_size_of_the_pickle_are_refused() -> None:
+    load(copies(10))
+    with pytest.raises(CheckpointError, match="far beyond its size"):
+        load(copies(100_000))
+
+
+def test_text_that_spans_windows_is_whole() -> None:
+    texts = [chr(97 + i % 26) * 100_000 for i in range(8)]
+    assert load(pickle.dumps(texts, 2)) == texts
+
+
+def test_numbers_are_signed_where_pickle_says_so() -> None:
+    assert load(b"J" + struct.pack("<i", -5) + b".") == -5
+    assert load(b"\x8a\x01\xff.") == -1
