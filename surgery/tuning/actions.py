@@ -1,0 +1,155 @@
+"""One word of a rule to what it does: ``lr*=0.1``, ``freeze``, ``unfreeze@3``, ``bn=eval``."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from surgery.errors import did_you_mean
+
+Value = float | int | bool | str | tuple[float | int | bool | str | None, ...] | None
+
+#: ``set``, ``scale`` and ``decay`` change a hyper-parameter; the others have a value of their own.
+ActionKind = Literal["set", "scale", "decay", "when", "bn", "name"]
+
+#: How rule files may write the optimizers' keys.
+KEY_ALIASES = {"wd": "weight_decay"}
+
+_WORDS = ("freeze", "train", "unfreeze@N", "bn=eval", "bn=train", "decay=F", "name=ID")
+_KEYED = re.compile(r"(?P<key>[A-Za-z_]\w*)(?P<operator>\*?=)(?P<value>.*)", re.DOTALL)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class ActionError(ValueError):
+    """A word that is no action; the reader of the rules adds the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a rule does to one attribute of what it matches.
+
+    ``attribute`` is what a later ``=`` overwrites: a key of the optimizer for ``set``, ``scale``
+    and ``decay`` (which scales ``lr`` once per depth above), else the kind itself. The value of
+    ``when`` is ``"train"``, ``"frozen"`` or the epoch at which training starts.
+    """
+
+    text: str
+    kind: ActionKind
+    attribute: str
+    value: Value
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether what earlier actions did to the attribute is lost."""
+        return self.kind not in ("scale", "decay")
+
+    @property
+    def is_hyper(self) -> bool:
+        """Whether the attribute is a key of the optimizer."""
+        return self.kind in ("set", "scale", "decay")
+
+
+def is_action(word: str) -> bool:
+    """Whether a word has the form of an action, misspelled or not: no selector has ``=``."""
+    return word in ("freeze", "train") or word.startswith("unfreeze@") or bool(_KEYED.match(word))
+
+
+def parse_action(word: str) -> Action:
+    """Read one action; what is wrong with it is an :class:`ActionError`."""
+    if word == "freeze":
+        return Action(word, "when", "when", "frozen")
+    if word == "train":
+        return Action(word, "when", "when", "train")
+    if word.startswith("unfreeze@"):
+        return Action(word, "when", "when", _epoch(word))
+    keyed = _KEYED.fullmatch(word)
+    if keyed is None:
+        hint = did_you_mean(word, _WORDS) or f"; there are KEY=V, KEY*=F, {', '.join(_WORDS)}"
+        raise ActionError(f"{word!r} is no action{hint}")
+    return _keyed(word, keyed["key"], keyed["operator"], keyed["value"])
+
+
+def _epoch(word: str) -> str | int:
+    number = word.removeprefix("unfreeze@")
+    if not (number.isascii() and number.isdigit()):
+        raise ActionError(f"{word!r}: expected an epoch from 0 after unfreeze@, found {number!r}")
+    return int(number) or "train"
+
+
+def _keyed(word: str, key: str, operator: str, text: str) -> Action:
+    key = KEY_ALIASES.get(key, key)
+    if operator == "*=":
+        if key in ("decay", "bn", "name"):
+            raise ActionError(f"{word!r}: {key} is set with =, it cannot be scaled")
+        return Action(word, "scale", key, _rate(word, text))
+    if key == "decay":
+        return Action(word, "decay", "lr", _decay(word, text))
+    if key == "bn":
+        if text not in ("eval", "train"):
+            raise ActionError(f"{word!r}: expected bn=eval or bn=train, found {text!r}")
+        return Action(word, "bn", "bn", text)
+    if key == "name":
+        if not text:
+            raise ActionError(f"{word!r}: expected a name for the group after name=")
+        return Action(word, "name", "name", text)
+    return Action(word, "set", key, key_value(key, text))
+
+
+def key_value(key: str, text: str) -> Value:
+    """The value of ``key=text``; rates and decays are finite numbers from 0."""
+    if key in ("lr", "weight_decay"):
+        return _rate(f"{key}={text}", text)
+    return parse_value(text)
+
+
+def _rate(word: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ActionError(f"{word!r}: expected a number, found {text!r}") from None
+    if not math.isfinite(value) or value < 0:
+        raise ActionError(f"{word!r}: expected a finite number from 0, found {text}")
+    return value
+
+
+def _decay(word: str, text: str) -> float:
+    value = _rate(word, text)
+    if not 0 < value <= 1:
+        raise ActionError(f"{word!r}: expected a factor above 0 and up to 1, found {text}")
+    return value
+
+
+def parse_value(text: str) -> Value:
+    """A number, ``true``, ``false``, ``none``, several of them between commas, or a word.
+
+    Quotes keep a word a word. Infinities and NaN are refused: no optimizer means them.
+
+    >>> [parse_value(text) for text in ("0.9,0.999", "5", "true", "none", "'none'")]
+    [(0.9, 0.999), 5, True, None, 'none']
+    """
+    inner = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+    if "," in inner:
+        return tuple(_scalar(part.strip()) for part in inner.rstrip(",").split(","))
+    return _scalar(inner)
+
+
+def _scalar(text: str) -> float | int | bool | str | None:
+    words: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    if _NUMBER.fullmatch(text):
+        return int(text) if text.lstrip("+-").isdigit() else _finite(text)
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    if not text or text.lstrip("+-").lower() in ("nan", "inf", "infinity"):
+        raise ActionError(f"expected a value, found {text!r}")
+    return text
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ActionError(f"expected a finite number, found {text!r}")
+    return value

@@ -1,0 +1,120 @@
+"""What the rules did to each parameter, line by line, and what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from surgery.specs import ModelSpec, ParameterSpec
+from surgery.tuning.actions import Action, Value
+from surgery.tuning.matching import Match
+from surgery.tuning.rules import Rule
+
+#: Trains from the start, never, or from the epoch of that number on.
+When = Literal["train", "frozen"] | int
+
+#: Keys and values in the order in which they are shown.
+Hyper = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One action of one line on one parameter, and the attribute's value after it.
+
+    ``line`` is 0 for what no line of the rules said: the optimizer's default or a call's argument.
+    """
+
+    line: int
+    text: str
+    action: str
+    attribute: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A parameter, everything that fired for it in order, and the outcome.
+
+    The first firings are where its hyper-parameters start. ``frozen_by_model`` says that the
+    model came with ``requires_grad=False`` and no rule had a word on it.
+    """
+
+    parameter: ParameterSpec
+    hyper: Hyper
+    when: When
+    name: str | None
+    frozen_by_model: bool
+    rules: tuple[Rule, ...]
+    firings: tuple[Firing, ...]
+
+    @property
+    def trains_from(self) -> float:
+        """The first epoch in which it trains; infinity where it never does."""
+        return first_epoch(self.when)
+
+
+def first_epoch(when: When) -> float:
+    if when == "frozen":
+        return float("inf")
+    return 0 if when == "train" else when
+
+
+def tell_histories(
+    spec: ModelSpec,
+    found: Sequence[Match],
+    start: Sequence[Firing],
+    depths_above: Mapping[str, int],
+) -> tuple[History, ...]:
+    """Run the rules, top to bottom, over every parameter, in model order."""
+    fired: list[list[Rule]] = [[] for _ in spec.parameters]
+    for match in found:
+        for index in match.parameters:
+            fired[index].append(match.rule)
+    return tuple(
+        _history(parameter, rules, start, depths_above.get(parameter.name, 0))
+        for parameter, rules in zip(spec.parameters, fired, strict=True)
+    )
+
+
+def _history(
+    parameter: ParameterSpec, rules: Iterable[Rule], start: Sequence[Firing], above: int
+) -> History:
+    rules = tuple(rules)
+    values: dict[str, Any] = {firing.attribute: firing.value for firing in start}
+    keys = tuple(values)
+    firings = list(start)
+    for rule in rules:
+        for action in rule.actions:
+            if action.kind != "bn":
+                values[action.attribute] = _after(action, values.get(action.attribute), above)
+                firings.append(_firing(rule, action, values[action.attribute]))
+    return History(
+        parameter=parameter,
+        hyper=tuple((key, values[key]) for key in keys),
+        when=_when(parameter, values.get("when")),
+        name=values.get("name"),
+        frozen_by_model=not parameter.trainable and "when" not in values,
+        rules=rules,
+        firings=tuple(firings),
+    )
+
+
+def _when(parameter: ParameterSpec, ruled: When | None) -> When:
+    """Integers have no gradient, whatever a rule says; else the rule's word, else the model's."""
+    if not parameter.tensor.is_floating:
+        return "frozen"
+    return ruled or ("train" if parameter.trainable else "frozen")
+
+
+def _firing(rule: Rule, action: Action, value: Value) -> Firing:
+    return Firing(rule.line, rule.text, action.text, action.attribute, value)
+
+
+def _after(action: Action, before: Any, above: int) -> Any:
+    if action.kind == "scale":
+        return before * action.value
+    if action.kind == "decay":
+        assert isinstance(action.value, float)
+        return before * action.value**above
+    return action.value

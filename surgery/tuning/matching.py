@@ -1,0 +1,186 @@
+"""Which parameters and norms each rule means, and what is wrong with rules that mean none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from surgery.errors import Problem, SelectorError
+from surgery.patterns import (
+    Selector,
+    Subject,
+    alias_subjects,
+    check_answerable,
+    matches,
+    module_subjects,
+    parameter_subjects,
+    why_nothing,
+)
+from surgery.specs import ModelSpec, ParameterSpec
+from surgery.tuning.actions import Action
+from surgery.tuning.rules import Rule, Rules
+
+#: A parameter by its index in the spec, or a norm with running statistics by its path.
+Target = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What one rule means: indices into ``spec.parameters``, and paths of stateful norms.
+
+    ``aliases`` are, for the tied parameters among them, the names by which it means them.
+    """
+
+    rule: Rule
+    parameters: tuple[int, ...]
+    norms: tuple[str, ...]
+    aliases: Mapping[int, frozenset[str]]
+
+    def targets(self, action: Action) -> tuple[Target, ...]:
+        """What the action changes. Freezing reaches a norm that has statistics alone too."""
+        if action.kind == "bn":
+            return self.norms
+        if action.kind == "when":
+            return (*self.parameters, *self.norms)
+        return self.parameters
+
+    def effects(self, action: Action) -> Iterator[tuple[Target, str, str]]:
+        """Target, alias and attribute: a line for one alias takes nothing from the others'."""
+        for target in self.targets(action):
+            names = self.aliases.get(target, ("",)) if isinstance(target, int) else ("",)
+            for name in names:
+                yield target, name, action.attribute
+
+
+def match_rules(
+    rules: Rules, spec: ModelSpec, status: Mapping[str, str] | None
+) -> tuple[tuple[Match, ...], tuple[Problem, ...]]:
+    """Every rule with what it means, and a problem for each that means nothing.
+
+    A rule whose question cannot be asked of this model is a problem and not among the matches.
+    """
+    parameters = parameter_subjects(spec, status)
+    modules = module_subjects(spec, status)
+    tied = {
+        index: alias_subjects(spec, parameter, status)
+        for index, parameter in enumerate(spec.parameters)
+        if len(parameter.aliases) > 1
+    }
+    found: list[Match] = []
+    problems: list[Problem] = []
+    for rule in rules.rules:
+        try:
+            check_answerable(rule.selector, spec, status)
+        except SelectorError as error:
+            problems.append(Problem(rule.line, error.message))
+            continue
+        match = _match(rule, spec, parameters, modules, tied)
+        found.append(match)
+        if not rule.optional:
+            problems.extend(_dead_actions(match, (*parameters, *modules)))
+    return tuple(found), tuple(problems)
+
+
+def _match(
+    rule: Rule,
+    spec: ModelSpec,
+    parameters: Sequence[Subject],
+    modules: Sequence[Subject],
+    tied: Mapping[int, Mapping[str, Subject]],
+) -> Match:
+    indices = tuple(
+        index for index, subject in enumerate(parameters) if matches(rule.selector, subject)
+    )
+    return Match(
+        rule,
+        indices,
+        tuple(
+            module.path
+            for module, subject in zip(spec.modules, modules, strict=True)
+            if module.has_statistics and matches(rule.selector, subject)
+        ),
+        {index: _meant(rule.selector, tied[index]) for index in indices if index in tied},
+    )
+
+
+def _meant(selector: Selector, subjects: Mapping[str, Subject]) -> frozenset[str]:
+    """The names that the selector means by themselves; all where only together they fit it."""
+    names = {alias for alias, subject in subjects.items() if matches(selector, subject)}
+    return frozenset(names or subjects)
+
+
+def _dead_actions(match: Match, subjects: Sequence[Subject]) -> Iterator[Problem]:
+    rule = match.rule
+    if not match.parameters and not match.norms:
+        yield Problem(rule.line, why_nothing(rule.selector, subjects))
+        return
+    for action in rule.actions:
+        if not match.targets(action):
+            what = "norm with running statistics" if action.kind == "bn" else "parameter"
+            yield Problem(
+                rule.line, f"{action.text!r} has no effect: {rule.selector.text!r} means no {what}"
+            )
+
+
+def overwritten(found: Sequence[Match]) -> Iterator[Problem]:
+    """Rules of which later lines leave nothing, each with the lines that overwrite it."""
+    later: dict[tuple[Target, str, str], int] = {}
+    for match in reversed(found):
+        effects = {effect for action in match.rule.actions for effect in match.effects(action)}
+        if effects and effects <= later.keys():
+            lines = sorted({later[effect] for effect in effects})
+            yield Problem(
+                match.rule.line,
+                f"{match.rule.text!r} has no effect: overwritten by {_lines(lines)}",
+            )
+        for action in match.rule.actions:
+            if action.overwrites:
+                for effect in match.effects(action):
+                    later.setdefault(effect, match.rule.line)
+
+
+def _lines(lines: Sequence[int]) -> str:
+    word = "line" if len(lines) == 1 else "lines"
+    return f"{word} {', '.join(map(str, lines))}"
+
+
+def uncovered(found: Sequence[Match], spec: ModelSpec) -> tuple[ParameterSpec, ...]:
+    """The parameters that no rule means, in model order."""
+    named = {index for match in found for index in match.parameters}
+    return tuple(p for index, p in enumerate(spec.parameters) if index not in named)
+
+
+def tied_disagreements(found: Sequence[Match], spec: ModelSpec) -> Iterator[Problem]:
+    """Rules that would give one tied parameter two values, each under another of its names.
+
+    A later ``=`` that means every name is an exception to what came before and settles it. Two
+    that mean different names settle nothing: which of them wins would hang on their order.
+    """
+    for index, parameter in enumerate(spec.parameters):
+        if len(parameter.aliases) > 1:
+            rules = [
+                (match.rule, match.aliases[index]) for match in found if index in match.aliases
+            ]
+            yield from _disagreements(rules, frozenset(parameter.aliases))
+
+
+def _disagreements(
+    rules: Sequence[tuple[Rule, frozenset[str]]], every: frozenset[str]
+) -> Iterator[Problem]:
+    claims: dict[str, list[tuple[Rule, Action, frozenset[str]]]] = {}
+    for rule, names in rules:
+        for action in rule.actions:
+            if not action.overwrites or action.kind == "bn":
+                continue
+            earlier = claims.setdefault(action.attribute, [])
+            if names == every:
+                earlier.clear()
+                continue
+            for other, contrary, others in earlier:
+                if not names & others and contrary.value != action.value:
+                    yield Problem(
+                        rule.line,
+                        f"{min(names)} and {min(others)} are one tied parameter: {action.text!r} "
+                        f"here disagrees with {contrary.text!r} in line {other.line}",
+                    )
+            earlier.append((rule, action, names))

@@ -1,0 +1,308 @@
+"""Text to rules: who trains, how fast, and what is regularised.
+
+::
+
+    model timm:resnet50                     # optional: the architecture that the names are of
+    base optimizer=adamw lr=1e-3 wd=0.05 betas=0.9,0.999
+    default error                           # or base: whether a rule must name every parameter
+    :all            decay=0.75
+    :1d             wd=0
+    layer[12], stem freeze                  # as a selector, see surgery.patterns
+    ? layer5        unfreeze@3              # ? lets a rule match nothing
+
+Lines run top to bottom, each attribute for itself: ``=`` sets, ``*=`` scales, the last ``=``
+wins. A comment starts with ``#`` at the start of a word. The words ``model``, ``base`` and
+``default`` start their lines; a module of that name is written ``base.**``.
+
+Everything wrong in a text is raised at once, as one :class:`~surgery.errors.RuleError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from surgery.errors import Problem, RuleError, SelectorError, did_you_mean
+from surgery.patterns import Selector, end_of_regex, parse_selector
+from surgery.tuning.actions import (
+    KEY_ALIASES,
+    Action,
+    ActionError,
+    Value,
+    is_action,
+    key_value,
+    parse_action,
+)
+
+Default = Literal["base", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One ``key=value`` of a ``base`` line."""
+
+    key: str
+    value: Value
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line: what it means, what it does there, and whether it may mean nothing.
+
+    ``line`` counts from 1, ``text`` is the line without its comment.
+    """
+
+    line: int
+    text: str
+    selector: Selector
+    actions: tuple[Action, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A rules file, read. ``path`` is as the user named it, ``<rules>`` for text.
+
+    ``base`` are the settings of all ``base`` lines but ``optimizer=``, which is ``optimizer``.
+    ``default_line`` is where ``default`` was said, 0 where it was not.
+    """
+
+    path: str
+    rules: tuple[Rule, ...]
+    model: str | None = None
+    optimizer: str | None = None
+    optimizer_line: int = 0
+    base: tuple[Setting, ...] = ()
+    default: Default = "base"
+    default_line: int = 0
+
+
+#: A path, text, lines, or rules that were read before; :func:`read_rules` tells them apart.
+RulesSource = str | Path | Sequence[str] | Rules
+
+
+def read_rules(source: RulesSource) -> Rules:
+    """Rules from wherever they are.
+
+    A ``Path`` or a string is a file, but a string that names no file and has a newline, ``=`` or
+    an action (``fc freeze``), or nothing at all, is the text itself; a sequence holds one line
+    each. A file that cannot be read is a :class:`~surgery.errors.RuleError` too.
+    """
+    if isinstance(source, Rules):
+        return source
+    if isinstance(source, Path) or (isinstance(source, str) and _names_a_file(source)):
+        return parse_rules(_read_text(Path(source)), path=str(source))
+    return parse_rules(source if isinstance(source, str) else "\n".join(source))
+
+
+def _names_a_file(source: str) -> bool:
+    if "\n" in source or not source.strip():
+        return False
+    return not ("=" in source or any(map(is_action, source.split()))) or Path(source).is_file()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "; rules given as text have an action in them"
+        raise RuleError(str(path), [Problem(0, f"cannot be read: {reason}{hint}")]) from None
+    except UnicodeDecodeError as error:
+        raise RuleError(str(path), [Problem(0, f"is no UTF-8 text: {error.reason}")]) from None
+
+
+def parse_rules(text: str, path: str = "<rules>") -> Rules:
+    """Read the text of a rules file; ``path`` is what errors call it."""
+    draft = _Draft()
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
+        draft.read_line(number, line)
+    if draft.problems:
+        raise RuleError(path, draft.problems)
+    return Rules(
+        path=path,
+        rules=tuple(draft.rules),
+        model=draft.model,
+        optimizer=draft.optimizer,
+        optimizer_line=draft.optimizer_line,
+        base=tuple(draft.base.values()),
+        default=draft.default,
+        default_line=draft.default_line,
+    )
+
+
+@dataclass(slots=True)
+class _Draft:
+    """The rules read so far, and the problems met on the way."""
+
+    rules: list[Rule] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    model: str | None = None
+    model_line: int = 0
+    optimizer: str | None = None
+    optimizer_line: int = 0
+    base: dict[str, Setting] = field(default_factory=dict)
+    default: Default = "base"
+    default_line: int = 0
+
+    def read_line(self, number: int, line: str) -> None:
+        words = list(_words(line))
+        if not words:
+            return
+        first, *rest = words
+        # `model lr*=0.1` is a rule for a module called model, as many language models have.
+        if first in _LINES and not (first != "base" and rest and is_action(rest[0])):
+            _LINES[first](self, number, rest)
+        else:
+            self._rule(number, words)
+
+    def problem(self, number: int, message: str) -> None:
+        self.problems.append(Problem(number, message))
+
+    def read_model(self, number: int, words: list[str]) -> None:
+        if len(words) != 1:
+            self.problem(number, f"expected one architecture after model, found {_found(words)}")
+        elif self.model_line:
+            self.problem(number, f"the model was named in line {self.model_line} already")
+        else:
+            self.model, self.model_line = words[0], number
+
+    def read_default(self, number: int, words: list[str]) -> None:
+        if self.default_line:
+            self.problem(number, f"the default was set in line {self.default_line} already")
+        elif words == ["base"] or words == ["error"]:
+            self.default, self.default_line = ("base" if words == ["base"] else "error"), number
+        else:
+            hint = did_you_mean(words[0], ("base", "error")) if words else ""
+            self.problem(
+                number, f"expected base or error after default, found {_found(words)}{hint}"
+            )
+
+    def read_base(self, number: int, words: list[str]) -> None:
+        if not words:
+            self.problem(number, "expected KEY=VALUE after base, as in `base lr=1e-3`")
+        for word in words:
+            try:
+                self._setting(number, word)
+            except ActionError as error:
+                self.problem(number, str(error))
+
+    def _setting(self, number: int, word: str) -> None:
+        key, equals, text = word.partition("=")
+        key = KEY_ALIASES.get(key, key)
+        if not (equals and text and key.isidentifier()):
+            raise ActionError(f"expected KEY=VALUE in a base line, found {word!r}")
+        earlier = self.optimizer_line if key == "optimizer" else self._line_of(key)
+        if earlier:
+            raise ActionError(f"{key} was set in line {earlier} already")
+        if key == "optimizer":
+            self.optimizer, self.optimizer_line = text, number
+        else:
+            self.base[key] = Setting(key, key_value(key, text), number)
+
+    def _line_of(self, key: str) -> int:
+        return self.base[key].line if key in self.base else 0
+
+    def _rule(self, number: int, words: list[str]) -> None:
+        text = " ".join(words)
+        optional = words[0].startswith("?")
+        words = [word for word in (words[0].removeprefix("?"), *words[1:]) if word]
+        selector_words, action_words = _split_selector(words)
+        if _starts_with_an_action(words):
+            self.problem(number, f"expected a selector before {words[0]!r}, as in `fc freeze`")
+            return
+        selector = self._selector(number, selector_words, action_words)
+        actions = self._actions(number, action_words)
+        if selector is not None and not action_words:
+            self.problem(
+                number,
+                f"expected an action after {selector.text!r}, as in `{selector.text} lr*=0.1`",
+            )
+        elif selector is not None and actions:
+            self.rules.append(Rule(number, text, selector, actions, optional))
+
+    def _selector(self, number: int, words: list[str], actions: list[str]) -> Selector | None:
+        if not words:
+            self.problem(number, f"expected a selector before {_found(actions[:1])}")
+            return None
+        try:
+            return parse_selector(" ".join(words))
+        except SelectorError as error:
+            self.problem(number, error.message)
+            return None
+
+    def _actions(self, number: int, words: list[str]) -> tuple[Action, ...]:
+        actions: list[Action] = []
+        for word in words:
+            try:
+                action = parse_action(word)
+            except ActionError as error:
+                self.problem(number, str(error))
+                continue
+            lost = next((one for one in actions if one.attribute == action.attribute), None)
+            if lost and action.overwrites:
+                self.problem(number, f"{action.text!r} overwrites {lost.text!r} of the same line")
+            actions.append(action)
+        return tuple(actions)
+
+
+#: The words that start a line which is no rule. ``schedule`` and ``split`` will join them.
+_LINES: dict[str, Callable[[_Draft, int, list[str]], None]] = {
+    "model": _Draft.read_model,
+    "base": _Draft.read_base,
+    "default": _Draft.read_default,
+}
+
+
+def _starts_with_an_action(words: list[str]) -> bool:
+    """``freeze layer1`` does; ``freeze lr=0.1`` is about a module called freeze."""
+    if not words or not is_action(words[0]):
+        return False
+    return _is_assignment(words[0]) or not any(map(is_action, words[1:]))
+
+
+def _found(words: Iterable[str]) -> str:
+    return " ".join(words) or "nothing"
+
+
+def _split_selector(words: list[str]) -> tuple[list[str], list[str]]:
+    """The selector's words and the rest: a word joins it by the operator before or in front.
+
+    So ``layer1 freze`` is a selector and a misspelled action, not a selector of two names.
+    """
+    end = 0
+    for index, word in enumerate(words):
+        joined = index == 0 or words[index - 1][-1] in ",&!" or word[0] in ",&"
+        if not joined or _is_assignment(word):
+            break
+        end = index + 1
+    return words[:end], words[end:]
+
+
+def _is_assignment(word: str) -> bool:
+    return "=" in word and is_action(word)
+
+
+def _words(line: str) -> Iterator[str]:
+    """Words between blanks, up to a comment; a ``/regex/`` may hold blanks and ``#``."""
+    position = 0
+    while position < len(line):
+        if line[position].isspace():
+            position += 1
+            continue
+        if line[position] == "#":
+            return
+        end = _end_of_word(line, position)
+        yield line[position:end]
+        position = end
+
+
+def _end_of_word(line: str, start: int) -> int:
+    position = start
+    while position < len(line) and not line[position].isspace():
+        opens_regex = line[position] == "/" and (position == start or line[position - 1] in "?!,&")
+        position = end_of_regex(line, position) if opens_regex else position + 1
+    return position

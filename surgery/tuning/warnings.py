@@ -1,0 +1,149 @@
+"""What the rules and the model allow and nobody is likely to mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from surgery.patterns import parameter_subjects
+from surgery.specs import ModelSpec
+from surgery.tuning.history import History
+from surgery.tuning.matching import Match, uncovered
+from surgery.tuning.norms import HeldNorm
+from surgery.tuning.rules import Rules
+from surgery.tuning.stages import knows_depths, layer_depths
+
+
+def all_warnings(
+    spec: ModelSpec,
+    rules: Rules,
+    found: Sequence[Match],
+    histories: Sequence[History],
+    norms: Sequence[HeldNorm],
+    status: Mapping[str, str] | None,
+) -> tuple[str, ...]:
+    """Every warning, one line each: what was guessed, what is left out, what looks like a slip."""
+    return (
+        *_guessed_regexes(rules),
+        *_guessed_depths(spec, rules),
+        *_unnamed(rules, found, spec),
+        *_shadowed(spec),
+        *_frozen_by_model(histories),
+        *_zero_rates(histories),
+        *_new_at_old_rates(spec, histories, status),
+        *_restless_norms(spec, histories, norms),
+    )
+
+
+def _guessed_regexes(rules: Rules) -> Iterator[str]:
+    for rule in rules.rules:
+        for atom in rule.selector.atoms:
+            if atom.guessed:
+                yield (
+                    f"line {rule.line}: {atom.text!r} has characters that no name has and was read "
+                    f"as a regular expression; /{atom.text}/ says so"
+                )
+
+
+def _guessed_depths(spec: ModelSpec, rules: Rules) -> Iterator[str]:
+    decays = [
+        rule.line for rule in rules.rules if any(action.kind == "decay" for action in rule.actions)
+    ]
+    if decays and not knows_depths(spec):
+        count = len(set(layer_depths(spec).values()))
+        yield (
+            f"line {decays[0]}: the model does not say how deep its layers are; "
+            f"their order makes {count} {'stage' if count == 1 else 'stages'}"
+        )
+
+
+def _unnamed(rules: Rules, found: Sequence[Match], spec: ModelSpec) -> Iterator[str]:
+    missed = uncovered(found, spec)
+    if missed and rules.rules:
+        names = _listed([parameter.name for parameter in missed])
+        yield f"no rule names {names}: the base settings hold there"
+
+
+def _shadowed(spec: ModelSpec) -> Iterator[str]:
+    for module in spec.modules:
+        if module.shadowed:
+            yield (
+                f"module.requires_grad was set on {module.path or 'the model'}: a plain "
+                f"attribute, which changes nothing; `{module.path or ':all'} freeze` would"
+            )
+
+
+def _frozen_by_model(histories: Sequence[History]) -> Iterator[str]:
+    names = [history.parameter.name for history in histories if history.frozen_by_model]
+    if names:
+        yield f"the model has requires_grad off, and no rule a word, on {_listed(names)}"
+
+
+def _zero_rates(histories: Sequence[History]) -> Iterator[str]:
+    names = [history.parameter.name for history in histories if _rate(history) == 0]
+    if names:
+        yield (
+            f"lr=0 does not freeze {_listed(names)}: the optimizer's state still moves; "
+            "`freeze` stops it"
+        )
+
+
+def _rate(history: History) -> float | None:
+    """None for what never trains."""
+    return None if history.when == "frozen" else dict(history.hyper).get("lr")
+
+
+def _new_at_old_rates(
+    spec: ModelSpec, histories: Sequence[History], status: Mapping[str, str] | None
+) -> Iterator[str]:
+    """New parameters start from noise, loaded ones from where they should stay close to."""
+    rates: dict[str, dict[float, list[str]]] = {"fresh": {}, "loaded": {}}
+    for history, subject in zip(histories, parameter_subjects(spec, status), strict=True):
+        rate = _rate(history)
+        for kind in rates.keys() & subject.statuses:
+            if rate is not None:
+                rates[kind].setdefault(rate, []).append(history.parameter.name)
+    for rate in rates["fresh"].keys() & rates["loaded"].keys():
+        fresh, loaded = _listed(rates["fresh"][rate]), _listed(rates["loaded"][rate])
+        yield f"new {fresh} learn at lr={rate:g}, the rate of loaded {loaded}"
+
+
+def _restless_norms(
+    spec: ModelSpec, histories: Sequence[History], norms: Sequence[HeldNorm]
+) -> Iterator[str]:
+    """Norms whose statistics move in a block that is frozen apart from its norms."""
+    held = {norm.path for norm in norms}
+    stateful = {module.path for module in spec.modules if module.has_statistics}
+    trains_in: dict[str, set[bool]] = {}
+    for history in histories:
+        for alias in history.parameter.aliases:
+            owner = alias.rpartition(".")[0]
+            if owner not in stateful:
+                for block in _blocks_above(owner):
+                    trains_in.setdefault(block, set()).add(history.when != "frozen")
+    restless = [
+        path
+        for path in _in_order(spec, stateful - held)
+        if trains_in.get(path.rpartition(".")[0]) == {False}
+    ]
+    if restless:
+        yield (
+            f"{_listed(restless, 'norm')} still move their statistics in blocks that are "
+            "otherwise frozen; bn=eval holds them"
+        )
+
+
+def _blocks_above(owner: str) -> Iterator[str]:
+    while owner:
+        owner = owner.rpartition(".")[0]
+        yield owner
+
+
+def _in_order(spec: ModelSpec, paths: Iterable[str]) -> list[str]:
+    paths = set(paths)
+    return [module.path for module in spec.modules if module.path in paths]
+
+
+def _listed(names: Sequence[str], noun: str = "parameter") -> str:
+    """``2 parameters (fc.weight, fc.bias)``, the first three of more."""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {noun if len(names) == 1 else noun + 's'} ({shown})"

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from timm.optim import Lamb
+
+from surgery.errors import OptimizerError
+from surgery.tuning.optimizer_names import find_optimizer
+
+
+class Own(torch.optim.SGD):
+    """Passes keys on, and has no rate of its own."""
+
+    def __init__(self, params, lr, slow=1, **rest):
+        super().__init__(params, lr=lr / slow, **rest)
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "kind"),
+    [
+        ("sgd", "SGD", torch.optim.SGD),
+        ("AdamW", "AdamW", torch.optim.AdamW),
+        ("RMSPROP", "RMSprop", torch.optim.RMSprop),
+        ("torch:adam", "Adam", torch.optim.Adam),
+        ("lamb", "timm:lamb", Lamb),
+        ("timm:Lamb", "timm:lamb", Lamb),
+        ("timm:sgd", "timm:sgd", torch.optim.SGD),
+        ("torch.optim:NAdam", "torch.optim:NAdam", torch.optim.NAdam),
+        (torch.optim.Adam, "torch.optim.adam:Adam", torch.optim.Adam),
+    ],
+)
+def test_found(written, name, kind):
+    choice = find_optimizer(written)
+    assert choice.name == name
+    assert isinstance(choice.build([torch.nn.Parameter(torch.ones(1))], lr=0.1), kind)
+    assert find_optimizer(choice.name).name == name
+
+
+def test_timms_comes_as_its_factory_makes_it():
+    assert find_optimizer("timm:sgd").defaults({"lr": 0.1})["nesterov"] is True
+    assert find_optimizer("sgd").defaults({"lr": 0.1})["nesterov"] is False
+
+
+def test_a_class_of_ones_own():
+    choice = find_optimizer(Own)
+    assert choice.defaults({"lr": 0.5, "slow": 2, "momentum": 0.9})["lr"] == 0.25
+    assert {"lr", "slow", "momentum"} < choice.accepted
+    with pytest.raises(OptimizerError, match="cannot be built") as caught:
+        choice.defaults({})
+    assert caught.value.details == ("no rate was given: set one with `base lr=...`",)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("adamq", "no optimizer is called 'adamq', neither torch's nor timm's; did you mean"),
+        ("timm:lamp", "no optimizer is called 'timm:lamp'"),
+        ("torch:lamb", "no optimizer is called 'torch:lamb'"),
+        ("os:path", "os:path is no torch.optim.Optimizer"),
+        ("torch.optim:Nothing", "no optimizer at torch.optim:Nothing"),
+        ("no.such.module:X", "no optimizer at no.such.module:X"),
+    ],
+)
+def test_not_found(written, message):
+    with pytest.raises(OptimizerError) as caught:
+        find_optimizer(written)
+    assert message in caught.value.message
+
+
+def test_the_package_does_not_import_torch():
+    code = "import sys, surgery.tuning, surgery.patterns; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
