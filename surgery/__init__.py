@@ -1,0 +1,78 @@
+"""Model surgery and checkpoint transfer for PyTorch: nothing silent, everything shown first.
+
+Three values that can be looked at before anything happens:
+
+- what goes where: :func:`plan_transfer` -> ``TransferPlan``, done by :func:`transfer`;
+- what is the new head: :func:`plan_head` -> ``HeadSwap``, done by :func:`replace_head`;
+- who learns how fast: :func:`resolve_groups` -> ``ParamGroups``, done by :func:`build_optimizer`.
+
+The names below are imported on first use: ``import surgery`` alone does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surgery.checkpoint import Checkpoint, open_checkpoint, save
+    from surgery.errors import SurgeryError
+    from surgery.heads import HeadSwap, plan_head, replace_head
+    from surgery.patterns import select
+    from surgery.specs import ModelSpec, TensorSpec
+    from surgery.transfers import TransferOutcome, TransferPlan, plan_transfer, transfer
+    from surgery.tuning import ParamGroups, build_optimizer, resolve_groups
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Checkpoint": "surgery.checkpoint",
+    "HeadSwap": "surgery.heads",
+    "ModelSpec": "surgery.specs",
+    "ParamGroups": "surgery.tuning",
+    "SurgeryError": "surgery.errors",
+    "TensorSpec": "surgery.specs",
+    "TransferOutcome": "surgery.transfers",
+    "TransferPlan": "surgery.transfers",
+    "build_optimizer": "surgery.tuning",
+    "open_checkpoint": "surgery.checkpoint",
+    "plan_head": "surgery.heads",
+    "plan_transfer": "surgery.transfers",
+    "replace_head": "surgery.heads",
+    "resolve_groups": "surgery.tuning",
+    "save": "surgery.checkpoint",
+    "select": "surgery.patterns",
+    "transfer": "surgery.transfers",
+}
+
+__all__ = [
+    "Checkpoint",
+    "HeadSwap",
+    "ModelSpec",
+    "ParamGroups",
+    "SurgeryError",
+    "TensorSpec",
+    "TransferOutcome",
+    "TransferPlan",
+    "build_optimizer",
+    "open_checkpoint",
+    "plan_head",
+    "plan_transfer",
+    "replace_head",
+    "resolve_groups",
+    "save",
+    "select",
+    "transfer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surgery' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,109 @@
+"""Many names of repeated layers -> a few patterns that stand for exactly those names.
+
+``layer1.0.conv1.weight``, ``layer1.1.conv1.weight``, ... become
+``layer{1..4}.{0,1}.conv1.weight``. A pattern is exact: expanding every brace gives back the
+names it stands for, no more and no fewer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_DIGITS = re.compile(r"(\d+)")
+
+Slots = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collapsed:
+    """A pattern and the names that it stands for, in their given order."""
+
+    pattern: str
+    names: tuple[str, ...]
+
+
+def collapse(names: Iterable[str]) -> tuple[Collapsed, ...]:
+    """Fold names that differ in numbers, or in their last segment, into exact patterns.
+
+    Patterns come in the order in which their first names were given.
+
+    >>> [c.pattern for c in collapse(["a.0.weight", "a.0.bias", "a.1.weight", "a.1.bias"])]
+    ['a.{0,1}.{weight,bias}']
+    """
+    order = {name: at for at, name in enumerate(names)}
+    families: dict[Slots, dict[Slots, str]] = {}
+    for name in order:
+        template, slots = _take_apart(name)
+        families.setdefault(template, {})[slots] = name
+    folded = [
+        Collapsed(_put_together(template, block), tuple(sorted(found, key=order.__getitem__)))
+        for template, family in families.items()
+        for block in _blocks(list(family))
+        for found in [[family[slots] for slots in _product(block)]]
+    ]
+    return tuple(sorted(folded, key=lambda collapsed: order[collapsed.names[0]]))
+
+
+def _take_apart(name: str) -> tuple[Slots, Slots]:
+    """The fixed texts around the slots, and what fills them: every number, and the last segment."""
+    path, dot, leaf = name.rpartition(".")
+    parts = _DIGITS.split(path)
+    return (*parts[0::2], dot), (*parts[1::2], leaf)
+
+
+#: For each slot the values it takes; the block is their product.
+Block = tuple[Slots, ...]
+
+
+def _blocks(tuples: Sequence[Slots]) -> list[Block]:
+    """Cut a set of tuples into products: equal remainders of a first value are one block."""
+    if len(tuples[0]) == 1:
+        return [(tuple(slot for (slot,) in tuples),)]
+    remainders: dict[str, list[Slots]] = {}
+    for first, *rest in tuples:
+        remainders.setdefault(first, []).append(tuple(rest))
+    firsts_of: dict[tuple[Block, ...], list[str]] = {}
+    for first, rests in remainders.items():
+        firsts_of.setdefault(tuple(_blocks(rests)), []).append(first)
+    return [(tuple(firsts), *block) for blocks, firsts in firsts_of.items() for block in blocks]
+
+
+def _product(block: Block) -> list[Slots]:
+    tuples: list[Slots] = [()]
+    for values in block:
+        tuples = [(*slots, value) for slots in tuples for value in values]
+    return tuples
+
+
+def _put_together(template: Slots, block: Block) -> str:
+    *fixed, dot = template
+    *numbers, leaves = block
+    path = fixed[0]
+    for values, text in zip(numbers, fixed[1:], strict=True):
+        path += _braces(_ranges(values)) + text
+    return path + dot + _braces(leaves)
+
+
+def _ranges(values: Slots) -> Slots:
+    """``0 1 2 4`` -> ``0..2 4``; two neighbours stay apart, and so does ``007``."""
+    plain = sorted(int(value) for value in values if str(int(value)) == value)
+    runs: list[list[int]] = []
+    for number in plain:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    texts = [
+        text
+        for run in runs
+        for text in ([f"{run[0]}..{run[-1]}"] if len(run) > 2 else map(str, run))
+    ]
+    return (*texts, *(value for value in values if str(int(value)) != value))
+
+
+def _braces(values: Slots) -> str:
+    if len(values) == 1 and ".." not in values[0]:
+        return values[0]
+    return "{" + ",".join(values) + "}"

@@ -1,0 +1,100 @@
+"""Two checkpoints -> what differs: names, shapes, dtypes and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgery.specs import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from surgery.transfers.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDifference:
+    """One tensor on both sides whose values differ.
+
+    ``largest`` is the largest absolute difference and ``relative`` that difference over the
+    largest absolute value of the first side, both in float64 and over the elements that are
+    finite on both sides; ``elements`` counts all that differ, NaN equal to NaN.
+    """
+
+    name: str
+    elements: int
+    largest: float
+    relative: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What two checkpoints do not share. Empty (false) where they are equal, bit for bit aside:
+    two zeros of unlike sign are equal, and so are two NaN.
+    """
+
+    only_first: tuple[TensorSpec, ...]
+    only_second: tuple[TensorSpec, ...]
+    respecified: tuple[tuple[TensorSpec, TensorSpec], ...]
+    values: tuple[ValueDifference, ...]
+    equal: int
+
+    def __bool__(self) -> bool:
+        return bool(self.only_first or self.only_second or self.respecified or self.values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The difference as JSON values."""
+        return {
+            "equal": self.equal,
+            "only_first": [_row(spec) for spec in self.only_first],
+            "only_second": [_row(spec) for spec in self.only_second],
+            "respecified": [[_row(one), _row(other)] for one, other in self.respecified],
+            "values": [
+                [value.name, value.elements, value.largest, value.relative] for value in self.values
+            ],
+        }
+
+    def __str__(self) -> str:
+        from surgery.report import difference_report
+
+        return difference_report(self).text()
+
+
+def compare(first: Source, second: Source) -> Difference:
+    """Compare two checkpoints, tensor by tensor, one tensor of each in memory at a time."""
+    ours = {spec.name: spec for spec in first.specs}
+    theirs = {spec.name: spec for spec in second.specs}
+    shared = [name for name in ours if name in theirs]
+    comparable = [name for name in shared if ours[name] == theirs[name]]
+    values = [
+        difference
+        for name in comparable
+        if (difference := _compare_values(name, first.tensor(name), second.tensor(name)))
+    ]
+    return Difference(
+        only_first=tuple(spec for name, spec in ours.items() if name not in theirs),
+        only_second=tuple(spec for name, spec in theirs.items() if name not in ours),
+        respecified=tuple((ours[n], theirs[n]) for n in shared if ours[n] != theirs[n]),
+        values=tuple(values),
+        equal=len(comparable) - len(values),
+    )
+
+
+def _compare_values(name: str, one: torch.Tensor, other: torch.Tensor) -> ValueDifference | None:
+    import torch
+
+    differs = (one != other) & ~((one != one) & (other != other))
+    elements = int(differs.sum())
+    if not elements:
+        return None
+    wide = torch.complex128 if one.is_complex() else torch.float64
+    one, other = one.to(wide), other.to(wide)
+    finite = torch.isfinite(one) & torch.isfinite(other)
+    largest = float((one - other)[finite].abs().max()) if finite.any() else float("inf")
+    scale = float(one[finite].abs().max()) if finite.any() else 0.0
+    return ValueDifference(name, elements, largest, largest / scale if scale else float("inf"))
+
+
+def _row(spec: TensorSpec) -> list[Any]:
+    return [spec.name, list(spec.shape), spec.dtype]

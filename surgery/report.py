@@ -1,0 +1,446 @@
+"""Plan, outcome, groups -> text. The report is a function of the value and never decides anything.
+
+A :class:`Report` is a headline, tables and notes. ``text()`` is plain and aligned, for pipes and
+for ``str()``; on a terminal rich draws the same cells as tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from surgery.collapse import collapse
+from surgery.specs import TensorSpec
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from surgery.checkpoint import Contents
+    from surgery.difference import Difference
+    from surgery.patterns import Selector
+    from surgery.transfers.apply import TransferOutcome
+    from surgery.transfers.plan import KeepInit, Load, TransferPlan, Unused
+    from surgery.tuning import Firing, Group, ParamGroups, Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's title, and whether its cells are numbers (set to the right)."""
+
+    title: str
+    number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under columns. ``tone`` says what the rows mean, for colour on a terminal."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    tone: str = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A headline, tables, and notes that the reader should not miss."""
+
+    headline: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The report as plain text: aligned columns, no colour, no control characters."""
+        parts = ["\n".join(map(printable, self.headline))]
+        parts += [_plain_table(table) for table in self.tables if table.rows]
+        if self.notes:
+            parts.append("\n".join(f"note: {printable(note)}" for note in self.notes))
+        return "\n\n".join(parts)
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        headline = Text("\n".join(map(printable, self.headline)), style="bold")
+        tables = [_rich_table(table) for table in self.tables if table.rows]
+        notes = [Text(f"note: {printable(note)}", style="yellow") for note in self.notes]
+        return Group(headline, *tables, *notes)
+
+
+def printable(text: str) -> str:
+    """The text with control characters (terminal escapes in a stranger's names) spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _plain_table(table: Table) -> str:
+    rows = [tuple(column.title for column in table.columns), *table.rows]
+    rows = [tuple(map(printable, row)) for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column.number else cell.ljust(width)
+            for cell, width, column in zip(row, widths, table.columns, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([printable(table.title), *(f"  {line}" for line in lines)])
+
+
+_TONES = {"good": "green", "new": "yellow", "odd": "magenta", "plain": "default"}
+
+
+def _rich_table(table: Table) -> RenderableType:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(
+        title=Text(printable(table.title), style=f"bold {_TONES[table.tone]}"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in table.columns:
+        drawn.add_column(
+            column.title, justify="right" if column.number else "left", overflow="fold"
+        )
+    for row in table.rows:
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
+    return drawn
+
+
+# Transfer ------------------------------------------------------------------------------------
+
+
+def plan_report(plan: TransferPlan, *, heading: Sequence[str] = ()) -> Report:
+    """Counts and the loaded share first, then what stays fresh, what is unused, what is loaded."""
+    return Report(
+        headline=(*heading, _share(plan, "would be loaded")),
+        tables=_plan_tables(plan),
+        notes=_plan_notes(plan),
+    )
+
+
+def outcome_report(outcome: TransferOutcome, *, heading: Sequence[str] = ()) -> Report:
+    """The plan's tables in the past tense, and what the casts broke."""
+    broken = tuple(
+        f"the cast broke {count:,} values of {name}" for name, count in outcome.overflowed
+    )
+    return Report(
+        headline=(*heading, _share(outcome.plan, "loaded")),
+        tables=_plan_tables(outcome.plan),
+        notes=(*broken, *_plan_notes(outcome.plan)),
+    )
+
+
+def _share(plan: TransferPlan, verb: str) -> str:
+    loaded = len(plan.names("loaded")) + len(plan.names("adapted"))
+    return (
+        f"{loaded:,} of {len(plan.steps):,} tensors and {plan.loaded_fraction:.2%} of the "
+        f"parameters {verb}; {len(plan.names('fresh')):,} stay fresh, "
+        f"{len(plan.unused):,} of the source unused"
+    )
+
+
+def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
+    casts = tuple(
+        f"cast {cast}: {counted(count, 'tensor')}" for cast, count in sorted(plan.casts.items())
+    )
+    ties = tuple(f"tied, one tensor: {' = '.join(names)}" for names in plan.ties)
+    return (*casts, *ties)
+
+
+def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
+    from surgery.transfers.plan import KeepInit, Load
+
+    fresh = [step for step in plan.steps if isinstance(step, KeepInit)]
+    loaded = [step for step in plan.steps if isinstance(step, Load)]
+    return (_fresh_table(fresh), _unused_table(plan.unused), _loaded_table(loaded))
+
+
+_TENSORS = (Column("tensor"), Column("count", number=True), Column("shape"))
+
+
+def _fresh_table(steps: Sequence[KeepInit]) -> Table:
+    rows = _collapsed_rows((step.target, step.reason) for step in steps)
+    return Table("fresh", (*_TENSORS, Column("why")), rows, "new")
+
+
+def _unused_table(unused: Sequence[Unused]) -> Table:
+    rows = _collapsed_rows((u.source, u.reason) for u in unused)
+    return Table("unused in the source", (*_TENSORS, Column("why")), rows, "odd")
+
+
+def _loaded_table(steps: Sequence[Load]) -> Table:
+    source = {step.target.name: step.source.name for step in steps}
+    rows = tuple(
+        (pattern, str(len(names)), shape, _origin({name: source[name] for name in names}, how))
+        for pattern, names, shape, how in _collapsed((step.target, step.reason) for step in steps)
+    )
+    return Table("loaded", (*_TENSORS, Column("from")), rows, "good")
+
+
+def _origin(source: dict[str, str], how: str) -> str:
+    """Where a row's tensors come from, as short as it can be told: target name -> source name."""
+    if all(old == new for new, old in source.items()):
+        return f"same name{how and f', {how}'}"
+    prefixes = {old.removesuffix(f".{new}") for new, old in source.items()}
+    if len(prefixes) == 1 and not prefixes & set(source.values()):
+        return f"{prefixes.pop()}.* ({how})"
+    if how.startswith("prefix"):
+        return how
+    patterns = collapse(dict.fromkeys(source.values()))
+    more = f" and {len(patterns) - 1} more" if len(patterns) > 1 else ""
+    return f"{patterns[0].pattern}{more} ({how})"
+
+
+def _collapsed_rows(
+    specs: Iterable[tuple[TensorSpec, str]],
+) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (pattern, str(len(names)), shape, reason)
+        for pattern, names, shape, reason in _collapsed(specs)
+    )
+
+
+def _collapsed(
+    specs: Iterable[tuple[TensorSpec, str]],
+) -> list[tuple[str, tuple[str, ...], str, str]]:
+    """(pattern, names, shape, reason) of tensors that share a reason, repeated layers folded."""
+    by_reason: dict[str, dict[str, TensorSpec]] = {}
+    for spec, reason in specs:
+        by_reason.setdefault(reason, {})[spec.name] = spec
+    return [
+        (folded.pattern, folded.names, shapes_text(tensors[name] for name in folded.names), reason)
+        for reason, tensors in by_reason.items()
+        for folded in collapse(tensors)
+    ]
+
+
+def shapes_text(specs: Iterable[TensorSpec]) -> str:
+    """One shape as it is, several as their number."""
+    shapes = dict.fromkeys(spec.shape for spec in specs)
+    if len(shapes) > 1:
+        return f"{len(shapes)} shapes"
+    return f"({', '.join(map(str, next(iter(shapes))))})"
+
+
+# Groups --------------------------------------------------------------------------------------
+
+
+def groups_report(groups: ParamGroups, *, heading: Sequence[str] = ()) -> Report:
+    """One row a group, the rules behind them, and what is allowed but probably not meant."""
+    norms = tuple(f"kept in eval mode through train(): {path}" for path in _folded(groups.bn_eval))
+    return Report(
+        headline=(*heading, _groups_total(groups)),
+        tables=(_groups_table(groups), _rules_table(groups.rules)),
+        notes=(*norms, *groups.warnings),
+    )
+
+
+def _groups_total(groups: ParamGroups) -> str:
+    state = "unknown" if groups.state_bytes is None else bytes_text(groups.state_bytes)
+    return (
+        f"{groups.optimizer}: {groups.trained_parameters:,} of {groups.parameters:,} parameters "
+        f"train, in {counted(len(groups.trained), 'group')}; "
+        f"{bytes_text(groups.nbytes)}, and {state} of optimizer state"
+    )
+
+
+def _groups_table(groups: ParamGroups) -> Table:
+    others = dict.fromkeys(key for group in groups.trained for key, _ in group.hyper)
+    for key in ("lr", "weight_decay"):
+        others.pop(key, None)
+    columns = (
+        Column("group"),
+        Column("tensors", number=True),
+        Column("parameters", number=True),
+        Column("bytes", number=True),
+        Column("state", number=True),
+        Column("lr", number=True),
+        Column("wd", number=True),
+        *(Column(key, number=True) for key in others),
+        Column("when"),
+        Column("rules"),
+    )
+    rows = tuple(_group_row(group, tuple(others)) for group in groups.groups)
+    return Table("groups", columns, rows, "good")
+
+
+def _group_row(group: Group, others: Sequence[str]) -> tuple[str, ...]:
+    hyper = dict(group.hyper)
+    lines = ", ".join(str(line.line) for line in group.lines)
+    return (
+        group.name,
+        f"{group.tensors:,}",
+        f"{group.parameters:,}",
+        bytes_text(group.nbytes),
+        "?" if group.state_bytes is None else bytes_text(group.state_bytes),
+        *(value_text(hyper.get(key)) for key in ("lr", "weight_decay", *others)),
+        _when_text(group),
+        f"line {lines}" if lines else "base",
+    )
+
+
+def _when_text(group: Group) -> str:
+    if group.when == "frozen":
+        return "frozen (by the model)" if group.frozen_by_model else "frozen"
+    return "from the start" if group.when in ("train", 0) else f"from epoch {group.when}"
+
+
+def _rules_table(rules: Rules) -> Table:
+    columns = (Column("line", number=True), Column("rule"), Column("selector read as"))
+    rows = tuple((str(rule.line), rule.text, _reading(rule.selector)) for rule in rules.rules)
+    return Table(f"rules of {rules.path}", columns, rows)
+
+
+def _reading(selector: Selector) -> str:
+    return ", ".join(dict.fromkeys(atom.kind for atom in selector.atoms))
+
+
+def why_report(name: str, firings: Sequence[Firing]) -> Report:
+    """The lines that fired for one parameter, in order, and each attribute's value after it."""
+    columns = (Column("line", number=True), Column("said"), Column("did"), Column("so"))
+    rows = tuple(
+        (
+            str(firing.line) if firing.line else "",
+            firing.text,
+            firing.action,
+            f"{firing.attribute} = {value_text(firing.value)}",
+        )
+        for firing in firings
+    )
+    return Report((name,), (Table("what fired, in order", columns, rows),))
+
+
+def _folded(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(folded.pattern for folded in collapse(names))
+
+
+def counted(count: int, thing: str) -> str:
+    """``1 tensor``, ``1,024 tensors``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def value_text(value: object) -> str:
+    """A hyper-parameter as short as it can be told: floats to six digits, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, tuple):
+        return ",".join(map(value_text, value))
+    return str(value)
+
+
+def bytes_text(count: int) -> str:
+    """Bytes in powers of 1024: ``512 B``, ``1.5 KiB``, ``2.0 GiB``."""
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, len(_BYTE_UNITS))
+    return f"{count / 1024**power:.1f} {_BYTE_UNITS[power - 1]}"
+
+
+_BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+def contents_report(contents: Contents) -> Report:
+    """What a file holds: every state dict's tensors, then what lies beside them."""
+    total = sum(len(specs) for _, specs in contents.state_dicts)
+    headline = (
+        f"{contents.path}: {contents.format}, {bytes_text(contents.size)}, "
+        f"{counted(len(contents.state_dicts), 'state dict')}, {counted(total, 'tensor')}"
+    )
+    return Report(
+        headline=(headline,),
+        tables=(
+            *(_state_dict_table(key, specs) for key, specs in contents.state_dicts),
+            _pairs_table("beside them", contents.others),
+            _pairs_table("metadata", _metadata_rows(contents.metadata)),
+        ),
+        notes=tuple(
+            f"{name} is named in the file; it was not imported" for name in contents.opaque
+        ),
+    )
+
+
+def _state_dict_table(key: str | None, specs: Sequence[TensorSpec]) -> Table:
+    title = "tensors" if key is None else f"state dict {key!r}"
+    numel = sum(spec.numel for spec in specs)
+    size = bytes_text(sum(spec.nbytes for spec in specs))
+    rows = _collapsed_rows((spec, spec.dtype) for spec in specs)
+    title = f"{title}: {counted(len(specs), 'tensor')}, {numel:,} elements, {size}"
+    return Table(title, (*_TENSORS, Column("dtype")), rows)
+
+
+def _pairs_table(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
+    return Table(title, (Column("name"), Column("value")), tuple(pairs))
+
+
+def _metadata_rows(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Long values (a transfer's record) are told by their length."""
+    return [
+        (key, value if len(value) <= 60 else f"{len(value):,} characters of text")
+        for key, value in metadata.items()
+    ]
+
+
+# Difference ----------------------------------------------------------------------------------
+
+
+def difference_report(
+    difference: Difference, *, names: tuple[str, str] = ("the first", "the second")
+) -> Report:
+    """What differs, kind by kind; a first line that says whether anything does."""
+    first, second = names
+    differing = len(difference.values) + len(difference.respecified)
+    missing = len(difference.only_first) + len(difference.only_second)
+    return Report(
+        headline=(
+            f"{first} and {second}: {difference.equal:,} tensors are equal, {differing:,} differ, "
+            f"{missing:,} are in one only",
+        ),
+        tables=(
+            _specs_table(f"only in {first}", difference.only_first),
+            _specs_table(f"only in {second}", difference.only_second),
+            _respecified_table(difference, names),
+            _values_table(difference),
+        ),
+    )
+
+
+def _specs_table(title: str, specs: Sequence[TensorSpec]) -> Table:
+    rows = _collapsed_rows((spec, spec.dtype) for spec in specs)
+    return Table(title, (*_TENSORS, Column("dtype")), rows, "odd")
+
+
+def _respecified_table(difference: Difference, names: tuple[str, str]) -> Table:
+    rows = tuple(
+        (one.name, _spec_text(one), _spec_text(other)) for one, other in difference.respecified
+    )
+    columns = (Column("tensor"), Column(names[0]), Column(names[1]))
+    return Table("another shape or dtype", columns, rows, "odd")
+
+
+def _spec_text(spec: TensorSpec) -> str:
+    return f"{shapes_text([spec])} {spec.dtype}"
+
+
+def _values_table(difference: Difference) -> Table:
+    columns = (
+        Column("tensor"),
+        Column("elements", number=True),
+        Column("largest", number=True),
+        Column("relative", number=True),
+    )
+    rows = tuple(
+        (value.name, f"{value.elements:,}", f"{value.largest:.3g}", f"{value.relative:.3g}")
+        for value in difference.values
+    )
+    return Table("other values", columns, rows, "odd")

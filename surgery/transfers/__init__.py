@@ -1,0 +1,104 @@
+"""The three-step transfer: plan what goes where, look at it, apply it.
+
+Read top to bottom it is the pipeline: :mod:`~surgery.transfers.source` (what holds the old
+weights), :mod:`~surgery.transfers.renames` and :mod:`~surgery.transfers.names` (source name to
+target name), :mod:`~surgery.transfers.plan` (specs to a plan), :mod:`~surgery.transfers.apply`
+(the plan into a model or a file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+from surgery.describe import describe
+from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers.apply import TransferOutcome, apply_to_file, apply_to_model
+from surgery.transfers.plan import KeepInit, Load, TransferPlan, Unused, make_plan
+from surgery.transfers.renames import RenamesLike, read_renames
+from surgery.transfers.source import open_source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgery.transfers.source import SourceLike
+
+__all__ = [
+    "KeepInit",
+    "Load",
+    "TransferOutcome",
+    "TransferPlan",
+    "Unused",
+    "apply_to_file",
+    "apply_to_model",
+    "open_source",
+    "plan_transfer",
+    "transfer",
+]
+
+
+def plan_transfer(
+    source: SourceLike | Iterable[TensorSpec],
+    target: nn.Module | ModelSpec | Iterable[TensorSpec],
+    *,
+    match: str = "names",
+    renames: RenamesLike = None,
+    key: str | None = None,
+) -> TransferPlan:
+    """Decide where every tensor of ``target`` comes from. Nothing is read or written but names.
+
+    ``source`` is a path, a state dict, a module, an open checkpoint, or specs. ``renames`` is a
+    rename file's path, its text, or a mapping of patterns to replacements; ``key`` chooses among
+    several state dicts in one file.
+
+    >>> print(plan_transfer("old.pt", timm.create_model("resnet18", num_classes=10)))
+    """
+    specs, ties = _source_specs(source, key)
+    return make_plan(
+        specs,
+        _target_spec(target),
+        match=match,
+        renames=read_renames(renames),
+        source_ties=ties,
+    )
+
+
+def transfer(
+    source: SourceLike,
+    model: nn.Module,
+    *,
+    match: str = "names",
+    renames: RenamesLike = None,
+    key: str | None = None,
+    min_loaded: float = 0.5,
+    strict: bool = False,
+) -> TransferOutcome:
+    """Filter and update: every tensor of ``source`` that fits goes into ``model``, in place.
+
+    ``min_loaded`` is the share of the model's parameter elements, 0 to 1, below which nothing is
+    done; ``strict`` accepts no difference at all. Raises
+    :class:`~surgery.errors.TransferRefused` then, with the model bit for bit as it was.
+    """
+    opened = open_source(source, key)
+    plan = plan_transfer(opened, model, match=match, renames=renames)
+    plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+    return apply_to_model(plan, opened, model, strict=strict)
+
+
+def _source_specs(
+    source: SourceLike | Iterable[TensorSpec], key: str | None
+) -> tuple[tuple[TensorSpec, ...], tuple[tuple[str, ...], ...]]:
+    if isinstance(source, list | tuple) and all(isinstance(s, TensorSpec) for s in source):
+        return tuple(source), ()
+    opened = open_source(cast("SourceLike", source), key)
+    return opened.specs, opened.ties
+
+
+def _target_spec(target: nn.Module | ModelSpec | Iterable[TensorSpec]) -> ModelSpec:
+    from torch import nn
+
+    if isinstance(target, ModelSpec):
+        return target
+    if isinstance(target, nn.Module):
+        return describe(target)
+    return ModelSpec.from_tensors(target)

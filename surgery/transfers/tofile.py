@@ -1,0 +1,65 @@
+"""A checkpoint and an architecture -> a new file: the transfer that needs no live model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgery.architectures import Architecture, Blueprint, blueprint
+from surgery.record import Record
+from surgery.transfers.apply import TransferOutcome, apply_to_file
+from surgery.transfers.plan import TransferPlan, make_plan
+from surgery.transfers.renames import RenamesLike, read_renames
+from surgery.transfers.source import Source
+
+
+@dataclass(frozen=True)
+class FileTransfer:
+    """A decided transfer into a file: the plan can be looked at, :meth:`write` does it."""
+
+    source: Source
+    architecture: Architecture
+    target: Blueprint
+    plan: TransferPlan
+
+    def write(self, path: str | Path, *, strict: bool = False) -> TransferOutcome:
+        """Write the new file, whole or not at all, with a record of every tensor's status."""
+        return apply_to_file(
+            self.plan,
+            self.source,
+            self.target.initial_values(self.plan.names("fresh")),
+            path,
+            metadata=Record(
+                self.architecture.label,
+                {step.target.name: step.status for step in self.plan.steps},
+                self.target.spec,
+            ).to_metadata(),
+            strict=strict,
+        )
+
+
+def plan_file_transfer(
+    source: Source,
+    architecture: Architecture,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    match: str = "names",
+    renames: RenamesLike = None,
+    seed: int = 0,
+) -> FileTransfer:
+    """Build the architecture without its initial values and decide what goes where.
+
+    ``arguments``, ``num_classes`` and ``seed`` as for :func:`surgery.architectures.blueprint`.
+    """
+    target = blueprint(architecture, arguments=arguments, num_classes=num_classes, seed=seed)
+    plan = make_plan(
+        source.specs,
+        target.spec,
+        match=match,
+        renames=read_renames(renames),
+        source_ties=source.ties,
+    )
+    return FileTransfer(source, architecture, target, plan)

@@ -1,0 +1,83 @@
+import itertools
+import re
+
+import pytest
+import timm
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surgery.collapse import collapse
+
+
+@pytest.mark.parametrize(
+    ("names", "patterns"),
+    [
+        pytest.param(["fc.weight"], ["fc.weight"], id="one-name"),
+        pytest.param(["weight", "bias"], ["{weight,bias}"], id="no-path"),
+        pytest.param(["a.0.w", "a.1.w"], ["a.{0,1}.w"], id="two-neighbours"),
+        pytest.param(["a.0.w", "a.1.w", "a.2.w"], ["a.{0..2}.w"], id="a-run"),
+        pytest.param(["a.0.w", "a.2.w", "a.3.w", "a.4.w"], ["a.{0,2..4}.w"], id="gap"),
+        pytest.param(["a1.b.w", "a2.b.w"], ["a{1,2}.b.w"], id="number-inside-a-segment"),
+        pytest.param(
+            ["a.0.w", "a.0.b", "a.1.w"], ["a.0.{w,b}", "a.1.w"], id="not-a-product-is-split"
+        ),
+        pytest.param(["a.007.w", "a.7.w"], ["a.{7,007}.w"], id="leading-zeros-are-kept"),
+        pytest.param(["b.w", "a.w", "b.v"], ["b.{w,v}", "a.w"], id="order-of-first-appearance"),
+        pytest.param([], [], id="nothing"),
+    ],
+)
+def test_collapse(names, patterns):
+    assert [folded.pattern for folded in collapse(names)] == patterns
+
+
+def test_resnet_rows_are_the_ones_a_person_would_write():
+    names = torchvision.models.resnet18().state_dict()
+    patterns = [folded.pattern for folded in collapse(n for n in names if n.endswith("weight"))]
+    assert patterns == [
+        "conv1.weight",
+        "bn1.weight",
+        "layer{1..4}.{0,1}.conv{1,2}.weight",
+        "layer{1..4}.{0,1}.bn{1,2}.weight",
+        "layer{2..4}.0.downsample.{0,1}.weight",
+        "fc.weight",
+    ]
+
+
+def expand(pattern: str) -> list[str]:
+    """Every name a pattern stands for, written apart from the code under test."""
+    parts = re.split(r"\{([^}]*)\}", pattern)
+    choices = [
+        [part] if at % 2 == 0 else list(itertools.chain.from_iterable(map(_range, part.split(","))))
+        for at, part in enumerate(parts)
+    ]
+    return ["".join(choice) for choice in itertools.product(*choices)]
+
+
+def _range(text: str) -> list[str]:
+    first, dots, last = text.partition("..")
+    return [str(n) for n in range(int(first), int(last) + 1)] if dots else [text]
+
+
+segments = st.one_of(
+    st.integers(0, 12).map(str), st.sampled_from(["a", "conv1", "conv2", "x1y2", "w", "007"])
+)
+names = st.lists(st.lists(segments, min_size=1, max_size=4).map(".".join), unique=True)
+
+
+@given(names)
+def test_expanding_the_patterns_gives_back_the_names_each_once(names):
+    expanded = [name for folded in collapse(names) for name in expand(folded.pattern)]
+    assert sorted(expanded) == sorted(names)
+
+
+@given(names)
+def test_every_pattern_lists_the_names_it_stands_for(names):
+    for folded in collapse(names):
+        assert sorted(expand(folded.pattern)) == sorted(folded.names)
+
+
+def test_a_transformer_folds_to_a_handful_of_rows():
+    names = timm.create_model("vit_tiny_patch16_224").state_dict()
+    assert len(names) == 152
+    assert len(collapse(names)) <= 16

@@ -1,0 +1,62 @@
+import math
+
+import pytest
+import torch
+from tiny_models import TinyNet, randomise
+
+from surgery.difference import compare
+from surgery.transfers.source import Tensors
+
+
+def difference(one, other):
+    return compare(Tensors(one), Tensors(other))
+
+
+def test_the_same_is_false():
+    state = randomise(TinyNet()).state_dict()
+    found = difference(state, dict(state))
+    assert not found
+    assert found.equal == len(state)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "elements", "largest", "relative"),
+    [
+        pytest.param([1.0, 2.0], [1.0, 2.5], 1, 0.5, 0.25, id="one-element"),
+        pytest.param([0.0, 0.0], [0.0, 3.0], 1, 3.0, math.inf, id="no-scale"),
+        pytest.param([math.inf, 4.0], [1.0, 2.0], 2, 2.0, 0.5, id="infinities-apart"),
+        pytest.param([math.nan], [1.0], 1, math.inf, math.inf, id="nothing-finite"),
+    ],
+)
+def test_values(one, other, elements, largest, relative):
+    (found,) = difference({"x": torch.tensor(one)}, {"x": torch.tensor(other)}).values
+    assert (found.elements, found.largest, found.relative) == (elements, largest, relative)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param([math.nan], [math.nan], id="nan"),
+        pytest.param([0.0], [-0.0], id="zeros"),
+        pytest.param([], [], id="empty"),
+    ],
+)
+def test_what_counts_as_equal(one, other):
+    assert not difference({"x": torch.tensor(one)}, {"x": torch.tensor(other)})
+
+
+def test_names_shapes_and_dtypes():
+    one = {"a": torch.zeros(2), "b": torch.zeros(2), "c": torch.zeros(2)}
+    other = {"b": torch.zeros(3), "c": torch.zeros(2).half(), "d": torch.zeros(1)}
+    found = difference(one, other)
+    assert [spec.name for spec in found.only_first] == ["a"]
+    assert [spec.name for spec in found.only_second] == ["d"]
+    assert [pair[0].name for pair in found.respecified] == ["b", "c"]
+    assert "0 tensors are equal, 2 differ, 2 are in one only" in str(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.bfloat16])
+def test_every_kind_of_number(dtype):
+    one, other = torch.tensor([0, 1]).to(dtype), torch.tensor([1, 1]).to(dtype)
+    (found,) = difference({"x": one}, {"x": other}).values
+    assert (found.elements, found.largest) == (1, 1.0)

@@ -1,0 +1,167 @@
+import pytest
+import torch
+import torchvision
+from tiny_models import TiedLanguageModel, TinyNet, Wrapper, randomise, same_bits, snapshot
+from torch import nn
+
+import surgery
+from surgery.errors import CheckpointError, SurgeryError, TransferRefused, ValueRefused
+from surgery.transfers import apply_to_model, open_source, plan_transfer, transfer
+
+
+def test_filter_and_update():
+    source, model = randomise(TinyNet(7), 1), randomise(TinyNet(5), 2)
+    head = model.fc.weight.detach().clone()
+    outcome = transfer(source, model)
+    assert outcome.fresh == ("fc.weight", "fc.bias")
+    assert outcome.unused == ("fc.weight", "fc.bias")
+    assert outcome.adapted == ()
+    assert torch.equal(model.fc.weight, head)
+    for name in outcome.loaded:
+        assert torch.equal(model.state_dict()[name], source.state_dict()[name])
+
+
+def test_parameters_stay_the_objects_that_an_optimizer_holds():
+    model = TinyNet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = list(model.parameters())
+    transfer(randomise(TinyNet()), model)
+    assert all(one is other for one, other in zip(before, model.parameters(), strict=True))
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
+    weights = model.fc.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(model.fc.weight, weights)
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "error"),
+    [
+        pytest.param({"x": torch.zeros(2)}, {}, TransferRefused, id="zero-overlap"),
+        pytest.param({"fc.bias": torch.ones(5)}, {}, TransferRefused, id="too-little"),
+        pytest.param(TinyNet(7), {"strict": True}, TransferRefused, id="strict"),
+        pytest.param(TinyNet(), {"renames": {"none": "x"}}, SurgeryError, id="dead-rename"),
+        pytest.param(
+            {**TinyNet().state_dict(), "fc.bias": 3}, {}, CheckpointError, id="not-a-tensor"
+        ),
+        pytest.param("nowhere.pt", {}, CheckpointError, id="no-such-file"),
+    ],
+)
+def test_a_refused_transfer_leaves_the_model_bit_for_bit(source, settings, error):
+    model = randomise(TinyNet())
+    before = snapshot(model)
+    with pytest.raises(error):
+        transfer(source, model, **settings)
+    assert same_bits(before, snapshot(model))
+
+
+def test_casts_are_done_and_what_they_break_is_counted():
+    source, model = nn.Linear(2, 2), nn.Linear(2, 2).half()
+    with torch.no_grad():
+        source.weight.copy_(torch.tensor([[1e6, -1e6], [1.0, float("inf")]]))
+    outcome = transfer(source, model)
+    assert outcome.overflowed == (("weight", 2),)
+    assert "the cast broke 2 values of weight" in str(outcome)
+    assert model.weight.dtype == torch.float16
+    before = snapshot(model)
+    with pytest.raises(ValueRefused, match="casts break 2 values in 1 tensors"):
+        transfer(source, model, strict=True)
+    assert same_bits(before, snapshot(model))
+
+
+def test_swapped_names_of_one_model():
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    a, b = model["a"].weight.detach().clone(), model["b"].weight.detach().clone()
+    transfer(model, model, renames="a -> b\nb -> a")
+    assert torch.equal(model["a"].weight, b)
+    assert torch.equal(model["b"].weight, a)
+
+
+class TestTies:
+    def test_one_name_in_the_source_fills_both(self):
+        source = dict(randomise(TiedLanguageModel()).state_dict())
+        del source["embed.weight"]
+        model = TiedLanguageModel()
+        assert transfer(source, model).loaded_fraction == 1.0
+        assert model.lm_head.weight is model.embed.weight
+        assert torch.equal(model.embed.weight, source["lm_head.weight"])
+
+    def test_two_values_for_one_parameter_are_refused(self):
+        source = {k: v.clone() for k, v in TiedLanguageModel().state_dict().items()}
+        source["lm_head.weight"] += 1
+        model = TiedLanguageModel()
+        before = snapshot(model)
+        with pytest.raises(ValueRefused, match=r"embed\.weight and lm_head\.weight are one"):
+            transfer(source, model)
+        assert same_bits(before, snapshot(model))
+
+    def test_an_untied_target_takes_both(self):
+        source = randomise(TiedLanguageModel())
+        model = TiedLanguageModel()
+        model.lm_head.weight = nn.Parameter(torch.zeros(11, 4))
+        transfer(source, model)
+        assert torch.equal(model.lm_head.weight, source.embed.weight)
+        assert model.lm_head.weight is not model.embed.weight
+
+
+def test_a_target_on_the_meta_device_is_refused():
+    with torch.device("meta"):
+        model = TinyNet()
+    with pytest.raises(TransferRefused, match="meta device, where a copy does nothing"):
+        transfer(TinyNet(), model)
+
+
+def test_a_plan_for_another_model_is_refused():
+    source = open_source(TinyNet())
+    plan = plan_transfer(source, TinyNet())
+    with pytest.raises(SurgeryError, match="when the plan was made"):
+        apply_to_model(plan, source, TinyNet().half())
+    with pytest.raises(SurgeryError, match="no parameter or buffer of this model"):
+        apply_to_model(plan, source, nn.Linear(2, 2))
+
+
+def test_weight_normalisation_in_both_spellings():
+    new = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    with pytest.warns(FutureWarning):
+        old = nn.utils.weight_norm(nn.Linear(3, 2))
+    assert transfer(new, old).loaded_fraction == 1.0
+    x = torch.rand(4, 3)
+    assert torch.allclose(new(x), old(x), atol=0, rtol=1e-6)
+    assert transfer(randomise(old), new).loaded_fraction == 1.0
+    assert torch.allclose(new(x), old(x), atol=0, rtol=1e-6)
+
+
+def test_a_lost_metadata_attribute_is_no_reason_to_fail():
+    """torchvision's MNASNet raises in load_state_dict where `_metadata` is gone."""
+    source = randomise(torchvision.models.mnasnet0_5())
+    model = torchvision.models.mnasnet0_5()
+    transfer(dict(source.state_dict()), model, strict=True)
+    assert same_bits(snapshot(source), snapshot(model))
+
+
+def test_wrapped_on_both_sides():
+    source, model = randomise(Wrapper(Wrapper(TinyNet()))), Wrapper(TinyNet())
+    assert transfer(source, model, strict=True).loaded_fraction == 1.0
+    assert same_bits(snapshot(source.module.module), snapshot(model.module))
+
+
+def test_a_container_in_memory_wants_its_key():
+    container = {"state_dict": TinyNet().state_dict(), "epoch": 3}
+    with pytest.raises(CheckpointError, match="pass the state dict itself, or key="):
+        transfer(container, TinyNet())
+    assert transfer(container, TinyNet(), key="state_dict").loaded_fraction == 1.0
+    with pytest.raises(CheckpointError, match="no state dict under 'ema'"):
+        transfer(container, TinyNet(), key="ema")
+
+
+def test_what_is_no_source_is_named():
+    with pytest.raises(SurgeryError, match="found a int"):
+        transfer(3, TinyNet())
+
+
+def test_three_steps_through_a_file(tmp_path):
+    source = randomise(TinyNet(), 1)
+    surgery.save(source, tmp_path / "old.safetensors")
+    model = TinyNet()
+    outcome = surgery.transfer(tmp_path / "old.safetensors", model, strict=True)
+    assert outcome.loaded_fraction == 1.0
+    assert same_bits(snapshot(source), snapshot(model))

@@ -1,0 +1,298 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import TiedLanguageModel, TinyNet, Wrapper, randomise, snapshot
+from torch import nn
+
+import surgery
+from surgery.errors import CheckpointError, RenameError, SurgeryError, TransferRefused
+from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers import KeepInit, Load, plan_transfer
+from surgery.transfers.plan import TransferPlan
+
+
+def state(*names, shape=(2,), dtype=torch.float32):
+    return {name: torch.zeros(shape, dtype=dtype) for name in names}
+
+
+def test_identity_loads_everything():
+    model = TinyNet()
+    plan = plan_transfer(model, model)
+    assert plan.loaded_fraction == 1.0
+    assert not plan.unused
+    assert all(isinstance(step, Load) and not step.reason for step in plan.steps)
+
+
+def test_another_head_is_a_step_with_a_reason():
+    plan = plan_transfer(TinyNet(num_classes=7), TinyNet(num_classes=5))
+    step = plan.by_target["fc.weight"]
+    assert isinstance(step, KeepInit)
+    assert step.reason == "shape differs: source (7, 8), target (5, 8)"
+    assert step.source == TensorSpec("fc.weight", (7, 8), "float32")
+    assert {u.source.name: u.reason for u in plan.unused} == {
+        "fc.weight": "does not fit fc.weight",
+        "fc.bias": "does not fit fc.bias",
+    }
+
+
+def test_the_loaded_fraction_counts_parameters_and_not_buffers():
+    target = nn.Sequential(nn.BatchNorm1d(10), nn.Linear(10, 2))
+    source = {k: v for k, v in target.state_dict().items() if k.startswith("0")}
+    assert plan_transfer(source, target).loaded_fraction == pytest.approx(20 / 42, abs=1e-15)
+
+
+def test_a_tied_parameter_counts_once():
+    target = TiedLanguageModel(vocabulary=10, width=4)
+    plan = plan_transfer({"body.weight": torch.zeros(4, 4)}, target)
+    assert plan.loaded_fraction == pytest.approx(16 / (40 + 16 + 4), abs=1e-15)
+
+
+def test_a_tie_that_the_source_holds_once_loads_under_all_its_names():
+    target = TiedLanguageModel()
+    source = dict(target.state_dict())
+    del source["lm_head.weight"]
+    step = plan_transfer(source, target).by_target["lm_head.weight"]
+    assert isinstance(step, Load)
+    assert step.source.name == "embed.weight"
+    assert step.via == ("tied to embed.weight",)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason", "expected"),
+    [
+        pytest.param(
+            state("other"),
+            nn.BatchNorm1d(2),
+            "a counter that the source does not hold",
+            True,
+            id="num_batches_tracked",
+        ),
+    ],
+)
+def test_what_stays_fresh_and_should_not_be_missed(source, target, reason, expected):
+    step = plan_transfer(source, target).by_target["num_batches_tracked"]
+    assert (step.reason, step.expected) == (reason, expected)
+
+
+def test_an_index_buffer_is_the_targets_own():
+    target = nn.Module()
+    target.register_parameter("w", nn.Parameter(torch.zeros(2)))
+    target.register_buffer("relative_position_index", torch.zeros(4, dtype=torch.int64))
+    source = {"w": torch.zeros(2), "position_ids": torch.zeros(3, dtype=torch.int64)}
+    plan = plan_transfer(source, target)
+    assert plan.by_target["relative_position_index"].expected
+    assert [(u.source.name, u.expected) for u in plan.unused] == [("position_ids", True)]
+    plan.refuse_unless(strict=True)
+
+
+@pytest.mark.parametrize(
+    ("source_dtype", "target_dtype", "status", "reason"),
+    [
+        pytest.param(torch.float16, torch.float32, "loaded", "cast float16 -> float32", id="up"),
+        pytest.param(
+            torch.float64, torch.bfloat16, "loaded", "cast float64 -> bfloat16", id="down"
+        ),
+        pytest.param(
+            torch.int64,
+            torch.float32,
+            "fresh",
+            "dtype differs in kind: source int64, target float32",
+            id="integer-to-float",
+        ),
+        pytest.param(
+            torch.complex64,
+            torch.float32,
+            "fresh",
+            "a cast complex64 -> float32 would drop values",
+            id="complex-to-real",
+        ),
+    ],
+)
+def test_casts_are_steps_that_say_so(source_dtype, target_dtype, status, reason):
+    target = nn.Module()
+    target.register_parameter("w", nn.Parameter(torch.zeros(2, dtype=target_dtype)))
+    step = plan_transfer(state("w", dtype=source_dtype), target).by_target["w"]
+    assert (step.status, step.reason) == (status, reason)
+
+
+def test_renames_are_told_by_line():
+    plan = plan_transfer(
+        state("old.weight"),
+        [TensorSpec("new.weight", (2,), "float32")],
+        renames="# why\nold -> new",
+    )
+    assert plan.by_target["new.weight"].reason == "renamed by line 2"
+
+
+def test_two_sources_on_one_target_are_refused():
+    with pytest.raises(TransferRefused, match="sends two source tensors to one name") as caught:
+        plan_transfer(state("a.w", "b.w"), TinyNet(), renames={"a": "b"})
+    assert caught.value.details == ("a.w and b.w -> b.w",)
+
+
+def test_two_names_of_one_source_tensor_may_land_on_one_target():
+    weight = torch.zeros(2)
+    plan = plan_transfer(
+        {"a.w": weight, "b.w": weight},
+        [TensorSpec("c.w", (2,), "float32")],
+        renames={"a": "c", "b": "c"},
+    )
+    assert plan.by_target["c.w"].status == "loaded"
+
+
+def test_a_flattened_shard_is_named_for_what_it_is():
+    with pytest.raises(CheckpointError, match="flattened FSDP shard"):
+        plan_transfer(state("_fsdp_wrapped_module._flat_param"), TinyNet())
+
+
+def test_unknown_and_unbuilt_ways_to_match():
+    for match in ("name", "structure"):
+        with pytest.raises(SurgeryError, match=match):
+            plan_transfer(TinyNet(), TinyNet(), match=match)
+
+
+class TestRefusal:
+    def refused(self, source, target, **wanted):
+        with pytest.raises(TransferRefused) as caught:
+            plan_transfer(source, target).refuse_unless(**wanted)
+        return caught.value
+
+    def test_zero_overlap_shows_both_sides(self):
+        error = self.refused(state("x.weight", "y.weight"), TinyNet(), min_loaded=0.0)
+        assert error.message.startswith("not one tensor of the source fits")
+        assert error.exit_code == 1
+        text = str(error)
+        assert "target wants stem.weight (8, 3, 3, 3): no source tensor of this name" in text
+        assert "source has   x.weight (2)" in text
+
+    def test_too_little(self):
+        source = {"fc.weight": torch.zeros(5, 8), "fc.bias": torch.zeros(5)}
+        error = self.refused(source, TinyNet())
+        assert "only 2.2% of the parameters would be loaded, and at least 50%" in error.message
+
+    @pytest.mark.parametrize(
+        ("source", "target", "cause"),
+        [
+            pytest.param(
+                TinyNet(width=16), TinyNet(), "another size of the same architecture", id="size"
+            ),
+            pytest.param(
+                nn.ModuleDict({"enc": TinyNet()}),
+                nn.ModuleDict({"body": TinyNet()}),
+                "'enc -> body' would match more",
+                id="nesting",
+            ),
+            pytest.param(
+                nn.ModuleDict({"q": TinyNet(), "k": TinyNet()}),
+                TinyNet(),
+                "say which is meant with a rename",
+                id="ambiguous",
+            ),
+            pytest.param(
+                {f"p{i}": t for i, t in enumerate(TinyNet().state_dict().values())},
+                TinyNet(),
+                "another implementation of this architecture",
+                id="other-names",
+            ),
+            pytest.param(state("x"), TinyNet(), "another architecture", id="unrelated"),
+        ],
+    )
+    def test_the_likely_cause(self, source, target, cause):
+        assert cause in self.refused(source, target).details[-1]
+
+    def test_a_part_alone_is_told_from_another_network(self):
+        error = self.refused({"fc.weight": torch.zeros(5, 8)}, TinyNet())
+        assert "holds only a part of the target" in error.details[-1]
+
+    def test_strict_lists_every_difference(self):
+        error = self.refused(TinyNet(7), TinyNet(5), strict=True)
+        assert error.message.startswith("strict: 4 tensors differ")
+        assert "target fc.weight: shape differs: source (7, 8), target (5, 8)" in error.details
+
+    def test_strict_accepts_what_nobody_should_miss(self):
+        source = {
+            name: value
+            for name, value in TinyNet().state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
+        plan_transfer(source, TinyNet()).refuse_unless(strict=True)
+
+
+def test_planning_leaves_both_sides_alone():
+    model, source = randomise(TinyNet(), 1), randomise(TinyNet(7), 2)
+    before = snapshot(model), snapshot(source)
+    plan_transfer(source, model)
+    after = snapshot(model), snapshot(source)
+    for one, other in zip(before, after, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_plan_as_text_folds_repeated_layers_and_leads_with_the_share():
+    text = str(plan_transfer(Wrapper(TinyNet(7)), TinyNet(5)))
+    first, *_ = text.splitlines()
+    assert first == (
+        "27 of 29 tensors and 97.83% of the parameters would be loaded; 2 stay fresh, "
+        "2 of the source unused"
+    )
+    assert "blocks.{0..2}.0.{weight,bias}" in text
+    assert "module.* (wrapper)" in text
+
+
+# Laws ------------------------------------------------------------------------------------------
+
+paths = st.lists(st.sampled_from(["a", "b", "module", "0", "1", "enc"]), min_size=1, max_size=3)
+tensor_names = paths.map(lambda path: ".".join([*path, "w"]))
+shapes = st.sampled_from([(2,), (3,), (2, 2), ()])
+dtypes = st.sampled_from(["float32", "float16", "int64"])
+
+
+@st.composite
+def spec_lists(draw):
+    names = draw(st.lists(tensor_names, unique=True, max_size=8))
+    return tuple(TensorSpec(name, draw(shapes), draw(dtypes)) for name in names)
+
+
+@given(spec_lists(), spec_lists())
+def test_every_target_in_one_step_and_every_source_used_or_unused(sources, targets):
+    plan = plan_transfer(sources, targets)
+    assert [step.target for step in plan.steps] == list(targets)
+    used = {step.source.name for step in plan.steps if isinstance(step, Load)}
+    unused = {u.source.name for u in plan.unused}
+    assert used | unused == {spec.name for spec in sources}
+    assert not used & unused
+
+
+@given(spec_lists(), spec_lists())
+def test_without_ties_no_source_feeds_two_targets(sources, targets):
+    fed = [s.source.name for s in plan_transfer(sources, targets).steps if isinstance(s, Load)]
+    assert len(fed) == len(set(fed))
+
+
+@given(spec_lists(), spec_lists())
+def test_a_plan_goes_through_json_and_back(sources, targets):
+    plan = plan_transfer(sources, targets)
+    assert TransferPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+@given(spec_lists())
+def test_identity_loads_all(specs):
+    plan = plan_transfer(specs, ModelSpec.from_tensors(specs))
+    assert plan.loaded_fraction == 1.0
+    assert not plan.unused
+
+
+@given(spec_lists(), spec_lists(), st.randoms(use_true_random=False))
+def test_the_order_of_keys_changes_nothing(sources, targets, random):
+    shuffled = list(sources)
+    random.shuffle(shuffled)
+    one, other = plan_transfer(sources, targets), plan_transfer(shuffled, targets)
+    assert one.steps == other.steps
+    assert set(one.unused) == set(other.unused)
+
+
+def test_rename_errors_reach_the_caller():
+    with pytest.raises(RenameError, match="matches none"):
+        surgery.plan_transfer(TinyNet(), TinyNet(), renames={"nowhere": "x"})
