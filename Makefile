@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed ## the main job on real images: transfer, head, groups, optimizer, accuracy
-	$(BIN)/python demo.py
+	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed ## all tests
 	$(BIN)/python -m pytest -q

@@ -1,0 +1,1 @@
+"""Speed and memory, measured against what people do today: ``make bench``."""

@@ -1,0 +1,37 @@
+"""``surgery archs``: the names that can be built."""
+
+from __future__ import annotations
+
+import click
+
+from surgery_cli.console import print_json, progress
+from surgery_cli.options import output_options
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  surgery archs convnext
+  surgery archs 'timm:vit_*_224'
+  surgery archs --json | jq -r '.architectures[]'
+"""
+)
+@click.argument("pattern", default="*")
+@output_options
+def archs(pattern: str, as_json: bool) -> None:
+    """List architectures of timm and torchvision whose names match PATTERN.
+
+    PATTERN is a glob; without wildcards it matches anywhere in the name.
+    """
+    from surgery.errors import ArchitectureError
+
+    with progress("asking timm and torchvision"):
+        from surgery.architectures import list_architectures
+
+        names = list_architectures(pattern)
+    if not names:
+        raise ArchitectureError(f"no architecture of timm or torchvision matches {pattern!r}")
+    if as_json:
+        print_json({"architectures": list(names)})
+        return
+    click.echo("\n".join(names))

@@ -1,0 +1,85 @@
+"""stdout carries the result alone; progress, warnings and errors go to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgery.errors import SurgeryError
+
+if TYPE_CHECKING:
+    from surgery.report import Report
+
+
+def print_report(report: Report) -> None:
+    """Tables on a terminal, plain aligned text in a pipe."""
+    if not sys.stdout.isatty():
+        click.echo(report.text())
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(report)
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """One JSON object, names as they are."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=True))
+
+
+def print_note(text: str) -> None:
+    """A line on stderr that is not part of the result."""
+    from surgery.report import printable
+
+    click.echo(printable(text), err=True)
+
+
+def print_error(error: Exception | str, *, bug: bool = False) -> None:
+    """The cause in one line, details indented below it, all on stderr."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+    kind, message, details = _told(error)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    for line in details:
+        click.echo(f"  {line}", err=True)
+    if bug:
+        click.echo(f"  this is a bug in surgery ({kind}); --debug shows where", err=True)
+
+
+def print_error_json(error: Exception | str, *, bug: bool = False) -> None:
+    """The error as the one JSON object on stdout."""
+    if isinstance(error, SurgeryError):
+        print_json({"error": error.to_dict()})
+        return
+    kind, message, details = _told(error)
+    print_json({"error": {"kind": kind, "message": message, "details": details, "bug": bug}})
+
+
+def _told(error: Exception | str) -> tuple[str, str, list[str]]:
+    from surgery.report import printable
+
+    if isinstance(error, str):
+        return "Interrupted", error, []
+    if isinstance(error, SurgeryError):
+        message, details = error.message, list(error.details)
+    elif isinstance(error, click.ClickException):
+        message, details = error.format_message(), []
+    else:
+        message, details = str(error) or type(error).__name__, []
+    return type(error).__name__, printable(message), [printable(line) for line in details]
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """A spinner on stderr while long work runs; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield

@@ -1,0 +1,94 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from surgery.errors import SurgeryError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def output_options(command: Command) -> Command:
+    """``--json`` and ``--debug``, on every command."""
+    command = click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        help="Show the traceback of a failure.",
+    )(command)
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object, errors too."
+    )(command)
+
+
+def build_options(command: Command) -> Command:
+    """``--arg`` and ``--num-classes``, where an architecture is built."""
+    command = click.option(
+        "--num-classes",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Number of classes of the new head; 0 gives features.",
+    )(command)
+    return click.option(
+        "--arg",
+        "arguments",
+        multiple=True,
+        callback=_parse_arguments,
+        metavar="K=V",
+        help="An argument of the architecture's constructor; may be repeated.",
+    )(command)
+
+
+def _parse_arguments(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Any]:
+    arguments = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"expected name=value, found {text!r}", context, option)
+        if name in arguments:
+            raise click.BadParameter(f"{name} is given twice", context, option)
+        arguments[name] = _parse_value(value)
+    return arguments
+
+
+def _parse_value(text: str) -> Any:
+    """A Python literal where it is one, else the text itself: 3, 0.1, True, (2, 2), avg."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+class ArchitectureName(click.ParamType[str]):
+    """An architecture, completed in the shell from the libraries' lists or from file names."""
+
+    name = "arch"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from surgery.architectures import list_architectures
+
+        if "/" in incomplete or Path(incomplete).exists():
+            return [CompletionItem(incomplete, type="file")]
+        names = list_architectures(f"{incomplete}*")
+        qualified = any(incomplete.startswith(p) for p in ("timm:", "torchvision:"))
+        return [CompletionItem(n if qualified else n.partition(":")[2]) for n in names]
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """An output that is there already is refused before any work, unless ``--force``."""
+    if path.exists() and not force:
+        raise SurgeryError(f"{path} exists already; --force replaces it, -o names another file")

@@ -1,0 +1,129 @@
+"""``surgery transfer``: an old checkpoint into a new architecture, as a new file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from surgery_cli.console import print_json, print_note, print_report, progress
+from surgery_cli.options import ArchitectureName, build_options, output_options, refuse_existing
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  surgery transfer old.pt timm:resnet50 --dry-run
+  surgery transfer old.pt timm:resnet50 --num-classes 10 -o new.safetensors
+  surgery transfer last.ckpt models.py:make_net --arg width=64 --num-classes 5
+  surgery transfer run.pth.tar timm:convnext_tiny --key state_dict_ema
+  surgery transfer old.safetensors like:new.safetensors --map renames.txt --strict
+
+A rename file has one `pattern -> replacement` a line:
+  encoder -> backbone
+  layers.*.attn -> blocks.*.attention
+  ^blocks_(\\d+) -> blocks.\\1
+"""
+)
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new_arch", type=ArchitectureName())
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The new file, .safetensors or .pt by its suffix.  [default: ./ARCH.safetensors]",
+)
+@build_options
+@click.option(
+    "--match",
+    type=click.Choice(["names", "structure"]),
+    default="names",
+    show_default=True,
+    help="How tensors are brought together.",
+)
+@click.option("--map", "renames", type=click.Path(path_type=Path), help="A rename file.")
+@click.option("--key", help="Which state dict, where the file holds several.")
+@click.option(
+    "--min-loaded",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the new parameters below which nothing is written.",
+)
+@click.option("--strict", is_flag=True, help="Accept no difference at all.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of fresh initial values."
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option("--force", is_flag=True, help="Replace an existing output file.")
+@output_options
+def transfer(
+    old: Path,
+    new_arch: str,
+    out: Path | None,
+    arguments: dict[str, Any],
+    num_classes: int | None,
+    match: str,
+    renames: Path | None,
+    key: str | None,
+    min_loaded: float,
+    strict: bool,
+    seed: int,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Move the weights in OLD into NEW-ARCH and write the result as a new file.
+
+    OLD is a checkpoint, a sharded index or the folder that holds one. NEW-ARCH is timm:NAME,
+    torchvision:NAME, package.module:factory, path/file.py:factory or like:other.safetensors; a
+    bare name is timm's if timm has it, else torchvision's.
+
+    Tensors of the new architecture that OLD does not have get the architecture's own initial
+    values. The output appears whole or not at all.
+    """
+    from surgery.report import outcome_report, plan_report
+    from surgery.transfers.tofile import plan_file_transfer
+
+    with progress(f"reading {old}"):
+        from surgery.architectures import find_architecture
+        from surgery.checkpoint import open_checkpoint
+
+        if renames is not None:
+            from surgery.transfers.renames import read_renames
+
+            read_renames(renames)
+        source = open_checkpoint(old, key=key)
+    with progress(f"building {new_arch}"):
+        architecture = find_architecture(new_arch)
+        out = out or Path(f"{architecture.stem}.safetensors")
+        if not dry_run:
+            refuse_existing(out, force)
+        job = plan_file_transfer(
+            source,
+            architecture,
+            arguments=arguments,
+            num_classes=num_classes,
+            match=match,
+            renames=renames,
+            seed=seed,
+        )
+    what = ", ".join(filter(None, (source.format, source.key)))
+    heading = (f"{old} ({what}) -> {architecture}",)
+    if dry_run:
+        if as_json:
+            job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+            print_json({"architecture": architecture.label, "plan": job.plan.to_dict()})
+            return
+        print_report(plan_report(job.plan, heading=heading))
+        job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+        return
+    job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+    with progress(f"writing {out}"):
+        outcome = job.write(out, strict=strict)
+    if as_json:
+        print_json({"architecture": architecture.label, "output": str(out), **outcome.to_dict()})
+        return
+    print_report(outcome_report(outcome, heading=heading))
+    print_note(f"wrote {out} ({out.stat().st_size:,} bytes)")

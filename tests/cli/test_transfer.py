@@ -1,0 +1,243 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from click.testing import CliRunner
+from surgery_cli.main import surgery as command
+from tiny_models import TinyNet, randomise
+
+import surgery
+
+SUPPORT = Path(__file__).parent.parent / "support" / "tiny_models.py"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    return lambda *words: runner.invoke(command, [str(word) for word in words])
+
+
+@pytest.fixture
+def old(tmp_path):
+    path = tmp_path / "old.pt"
+    torch.save(randomise(torchvision.models.resnet18(num_classes=1000)).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A seven-class TinyNet, and the architecture that five classes are wanted of."""
+    surgery.save(randomise(TinyNet(7)), tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors", f"{SUPPORT}:TinyNet"
+
+
+def test_the_main_job(run, old, tmp_path):
+    result = run("transfer", old, "resnet18", "--num-classes", 10)
+    assert result.exit_code == 0
+    first, share, *_ = result.stdout.splitlines()
+    assert first == f"{old} (torch zip) -> timm:resnet18 (torchvision:resnet18 has one too)"
+    assert share.startswith("120 of 122 tensors and 99.95% of the parameters loaded; 2 stay fresh")
+    assert "wrote resnet18.safetensors" in result.stderr
+
+    written = safetensors.torch.load_file(tmp_path / "resnet18.safetensors")
+    source = torch.load(old, weights_only=True)
+    model = timm.create_model("resnet18", num_classes=10)
+    model.load_state_dict(written, strict=True)
+    for name, value in model.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(value, source[name]), name
+    assert float(written["fc.weight"].std()) > 0
+
+
+def test_fresh_values_follow_the_seed(run, tiny):
+    old, arch = tiny
+    heads = []
+    for at, seed in enumerate((0, 0, 1)):
+        assert run("transfer", old, arch, "--seed", seed, "-o", f"{at}.safetensors").exit_code == 0
+        heads.append(safetensors.torch.load_file(f"{at}.safetensors")["fc.weight"])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(run, tiny, tmp_path):
+    old, arch = tiny
+    before = sorted(tmp_path.iterdir())
+    result = run("transfer", old, arch, "--dry-run")
+    assert result.exit_code == 0
+    assert "would be loaded" in result.stdout
+    assert "fc.weight      1  (5, 8)  shape differs: source (7, 8), target (5, 8)" in result.stdout
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_json_is_one_object(run, tiny):
+    old, arch = tiny
+    done = json.loads(run("transfer", old, arch, "--json").stdout)
+    assert done["output"] == "TinyNet.safetensors"
+    assert done["fresh"] == ["fc.weight", "fc.bias"]
+    assert len(done["loaded"]) == 27
+    planned = json.loads(run("transfer", old, arch, "--json", "--dry-run").stdout)
+    assert planned["plan"] == done["plan"]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_the_file_records_every_tensors_status(run, tiny, suffix):
+    old, arch = tiny
+    assert run("transfer", old, arch, "-o", f"new.{suffix}").exit_code == 0
+    checkpoint = surgery.open_checkpoint(f"new.{suffix}")
+    status = json.loads(checkpoint.metadata["surgery.status"])
+    assert status.keys() == {spec.name for spec in checkpoint.specs}
+    assert [name for name, word in status.items() if word == "fresh"] == ["fc.weight", "fc.bias"]
+
+
+def test_renames(run, tiny, tmp_path):
+    _, arch = tiny
+    state = {f"net.{k.replace('blocks', 'layers')}": v for k, v in TinyNet().state_dict().items()}
+    surgery.save(state, tmp_path / "other.pt")
+    (tmp_path / "map.txt").write_text("net -> \nlayers -> blocks\n")
+    result = run("transfer", "other.pt", arch, "--map", "map.txt", "--strict")
+    assert result.exit_code == 0
+    assert "100.00% of the parameters loaded" in result.stdout
+
+
+def test_like_another_file(run, tiny, tmp_path):
+    old, _ = tiny
+    wanted = randomise(TinyNet(5), seed=9)
+    surgery.save(wanted, tmp_path / "wanted.pt")
+    assert run("transfer", old, "like:wanted.pt", "-o", "new.safetensors").exit_code == 0
+    written = safetensors.torch.load_file("new.safetensors")
+    assert torch.equal(written["fc.weight"], wanted.fc.weight)
+    assert torch.equal(written["stem.weight"], randomise(TinyNet(7)).stem.weight)
+
+
+class TestRefusals:
+    """Exit code, one line that names the cause, no output, the source as it was."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_changes(self, tmp_path, tiny):
+        old, _ = tiny
+        before = old.read_bytes()
+        yield
+        assert old.read_bytes() == before
+        assert not list(tmp_path.glob("*TinyNet*")) + list(tmp_path.glob(".*"))
+
+    @pytest.mark.parametrize(
+        ("words", "code", "message"),
+        [
+            pytest.param(["--strict"], 1, "strict: 4 tensors differ", id="strict"),
+            pytest.param(["--min-loaded", "0.99"], 1, "only 97.8% of the parameters", id="little"),
+            pytest.param(
+                ["--map", "none.txt"], 2, "none.txt: cannot be read: No such", id="no-map"
+            ),
+            pytest.param(["--key", "ema"], 2, "no state dict has the key ema", id="key"),
+            pytest.param(["--min-loaded", "2"], 2, "2.0 is not in the range", id="range"),
+            pytest.param(["--min-load", "0"], 2, "--min-loaded", id="option"),
+            pytest.param(["--arg", "width"], 2, "expected name=value, found 'width'", id="arg"),
+            pytest.param(["--arg", "widht=3"], 2, "did you mean width?", id="arg-name"),
+            pytest.param(["--match", "structure"], 2, "has not been built yet", id="structure"),
+            pytest.param(["-o", "x.onnx"], 2, ".onnx", id="suffix"),
+        ],
+    )
+    def test_options(self, run, tiny, words, code, message):
+        result = run("transfer", *tiny, *words)
+        assert result.exit_code == code
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+        assert result.stdout == ""
+
+    def test_zero_overlap(self, run, tiny, tmp_path):
+        surgery.save({"x.weight": torch.zeros(2)}, tmp_path / "else.pt")
+        result = run("transfer", "else.pt", tiny[1], "--min-loaded", 0)
+        assert result.exit_code == 1
+        assert "not one tensor of the source fits the target" in result.stderr
+        assert "likely cause: the source is another architecture" in result.stderr
+
+    def test_an_architecture_that_nobody_knows(self, run, tiny):
+        result = run("transfer", tiny[0], "resnet81")
+        assert result.exit_code == 2
+        assert "did you mean resnet" in result.stderr
+
+    def test_a_source_that_is_not_there(self, run, tiny):
+        result = run("transfer", "tiny.safetensor", tiny[1])
+        assert result.exit_code == 2
+        assert "did you mean tiny.safetensors?" in result.stderr
+
+    def test_errors_as_json(self, run, tiny):
+        result = run("transfer", *tiny, "--strict", "--json")
+        assert result.exit_code == 1
+        error = json.loads(result.stdout)["error"]
+        assert error["kind"] == "TransferRefused"
+        assert error["message"].startswith("strict: 4 tensors differ")
+
+    def test_usage_errors_as_json(self, run, tiny):
+        result = run("transfer", *tiny, "--json", "--nonsense")
+        assert result.exit_code == 2
+        assert json.loads(result.stdout)["error"]["kind"] == "NoSuchOption"
+
+
+def test_an_existing_file_is_refused_without_force(run, tiny, tmp_path):
+    (tmp_path / "TinyNet.safetensors").write_text("mine")
+    result = run("transfer", *tiny)
+    assert result.exit_code == 2
+    assert "TinyNet.safetensors exists already; --force replaces it" in result.stderr
+    assert (tmp_path / "TinyNet.safetensors").read_text() == "mine"
+    assert run("transfer", *tiny, "--force").exit_code == 0
+    assert "fc.bias" in safetensors.torch.load_file("TinyNet.safetensors")
+
+
+@pytest.mark.parametrize("link", ["symlink", "hardlink", "same"])
+def test_the_source_can_be_the_output(run, tiny, tmp_path, link):
+    old, arch = tiny
+    kept = safetensors.torch.load_file(old)["stem.weight"].clone()
+    out = tmp_path / "out.safetensors"
+    if link == "symlink":
+        out.symlink_to(old)
+    elif link == "hardlink":
+        out.hardlink_to(old)
+    else:
+        out = old
+    assert run("transfer", old, arch, "-o", out, "--force").exit_code == 0
+    assert torch.equal(safetensors.torch.load_file(out)["stem.weight"], kept)
+
+
+def test_a_bug_is_one_line_and_debug_shows_where(run, tiny, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("surgery.transfers.tofile.plan_file_transfer", broken)
+    result = run("transfer", *tiny)
+    assert result.exit_code == 70
+    assert result.stderr.splitlines() == [
+        "error: out of luck",
+        "  this is a bug in surgery (RuntimeError); --debug shows where",
+    ]
+    assert "Traceback" in run("transfer", *tiny, "--debug").stderr
+
+
+def test_interrupted(run, tiny, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("surgery.transfers.tofile.plan_file_transfer", interrupted)
+    result = run("transfer", *tiny)
+    assert (result.exit_code, result.stderr.strip()) == (130, "error: interrupted")
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path):
+    script = "from surgery_cli.main import surgery; surgery(['archs'])"
+    ran = subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "{sys.executable}" -c "{script}" | head -1'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert ran.stdout.startswith("timm:")
+    assert "Traceback" not in ran.stderr
+    assert "BrokenPipe" not in ran.stderr
