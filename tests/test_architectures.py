@@ -24,7 +24,8 @@ def own_file(tmp_path):
         "from dataclasses import dataclass\n"
         "from helper import WIDTH\n"
         "def make(num_classes=3, width=WIDTH):\n"
-        "    return torch.nn.Sequential(torch.nn.Linear(8, width), torch.nn.Linear(width, num_classes))\n"
+        "    last = torch.nn.Linear(width, num_classes)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(8, width), last)\n"
         "def fixed():\n"
         "    return torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 3))\n"
         "def broken():\n"
@@ -109,7 +110,7 @@ class TestOwnFactories:
             pytest.param("number", {}, "is a int; expected a function or class", id="no-function"),
             pytest.param("wrong", {}, "returned a int; expected a torch.nn.Module", id="no-module"),
             pytest.param(
-                "broken", {}, r"broken raised ValueError: no such \(nets\.py:9\)", id="raises"
+                "broken", {}, r"broken raised ValueError: no such \(nets\.py:10\)", id="raises"
             ),
             pytest.param(
                 "make",

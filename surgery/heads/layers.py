@@ -1,0 +1,162 @@
+"""Layers whose rows are classes: what they look like, and the same layer with other rows."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+#: What libraries and people call the number of classes on a model or on its head.
+COUNT_NAMES = ("num_classes", "n_classes", "nb_classes", "num_labels", "n_labels")
+
+#: What a layer, or a head that ends in one, calls the width of its output.
+WIDTH_NAMES = ("out_features", "out_channels")
+
+
+class ClassShape(NamedTuple):
+    """``inputs`` features go into a layer, ``classes`` come out; ``pointwise`` where each place
+    of the input is classified by itself: a Linear, or a convolution with a kernel of 1.
+    """
+
+    inputs: int
+    classes: int
+    bias: bool
+    pointwise: bool
+
+
+def class_shape(module: nn.Module) -> ClassShape | None:
+    """None where the first axis of the layer's weight is not its output.
+
+    Read from the layer's settings, not from its weight: a parametrised weight is computed on
+    access, and a lazy or quantised one has another shape.
+    """
+    from torch import nn
+
+    layer: Any = module
+    has_bias = module._parameters.get("bias") is not None
+    if isinstance(module, nn.Linear):
+        return ClassShape(layer.in_features, layer.out_features, has_bias, pointwise=True)
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        pointwise = math.prod(layer.kernel_size) == 1
+        return ClassShape(layer.in_channels, layer.out_channels, has_bias, pointwise)
+    return None
+
+
+def why_not_rebuildable(module: nn.Module, shape: ClassShape) -> str | None:
+    """Why no layer like ``module`` can be made with other rows; None where one can.
+
+    Each reason names a way in which a layer that looks plain would come back broken.
+    """
+    from torch.nn.parameter import is_lazy
+
+    kind = type(module).__name__
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return (
+            f"its weight is computed ({', '.join(sorted(_tensor_names(module)))}):"
+            " remove the parametrisation, swap, and put it back"
+        )
+    if is_lazy(weight):
+        return f"{kind} has not seen an input yet: run one batch first"
+    if getattr(module, "groups", 1) != 1:
+        return "a grouped convolution shares its inputs out among its rows"
+    plain = weight.is_floating_point() or weight.is_complex()
+    if not plain or tuple(weight.shape[:2]) != (shape.classes, shape.inputs):
+        found = f"{'x'.join(map(str, weight.shape))} {str(weight.dtype).removeprefix('torch.')}"
+        return f"{kind} stores its weight as {found} (quantised or sharded): swap before that"
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance, and would go on calling the old layer"
+    return _foreign_state(module, shape)
+
+
+def _tensor_names(module: nn.Module) -> list[str]:
+    """Names of all tensors of ``module``, those of its parametrisations included."""
+    return [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+
+
+def _foreign_state(module: nn.Module, shape: ClassShape) -> str | None:
+    """A subclass's own tensors are carried over, unless they too hold one entry per class."""
+    kind = type(module).__name__
+    for name, child in module.named_children():
+        return f"{kind} holds another module, {name} ({type(child).__name__})"
+    for name, tensor in _own_tensors(module).items():
+        if name not in ("weight", "bias") and shape.classes in tensor.shape:
+            return f"{kind} cannot be rebuilt: {name} also has {shape.classes} entries"
+    return None
+
+
+def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    own = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def rebuild(
+    layer: nn.Module,
+    classes: int,
+    kept: Sequence[tuple[int, int]],
+    initialise: Callable[[nn.Module], object] | None,
+) -> nn.Module:
+    """A layer like ``layer`` with ``classes`` rows, of which ``kept`` (new, old) are carried over.
+
+    Class, settings, hooks (with their handles), mode, dtype, device and ``requires_grad`` stay
+    those of ``layer``, which itself stays untouched. Fresh rows come from the layer's own
+    ``reset_parameters``, then from ``initialise`` where the architecture has an opinion.
+    """
+    import torch
+
+    new = _detached_copy(layer, classes)
+    with torch.no_grad():
+        layer_init: Any = new
+        layer_init.reset_parameters()
+        if initialise is not None:
+            initialise(new)
+        for name in ("weight", "bias"):
+            _copy_rows(layer._parameters.get(name), new._parameters.get(name), kept)
+    return new
+
+
+def _detached_copy(layer: nn.Module, classes: int) -> nn.Module:
+    """``copy.copy`` shares a module's registries with the original: these two get their own."""
+    shape = class_shape(layer)
+    assert shape is not None
+    new = copy.copy(layer)
+    vars(new)["_parameters"] = {
+        name: _parameter_like(tensor, classes if name in ("weight", "bias") else None)
+        for name, tensor in layer._parameters.items()
+    }
+    vars(new)["_buffers"] = {
+        name: None if tensor is None else tensor.clone() for name, tensor in layer._buffers.items()
+    }
+    set_count(new, shape.classes, classes, (*COUNT_NAMES, *WIDTH_NAMES))
+    return new
+
+
+def _parameter_like(old: nn.Parameter | None, rows: int | None) -> nn.Parameter | None:
+    from torch import nn
+
+    if old is None:
+        return None
+    data = old.detach()
+    new = data.clone() if rows is None else data.new_empty((rows, *data.shape[1:]))
+    return nn.Parameter(new, requires_grad=old.requires_grad)
+
+
+def _copy_rows(
+    old: torch.Tensor | None, new: torch.Tensor | None, kept: Sequence[tuple[int, int]]
+) -> None:
+    if old is not None and new is not None and kept:
+        to, out_of = zip(*kept, strict=True)
+        new[list(to)] = old[list(out_of)]
+
+
+def set_count(module: nn.Module, old: int, new: int, names: Sequence[str]) -> None:
+    """Write ``new`` where ``module`` holds ``old`` in a plain attribute of one of these names."""
+    for name in names:
+        held = vars(module).get(name)
+        if type(held) is int and held == old:
+            setattr(module, name, new)

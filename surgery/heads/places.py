@@ -1,0 +1,117 @@
+"""Where the layers of a model sit, by the paths that the model's author wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from surgery.heads.layers import ClassShape, class_shape, why_not_rebuildable
+from surgery.wrappers import WRAPPER_SEGMENTS, unwrap_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One layer that could be a head: its path without wrappers, and what is there.
+
+    ``slots`` are all the real paths that hold this very module, wrappers included: a head kept
+    under two names has two, and both must get the new one. ``obstacle`` says why the layer
+    cannot be replaced; None where it can.
+    """
+
+    path: str
+    slots: tuple[str, ...]
+    module: nn.Module
+    shape: ClassShape
+    obstacle: str | None
+
+    @property
+    def kind(self) -> str:
+        return type(self.module).__name__
+
+    def __str__(self) -> str:
+        sizes = f"{self.shape.inputs} -> {self.shape.classes}"
+        obstacle = f"; {self.obstacle}" if self.obstacle else ""
+        return f"{self.path or '(the model itself)'} ({self.kind}, {sizes}{obstacle})"
+
+
+def wrappers_and_model(model: nn.Module) -> tuple[tuple[nn.Module, ...], nn.Module]:
+    """DataParallel, DDP, FSDP and ``torch.compile``, however they nest, and the network inside."""
+    wrappers = []
+    children = dict(model.named_children())
+    while len(children) == 1 and WRAPPER_SEGMENTS.issuperset(children):
+        wrappers.append(model)
+        (model,) = children.values()
+        children = dict(model.named_children())
+    return tuple(wrappers), model
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """The network without what a training run wrapped around it."""
+    return wrappers_and_model(model)[1]
+
+
+def class_places(model: nn.Module) -> dict[str, Place]:
+    """Every layer that could be a head by its path, in registration order.
+
+    A module held under several names appears once, under the first.
+    """
+    slots: dict[int, list[str]] = {}
+    modules: dict[int, tuple[nn.Module, ClassShape]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if (shape := class_shape(module)) is not None:
+            slots.setdefault(id(module), []).append(name)
+            modules[id(module)] = module, shape
+    clean = _clean_paths([name for names in slots.values() for name in names])
+    holders = _parameter_holders(model)
+    places = [
+        Place(
+            clean[names[0]],
+            tuple(names),
+            *modules[key],
+            _obstacle(model, names, *modules[key], holders),
+        )
+        for key, names in slots.items()
+    ]
+    return {place.path: place for place in places}
+
+
+def _clean_paths(slots: list[str]) -> dict[str, str]:
+    """``unwrap_names`` never drops a last segment, so it is shown the weight of each layer."""
+    clean = unwrap_names(f"{slot}.weight" if slot else "weight" for slot in slots)
+    paths = (name.removesuffix("weight").removesuffix(".") for name in clean.values())
+    return dict(zip(slots, paths, strict=True))
+
+
+def _parameter_holders(model: nn.Module) -> dict[int, list[str]]:
+    """Parameter identity to all of its names: more than one is a tied parameter."""
+    holders: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        holders.setdefault(id(parameter), []).append(name)
+    return holders
+
+
+def _obstacle(
+    model: nn.Module,
+    slots: list[str],
+    module: nn.Module,
+    shape: ClassShape,
+    holders: dict[int, list[str]],
+) -> str | None:
+    if "" in slots:
+        return "the model is nothing but this layer: put it into an nn.Sequential"
+    if any(slot.rpartition(".")[2] == "_orig_mod" for slot in slots):
+        return "it is compiled by itself, and the old one would go on running: swap, then compile"
+    return _tied(slots, module, holders) or why_not_rebuildable(module, shape)
+
+
+def _tied(slots: list[str], module: nn.Module, holders: dict[int, list[str]]) -> str | None:
+    """An embedding that shares the weight would be left behind, untied without a word."""
+    own = {f"{slot}.{name}" for slot in slots for name in module._parameters}
+    for name, parameter in module._parameters.items():
+        others = [holder for holder in holders.get(id(parameter), ()) if holder not in own]
+        if parameter is not None and others:
+            return f"its {name} is tied to {others[0]}: untie it first"
+    return None

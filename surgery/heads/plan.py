@@ -1,0 +1,106 @@
+"""Deciding which layers give way to a new head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+from surgery.errors import HeadError
+from surgery.heads.candidates import Chosen
+from surgery.heads.find import find_head
+from surgery.heads.places import wrappers_and_model
+from surgery.heads.rows import kept_rows
+from surgery.heads.swap import HeadSwap, planned_layers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_OPTIMIZER_NOTE = "make the optimizer after this, one made before holds the old head's parameters"
+_FROZEN_NOTE = "the new head is frozen (requires_grad=False), as the old one was"
+_REMEMBERING = frozenset({"DistributedDataParallel", "FullyShardedDataParallel"})
+_WRAPPER_NOTE = "wrapped in {kind}: wrap again after this, it has taken note of the old parameters"
+
+
+def replace_head(
+    model: nn.Module,
+    num_classes: int,
+    *,
+    head: str | Sequence[str] | None = None,
+    keep: Mapping[int, int] | None = None,
+    old_labels: Sequence[str] | None = None,
+    new_labels: Sequence[str] | None = None,
+) -> HeadSwap:
+    """:func:`plan_head`, done: ``model`` has its new head, and the swap says what was replaced."""
+    swap = plan_head(
+        model, num_classes, head=head, keep=keep, old_labels=old_labels, new_labels=new_labels
+    )
+    swap.apply(model)
+    return swap
+
+
+def plan_head(
+    model: nn.Module,
+    num_classes: int,
+    *,
+    head: str | Sequence[str] | None = None,
+    keep: Mapping[int, int] | None = None,
+    old_labels: Sequence[str] | None = None,
+    new_labels: Sequence[str] | None = None,
+) -> HeadSwap:
+    """Decide which layers give way to a head of ``num_classes``; ``model`` stays untouched.
+
+    ``num_classes=0`` asks for features: what went into the head comes out. ``head`` names the
+    layer (or the layers, the main one first) and nothing else is replaced then; without it,
+    auxiliary and distillation heads are found and replaced as well. Class rows are carried over
+    by ``keep={new_index: old_index}``, or where the two label lists share a label; otherwise
+    every row is fresh, a count that happens to match included.
+
+    Raises HeadError where the head cannot be told, cannot be rebuilt, or where ``keep`` or the
+    labels do not fit the counts.
+    """
+    num_classes = _count(num_classes)
+    wrappers, inner = wrappers_and_model(model)
+    found = find_head(inner, head, num_classes)
+    _check_layers(found.layers)
+    layers = planned_layers(found, num_classes)
+    kept = kept_rows(layers[0].old_classes, num_classes, keep, old_labels, new_labels)
+    return HeadSwap(
+        layers=layers,
+        num_classes=num_classes,
+        kept=kept,
+        labels=tuple(new_labels or ()),
+        how=found.how,
+        notes=tuple(_notes(wrappers, found.layers, num_classes)),
+    )
+
+
+def _count(num_classes: object) -> int:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral):
+        raise HeadError(f"num_classes is a whole number, not {num_classes!r}")
+    count = int(num_classes)
+    if count < 0:
+        raise HeadError(f"num_classes is {num_classes}: 0 gives features, 1 and more give classes")
+    return count
+
+
+def _check_layers(layers: Sequence[Chosen]) -> None:
+    """Layers of different widths are no one head; and all that stands in the way at once."""
+    problems = [str(chosen.place) for chosen in layers if chosen.place.obstacle]
+    if problems:
+        raise HeadError("the head cannot be replaced", problems)
+    widths = {chosen.place.shape.classes for chosen in layers}
+    if len(widths) > 1:
+        raise HeadError(
+            "the layers of one head have one number of classes",
+            [str(chosen.place) for chosen in layers],
+        )
+
+
+def _notes(wrappers: Sequence[nn.Module], layers: Sequence[Chosen], num_classes: int) -> list[str]:
+    notes = [_OPTIMIZER_NOTE]
+    parameters = [p for chosen in layers for p in chosen.place.module.parameters()]
+    if num_classes and not any(parameter.requires_grad for parameter in parameters):
+        notes.append(_FROZEN_NOTE)
+    kinds = [type(wrapper).__name__ for wrapper in wrappers]
+    return notes + [_WRAPPER_NOTE.format(kind=kind) for kind in kinds if kind in _REMEMBERING]

@@ -1,0 +1,219 @@
+"""What replaces a head, as a value; and its doing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import HeadError, did_you_mean
+from surgery.heads.candidates import Chosen, Head, is_transformers
+from surgery.heads.find import find_head
+from surgery.heads.layers import COUNT_NAMES, WIDTH_NAMES, rebuild, set_count
+from surgery.heads.places import Place, class_places, inner_model
+from surgery.heads.rows import Pairs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: How many of the kept rows the text spells out; ``kept`` has them all.
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayer:
+    """One layer to be replaced. ``path`` is without wrappers; ``kind`` is the layer's class.
+
+    ``new_classes`` is 0 where features are to come out: the layer becomes an ``nn.Identity``.
+    ``old_classes`` is 0 where there is an ``nn.Identity`` so far, as in timm's headless models.
+    """
+
+    path: str
+    kind: str
+    in_features: int
+    old_classes: int
+    new_classes: int
+    bias: bool
+    auxiliary: bool
+    reason: str
+
+    def __str__(self) -> str:
+        role = "auxiliary, " if self.auxiliary else ""
+        before, after = self._sizes(self.old_classes), self._sizes(self.new_classes)
+        return f"{self.path}: {before} becomes {after} ({role}{self.reason})"
+
+    def _sizes(self, classes: int) -> str:
+        return f"{self.kind} {self.in_features} -> {classes}" if classes else "Identity"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSwap:
+    """What replaces a head; it holds names and numbers, no tensor and no module.
+
+    ``layers`` starts with the main one. ``kept`` are (new index, old index) pairs of the class
+    rows that are carried over in every layer; all other rows are initialised afresh. ``labels``
+    are the new classes' names where they were given. ``how`` says who named the head, ``notes``
+    what to mind afterwards.
+    """
+
+    layers: tuple[HeadLayer, ...]
+    num_classes: int
+    kept: Pairs
+    labels: tuple[str, ...]
+    how: str
+    notes: tuple[str, ...]
+
+    def apply(self, model: nn.Module) -> None:
+        """Put the new head into ``model``, wrapped or not, with its counts and class names.
+
+        Raises HeadError where the layers are not those that were planned for; nothing has
+        changed then. New rows take torch's random state as it is.
+        """
+        inner: Any = inner_model(model)
+        if self.layers[0].old_classes == 0:
+            self._add(inner)
+            return
+        places = self._places(inner)
+        if self.num_classes == 0 and self.how == "timm":
+            inner.reset_classifier(0)  # timm knows what else goes with a head
+            return
+        fresh = [self._replacement(place, inner) for place in places]
+        for place, layer in zip(places, fresh, strict=True):
+            _put(inner, place, layer)
+            self._update_counts(inner, place)
+        if is_transformers(inner):
+            _update_config(inner, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The swap as JSON values."""
+        return {
+            "num_classes": self.num_classes,
+            "how": self.how,
+            "layers": [asdict(layer) for layer in self.layers],
+            "kept": [{"new": new, "old": old} for new, old in self.kept],
+            "labels": list(self.labels),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        rows = [self._rows()] if self.num_classes else []
+        return "\n".join([*map(str, self.layers), *rows, *(f"note: {note}" for note in self.notes)])
+
+    def _rows(self) -> str:
+        if not self.kept:
+            return f"class rows carried over: none, all {self.num_classes} are fresh"
+        pairs = [f"{new} from {old}" for new, old in self.kept[:_SHOWN]]
+        more = ["..."] if len(self.kept) > _SHOWN else []
+        shown = ", ".join(pairs + more)
+        return f"class rows carried over: {len(self.kept)} of {self.num_classes} ({shown})"
+
+    def _add(self, inner: Any) -> None:
+        """The head that timm puts on is initialised as any other new one is."""
+        found = find_head(inner, None, self.num_classes)
+        if not found.absent or planned_layers(found, self.num_classes) != self.layers:
+            raise HeadError("this swap was planned for another model", map(str, self.layers))
+        inner.reset_classifier(self.num_classes)
+        initialise = _initialiser(inner)
+        for layer in self.layers:
+            if initialise is not None:
+                initialise(inner.get_submodule(layer.path))
+
+    def _places(self, inner: nn.Module) -> list[Place]:
+        """Where the planned layers are in this model, each of them still as planned."""
+        places = class_places(inner)
+        problems = [
+            problem
+            for layer in self.layers
+            if (problem := _difference(layer, places.get(layer.path), places)) is not None
+        ]
+        if problems:
+            raise HeadError("this swap was planned for another model", problems)
+        return [places[layer.path] for layer in self.layers]
+
+    def _replacement(self, place: Place, inner: nn.Module) -> nn.Module:
+        from torch import nn
+
+        if self.num_classes == 0:
+            return nn.Identity().train(place.module.training)
+        return rebuild(place.module, self.num_classes, self.kept, _initialiser(inner))
+
+    def _update_counts(self, inner: nn.Module, place: Place) -> None:
+        """Modules around the head that keep the old count of classes, or its width."""
+        width = self.num_classes or place.shape.inputs
+        for slot in place.slots:
+            for module in _ancestors(inner, slot):
+                set_count(module, place.shape.classes, self.num_classes, COUNT_NAMES)
+                set_count(module, place.shape.classes, width, WIDTH_NAMES)
+
+
+def planned_layers(head: Head, num_classes: int) -> tuple[HeadLayer, ...]:
+    """The layers of ``head`` as they are and as they are to be, in its order."""
+    return tuple(_layer(chosen, num_classes, absent=head.absent) for chosen in head.layers)
+
+
+def _layer(chosen: Chosen, num_classes: int, *, absent: bool) -> HeadLayer:
+    place = chosen.place
+    return HeadLayer(
+        path=place.path,
+        kind=place.kind,
+        in_features=place.shape.inputs,
+        old_classes=0 if absent else place.shape.classes,
+        new_classes=num_classes,
+        bias=place.shape.bias,
+        auxiliary=chosen.auxiliary,
+        reason=chosen.reason,
+    )
+
+
+def _difference(layer: HeadLayer, place: Place | None, places: Mapping[str, Place]) -> str | None:
+    if place is None:
+        return f"{layer.path}: not there{did_you_mean(layer.path, places)}"
+    found = place.kind, place.shape.inputs, place.shape.classes
+    planned = layer.kind, layer.in_features, layer.old_classes
+    if found != planned:
+        return (
+            f"planned for {layer.path} ({planned[0]}, {planned[1]} -> {planned[2]}), found {place}"
+        )
+    return f"{place}" if place.obstacle else None
+
+
+def _put(model: nn.Module, place: Place, layer: nn.Module) -> None:
+    for slot in place.slots:
+        parent, _, name = slot.rpartition(".")
+        setattr(model.get_submodule(parent), name, layer)
+
+
+def _ancestors(model: nn.Module, slot: str) -> list[nn.Module]:
+    """The modules that hold ``slot``, the model first."""
+    segments = slot.split(".")[:-1]
+    return [model.get_submodule(".".join(segments[:end])) for end in range(len(segments) + 1)]
+
+
+def _initialiser(model: nn.Module) -> Callable[[nn.Module], object] | None:
+    """The model's ``_init_weights(module)``: what transformers calls on a head that its
+    checkpoint lacks, and many timm models and training scripts on every module. Other methods
+    of that name that do not take a module are none of ours.
+    """
+    method = getattr(model, "_init_weights", None)
+    if not callable(method):
+        return None
+    parameters = inspect.signature(method).parameters
+    required = [p.name for p in parameters.values() if p.default is inspect.Parameter.empty]
+    return method if required in (["m"], ["module"], ["layer"]) else None
+
+
+def _update_config(model: Any, swap: HeadSwap) -> None:
+    """Names of the old classes would be wrong for the new ones even where the counts agree.
+
+    ``problem_type`` is transformers' own guess from the first loss, and a guess of regression
+    (one label) does not hold for several.
+    """
+    config, old = model.config, swap.layers[0].old_classes
+    if config.num_labels != old:
+        return
+    labels = swap.labels or [f"LABEL_{index}" for index in range(swap.num_classes)]
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    if 1 in (old, swap.num_classes) and old != swap.num_classes:
+        config.problem_type = None
