@@ -21,6 +21,7 @@ LAYERS = [
     {"patterns"},
     {"checkpoint"},
     {"heads", "transfers", "tuning", "architectures", "difference"},
+    {"optim", "training"},
     {"report"},
     {"surgery_cli"},
 ]
