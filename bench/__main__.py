@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.groups import compare_groups
 from bench.pairs import compare
 
 PYTHON = sys.executable
@@ -58,6 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for arch in ("resnet50", "vit_base_patch16_224"):
             _transfers(arch, Path(folder))
+    compare_groups()
 
 
 def _transfers(arch: str, folder: Path) -> None:

@@ -31,16 +31,17 @@ class Pair:
         return "\n".join(
             (
                 self.title,
-                f"  ours    {_spread([run.seconds for run in self.ours], 's')}   "
-                f"{_spread([run.mebibytes for run in self.ours], 'MiB')}",
-                f"  theirs  {_spread([run.seconds for run in self.theirs], 's')}   "
-                f"{_spread([run.mebibytes for run in self.theirs], 'MiB')}",
-                f"  ratio   {_spread(ratios, '')}",
+                f"  ours    {spread([run.seconds for run in self.ours], 's')}   "
+                f"{spread([run.mebibytes for run in self.ours], 'MiB')}",
+                f"  theirs  {spread([run.seconds for run in self.theirs], 's')}   "
+                f"{spread([run.mebibytes for run in self.theirs], 'MiB')}",
+                f"  ratio   {spread(ratios, '')}",
             )
         )
 
 
-def _spread(values: Sequence[float], unit: str) -> str:
+def spread(values: Sequence[float], unit: str) -> str:
+    """The median, with the lowest and the highest."""
     middle = statistics.median(values)
     return f"{middle:8.3f} {unit} ({min(values):.3f} to {max(values):.3f})"
 

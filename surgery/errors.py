@@ -8,11 +8,14 @@
     ├── HeadError                the head cannot be told, or cannot be replaced
     ├── SelectorError            a selector that cannot be read, or that matches nothing
     ├── OptimizerError           an optimizer that cannot be named or built
+    ├── TrainingError            what a training loop asks for and cannot have
+    │   └── StageError           stages that do not fit, go backwards, or would not synchronise
     ├── LineError                lines of a text file, each problem with its file and line
     │   ├── RuleError            of a rules file
     │   └── RenameError          of a rename file
     └── Refused                  the data say no; exit code 1
         ├── TransferRefused      too little would load, or ``strict`` found a difference
+        ├── StateRefused         a saved state that is another model's, optimizer's or run's
         └── ValueRefused         values that contradict each other, or that a cast would break
 """
 
@@ -67,6 +70,14 @@ class OptimizerError(SurgeryError):
     """An optimizer that cannot be named or built."""
 
 
+class TrainingError(SurgeryError):
+    """What a training loop asks for and cannot have; nothing was changed."""
+
+
+class StageError(TrainingError):
+    """Stages that do not fit the model, that go backwards, or that would not synchronise."""
+
+
 class Refused(SurgeryError):
     """The input was readable, but the data say no; nothing was changed."""
 
@@ -75,6 +86,10 @@ class Refused(SurgeryError):
 
 class TransferRefused(Refused):
     """Too little would be loaded, or ``strict`` found a difference."""
+
+
+class StateRefused(Refused):
+    """A saved state that is another model's, another optimizer's or another run's."""
 
 
 class ValueRefused(Refused):

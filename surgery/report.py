@@ -1,4 +1,4 @@
-"""Plan, outcome, groups -> text. The report is a function of the value and never decides anything.
+"""Plan, outcome, groups, schedule -> text. A report is a function of the value, it never decides.
 
 A :class:`Report` is a headline, tables and notes. ``text()`` is plain and aligned, for pipes and
 for ``str()``; on a terminal rich draws the same cells as tables.
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from surgery.checkpoint import Contents
     from surgery.difference import Difference
-    from surgery.patterns import Selector
+    from surgery.training.curve import GroupCurve, ScheduleCurve
     from surgery.transfers.apply import TransferOutcome
     from surgery.transfers.plan import KeepInit, Load, TransferPlan, Unused
-    from surgery.tuning import Firing, Group, ParamGroups, Rules
+    from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
+    from surgery.tuning.history import When
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,17 +289,23 @@ def _group_row(group: Group, others: Sequence[str]) -> tuple[str, ...]:
 def _when_text(group: Group) -> str:
     if group.when == "frozen":
         return "frozen (by the model)" if group.frozen_by_model else "frozen"
-    return "from the start" if group.when in ("train", 0) else f"from epoch {group.when}"
+    return _start_text(group.when)
+
+
+def _start_text(when: When) -> str:
+    return "from the start" if when in ("train", 0) else f"from epoch {when}"
 
 
 def _rules_table(rules: Rules) -> Table:
     columns = (Column("line", number=True), Column("rule"), Column("selector read as"))
-    rows = tuple((str(rule.line), rule.text, _reading(rule.selector)) for rule in rules.rules)
+    rows = tuple((str(rule.line), rule.text, _reading(rule)) for rule in rules.rules)
     return Table(f"rules of {rules.path}", columns, rows)
 
 
-def _reading(selector: Selector) -> str:
-    return ", ".join(dict.fromkeys(atom.kind for atom in selector.atoms))
+def _reading(rule: Rule) -> str:
+    if rule.points:
+        return "split points"
+    return ", ".join(dict.fromkeys(atom.kind for atom in rule.selector.atoms))
 
 
 def why_report(name: str, firings: Sequence[Firing]) -> Report:
@@ -345,6 +352,94 @@ def bytes_text(count: int) -> str:
 
 
 _BYTE_UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+# Schedule ------------------------------------------------------------------------------------
+
+#: Rows that are wanted of a run, apart from what happens in it; events that all get a row; and
+#: curves that fit beside each other.
+_SAMPLES, _MOST_EVENTS, _MOST_CURVES = 9, 16, 6
+
+
+def schedule_report(curve: ScheduleCurve, *, heading: Sequence[str] = ()) -> Report:
+    """Every group's own rate, then the rates over the run, where something happens above all."""
+    positions, left_out = _telling_positions(curve)
+    more = (f"{counted(left_out, 'other event')} between these rows",) if left_out else ()
+    return Report(
+        headline=(*heading, _run_text(curve)),
+        tables=(_own_rates_table(curve), _course_table(curve, positions)),
+        notes=(*more, *curve.notes),
+    )
+
+
+def _run_text(curve: ScheduleCurve) -> str:
+    run = counted(curve.epochs, "epoch")
+    if curve.by == "step":
+        run += f" of {counted(curve.steps_per_epoch, 'step')}"
+    each = f", a new rate each {curve.by}" if curve.schedule else ""
+    return f"{curve.schedule or 'no schedule'}: {run}{each}"
+
+
+def _telling_positions(curve: ScheduleCurve) -> tuple[tuple[int, ...], int]:
+    """(the units worth a row, how many events have none)."""
+    last = len(curve.factors) - 1
+    steps = min(_SAMPLES, curve.epochs)
+    sampled = {round(i / steps * curve.epochs) * curve.units_per_epoch for i in range(steps)}
+    happening = list(dict.fromkeys(event.position for event in curve.events))
+    kept = happening[:: -(-len(happening) // _MOST_EVENTS)] if happening else []
+    return tuple(sorted({0, last, *sampled, *kept})), len(happening) - len(kept)
+
+
+def _own_rates_table(curve: ScheduleCurve) -> Table:
+    columns = (Column("group"), Column("own rate", number=True), Column("when"))
+    rows = tuple(
+        (group.name, value_text(group.lr), _start_text(group.when)) for group in curve.groups
+    )
+    return Table("groups", columns, rows, "good")
+
+
+def _course_table(curve: ScheduleCurve, positions: Sequence[int]) -> Table:
+    """One row for each position, and one column for each different curve while they fit."""
+    shown = _distinct_curves(curve)
+    if len(shown) > _MOST_CURVES:
+        shown = dict(sorted(shown.items(), key=lambda item: item[1].lr)[:: len(shown) - 1])
+    by_step = (Column("step", number=True),) if curve.by == "step" else ()
+    columns = (
+        Column("epoch", number=True),
+        *by_step,
+        Column("factor", number=True),
+        *(Column(title, number=True) for title in shown),
+        Column("what happens"),
+    )
+    happening: dict[int, list[str]] = {}
+    for event in curve.events:
+        happening.setdefault(event.position, []).append(event.text)
+    rows = tuple(
+        (
+            f"{curve.epoch_of(position):.4g}",
+            *((f"{position:,}",) if by_step else ()),
+            f"{curve.factors[position]:.4g}",
+            *(_rate_text(curve.rate(group, position)) for group in shown.values()),
+            "; ".join(happening.get(position, ())),
+        )
+        for position in positions
+    )
+    return Table("rates, each a group's own times the factor", columns, rows)
+
+
+def _distinct_curves(curve: ScheduleCurve) -> dict[str, GroupCurve]:
+    """Groups that have one curve share a column, which names the first and counts the others."""
+    shared: dict[object, list[GroupCurve]] = {}
+    for group in curve.groups:
+        shared.setdefault((group.lr, group.first_epoch), []).append(group)
+    return {
+        f"{groups[0].name}{f' +{len(groups) - 1}' if len(groups) > 1 else ''}": groups[0]
+        for groups in shared.values()
+    }
+
+
+def _rate_text(rate: float | None) -> str:
+    return "frozen" if rate is None else f"{rate:.3g}"
 
 
 # Files ---------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ ALLOWED = {
     ("transfers", "report"),
     ("tuning", "report"),
     ("difference", "report"),
+    ("training", "report"),
 }
 
 
@@ -90,6 +91,7 @@ def test_every_allowance_is_used():
         "import surgery",
         "import surgery.checkpoint, surgery.tuning, surgery.heads, surgery.transfers",
         "import surgery.patterns, surgery.report, surgery.architectures, surgery.difference",
+        "import surgery.training",
         "import surgery_cli.main",
         "from surgery_cli.main import surgery; surgery(['--version'], standalone_mode=False)",
         "from surgery_cli.main import surgery\ntry: surgery(['transfer', '--help'])\n"

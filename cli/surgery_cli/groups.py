@@ -10,10 +10,17 @@ import click
 
 from surgery.errors import SurgeryError
 from surgery_cli.console import print_json, print_note, print_report, progress
-from surgery_cli.options import ArchitectureName, build_options, output_options, refuse_existing
+from surgery_cli.options import (
+    ArchitectureName,
+    build_options,
+    origin_options,
+    output_options,
+    refuse_existing,
+)
 
 if TYPE_CHECKING:
     from surgery.specs import ModelSpec
+    from surgery.tuning import Rules
 
 
 @click.command(
@@ -43,13 +50,7 @@ A rules file:
     show_default=True,
     help="The rules file.",
 )
-@click.option(
-    "--from",
-    "origin",
-    type=click.Path(path_type=Path),
-    help="A checkpoint: what it loads is :loaded, the rest is :new.",
-)
-@click.option("--key", help="Which state dict, where the file of --from holds several.")
+@origin_options
 @click.option("--why", metavar="NAME", help="Show the lines that fired for one parameter.")
 @click.option("--init", is_flag=True, help="Write a commented starting rules file for MODEL.")
 @click.option("--force", is_flag=True, help="With --init, replace an existing rules file.")
@@ -79,15 +80,11 @@ def groups(
     from surgery.tuning import why as why_of
 
     read = read_rules(rules)
-    name = model or read.model
-    if name is None:
-        raise SurgeryError(
-            f"no model is named: give MODEL, or write a line `model timm:NAME` in {rules}"
-        )
+    name = named_model(model, read)
     with progress(f"looking at {name}"):
-        described, spec, status = _look_at(name, arguments, num_classes)
+        described, spec, status = look_at(name, arguments, num_classes)
         if origin is not None:
-            status = _status_from(origin, key, spec)
+            status = status_from(origin, key, spec)
     resolved = resolve_groups(spec, read, transfer=status)
     if why is not None:
         firings = why_of(resolved, why)
@@ -121,7 +118,7 @@ def _init(
     # An empty file is what `surgery groups MODEL --init > rules.txt` has just made.
     refuse_existing(rules, force or (rules.is_file() and rules.stat().st_size == 0))
     with progress(f"looking at {model}"):
-        _, spec, _ = _look_at(model, arguments, num_classes)
+        _, spec, _ = look_at(model, arguments, num_classes)
     text = initial_rules(spec, model)
     rules.write_text(text, encoding="utf-8")
     if as_json:
@@ -131,7 +128,17 @@ def _init(
     print_note(f"wrote {rules}")
 
 
-def _look_at(
+def named_model(model: str | None, rules: Rules) -> str:
+    """The argument, else the rules file's ``model`` line; SurgeryError where both are missing."""
+    name = model or rules.model
+    if name is None:
+        raise SurgeryError(
+            f"no model is named: give MODEL, or write a line `model timm:NAME` in {rules.path}"
+        )
+    return name
+
+
+def look_at(
     name: str, arguments: Mapping[str, Any], num_classes: int | None
 ) -> tuple[str, ModelSpec, Mapping[str, str] | None]:
     """(how it was read, its spec, the status a transfer recorded) of an architecture or a file."""
@@ -161,7 +168,7 @@ def _look_at_file(
     return f"{name} ({checkpoint.format}: names and shapes alone, no module types)", spec, None
 
 
-def _status_from(origin: Path, key: str | None, spec: ModelSpec) -> Mapping[str, str]:
+def status_from(origin: Path, key: str | None, spec: ModelSpec) -> Mapping[str, str]:
     """What a transfer recorded in the file; else what a transfer from it would load."""
     from surgery.checkpoint import open_checkpoint
     from surgery.record import read_record

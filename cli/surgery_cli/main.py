@@ -15,6 +15,7 @@ from surgery_cli.completion import completion
 from surgery_cli.diff import diff
 from surgery_cli.groups import groups
 from surgery_cli.inspect import inspect
+from surgery_cli.schedule import schedule
 from surgery_cli.transfer import transfer
 
 INTERRUPTED = 130
@@ -74,7 +75,7 @@ def surgery() -> None:
     """
 
 
-for command in (transfer, groups, inspect, diff, archs, completion):
+for command in (transfer, groups, schedule, inspect, diff, archs, completion):
     surgery.add_command(command)
 
 if __name__ == "__main__":

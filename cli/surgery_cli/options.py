@@ -28,6 +28,19 @@ def output_options(command: Command) -> Command:
     )(command)
 
 
+def origin_options(command: Command) -> Command:
+    """``--from`` and ``--key``, where rules may ask what a transfer loads."""
+    command = click.option(
+        "--key", help="Which state dict, where the file of --from holds several."
+    )(command)
+    return click.option(
+        "--from",
+        "origin",
+        type=click.Path(path_type=Path),
+        help="A checkpoint: what it loads is :loaded, the rest is :new.",
+    )(command)
+
+
 def build_options(command: Command) -> Command:
     """``--arg`` and ``--num-classes``, where an architecture is built."""
     command = click.option(

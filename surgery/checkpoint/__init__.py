@@ -7,6 +7,14 @@ them give a ``Holding`` whose tensors are ``Place`` s in a ``Source``; ``tensors
 """
 
 from surgery.checkpoint.index import Checkpoint, Contents, open_checkpoint, read_contents
+from surgery.checkpoint.optimizer_states import read_optimizer_states
 from surgery.checkpoint.writer import save
 
-__all__ = ["Checkpoint", "Contents", "open_checkpoint", "read_contents", "save"]
+__all__ = [
+    "Checkpoint",
+    "Contents",
+    "open_checkpoint",
+    "read_contents",
+    "read_optimizer_states",
+    "save",
+]

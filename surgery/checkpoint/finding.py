@@ -78,7 +78,7 @@ def settle(found: Found, locate: Locate, label: str) -> StateDict:
             case _ if not isinstance(name, str):
                 not_tensors.append(str(name))
             case TensorRef():
-                place = _place(name, value, locate, label)
+                place = place_of(name, value, locate, label)
                 if place.is_absurd:
                     unreadable.append((name, f"a view that repeats {count(place.extent, 'value')}"))
                 else:
@@ -219,7 +219,8 @@ def _tensors(entries: Mapping[Any, Any] | None) -> int:
     return sum(isinstance(value, TensorRef | Unreadable) for value in values)
 
 
-def _place(name: str, ref: TensorRef, locate: Locate, label: str) -> Place:
+def place_of(name: str, ref: TensorRef, locate: Locate, label: str) -> Place:
+    """Where a tensor's values lie. Raises CheckpointError where its view leaves its storage."""
     region = locate(ref.storage)
     place = Place(
         region, ref.dtype, ref.shape, ref.strides, ref.offset, ref.conjugate, ref.negative

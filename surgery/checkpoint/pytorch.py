@@ -6,6 +6,7 @@ The facts are from ``torch/serialization.py``: ``_save``, ``_legacy_save``, ``_l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from surgery.checkpoint.constructors import storage_dtype
@@ -27,7 +28,27 @@ _PROTOCOL = 1001
 _LARGEST_DEFLATED_PICKLE = 1 << 28
 
 
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """What a file's pickle says, inert, and how to find the storages that it names."""
+
+    format: str
+    value: Any
+    locate: Locate
+    opaque: tuple[str, ...]
+
+
 def read_zip(reader: Reader, key: str | None = None) -> Holding:
+    """The state dicts of a zip archive."""
+    return _holding(unpickle_zip(reader), reader, key)
+
+
+def read_stream(reader: Reader, key: str | None = None) -> Holding:
+    """The state dicts of a stream."""
+    return _holding(unpickle_stream(reader), reader, key)
+
+
+def unpickle_zip(reader: Reader) -> Pickled:
     """A zip archive: ``<top>/data.pkl``, and a member ``<top>/data/<key>`` for each storage."""
     members = read_directory(reader)
     top = _top_folder(reader, members)
@@ -35,10 +56,10 @@ def read_zip(reader: Reader, key: str | None = None) -> Holding:
     machine = Machine(_pickle_cursor(reader, members[f"{top}/data.pkl"], label), _ZipIds())
     value = machine.run()
     locate = _ZipStorages(reader, members, top)
-    return _holding("torch zip", value, locate, machine, reader, key)
+    return Pickled("torch zip", value, locate, tuple(machine.opaque))
 
 
-def read_stream(reader: Reader, key: str | None = None) -> Holding:
+def unpickle_stream(reader: Reader) -> Pickled:
     """One stream: magic, protocol, system, the object, its storages' keys, the storages."""
     label = reader.source.label
     cursor = file_cursor(reader)
@@ -53,7 +74,7 @@ def read_stream(reader: Reader, key: str | None = None) -> Holding:
     value = machine.run()
     keys = Machine(cursor).run()
     locate = _StreamStorages(reader, cursor, ids.storages, keys)
-    return _holding("torch stream", value, locate, machine, reader, key)
+    return Pickled("torch stream", value, locate, tuple(machine.opaque))
 
 
 def file_cursor(reader: Reader) -> Cursor:
@@ -62,19 +83,17 @@ def file_cursor(reader: Reader) -> Cursor:
     return Cursor(lambda *span: bytes(reader.read(*span)), 0, size, reader.source.label)
 
 
-def _holding(
-    kind: str, value: Any, locate: Locate, machine: Machine, reader: Reader, key: str | None
-) -> Holding:
+def _holding(pickled: Pickled, reader: Reader, key: str | None) -> Holding:
     label = reader.source.label
     try:
-        found = find_state_dicts(value, key)
+        found = find_state_dicts(pickled.value, key)
     except Malformed as error:
         raise CheckpointError(f"{label}: {error}") from error
     return Holding(
-        kind,
-        tuple(settle(candidate, locate, label) for candidate in found),
-        others(value, found),
-        tuple(machine.opaque),
+        pickled.format,
+        tuple(settle(candidate, pickled.locate, label) for candidate in found),
+        others(pickled.value, found),
+        pickled.opaque,
     )
 
 

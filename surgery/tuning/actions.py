@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +12,8 @@ from surgery.errors import did_you_mean
 
 Value = float | int | bool | str | tuple[float | int | bool | str | None, ...] | None
 
-#: ``set``, ``scale`` and ``decay`` change a hyper-parameter; the others have a value of their own.
-ActionKind = Literal["set", "scale", "decay", "when", "bn", "name"]
+#: Up to ``split`` they change a hyper-parameter; the others have a value of their own.
+ActionKind = Literal["set", "scale", "decay", "spread", "split", "when", "bn", "name"]
 
 #: How rule files may write the optimizers' keys.
 KEY_ALIASES = {"wd": "weight_decay"}
@@ -32,7 +33,9 @@ class Action:
 
     ``attribute`` is what a later ``=`` overwrites: a key of the optimizer for ``set``, ``scale``
     and ``decay`` (which scales ``lr`` once per depth above), else the kind itself. The value of
-    ``when`` is ``"train"``, ``"frozen"`` or the epoch at which training starts.
+    ``when`` is ``"train"``, ``"frozen"`` or the epoch at which training starts. That of
+    ``spread`` is the two ends and that of ``split`` one rate for each part: which of them a
+    parameter gets depends on the model, see :mod:`surgery.tuning.differential`.
     """
 
     text: str
@@ -48,7 +51,12 @@ class Action:
     @property
     def is_hyper(self) -> bool:
         """Whether the attribute is a key of the optimizer."""
-        return self.kind in ("set", "scale", "decay")
+        return self.kind in ("set", "scale", "decay", "spread", "split")
+
+    @property
+    def is_differential(self) -> bool:
+        """Whether the value differs from parameter to parameter."""
+        return self.kind in ("spread", "split")
 
 
 def is_action(word: str) -> bool:
@@ -94,7 +102,47 @@ def _keyed(word: str, key: str, operator: str, text: str) -> Action:
         if not text:
             raise ActionError(f"{word!r}: expected a name for the group after name=")
         return Action(word, "name", "name", text)
+    if key == "lr" and ".." in text:
+        return Action(word, "spread", "lr", _ends(word, text))
     return Action(word, "set", key, key_value(key, text))
+
+
+def parse_split(words: Sequence[str]) -> tuple[tuple[str, ...], Action]:
+    """The points of a ``split`` line and the action that gives a rate to each part.
+
+    >>> points, action = parse_split(["layer2", "fc", "lr=1e-7,1e-4,1e-2"])
+    >>> points, action.value
+    (('layer2', 'fc'), (1e-07, 0.0001, 0.01))
+    """
+    points = tuple(word for word in words if "=" not in word)
+    if not points or tuple(words[:-1]) != points:
+        found = " ".join(words) or "nothing"
+        raise ActionError(
+            f"expected POINT ... lr=RATE,RATE,... after split, as in "
+            f"`split layer2 fc lr=1e-7,1e-4,1e-2`, found {found!r}"
+        )
+    key, _, text = words[-1].partition("=")
+    if key != "lr":
+        raise ActionError(f"{words[-1]!r}: a split gives rates, lr=RATE,RATE,...")
+    rates = tuple(_positive_rate(words[-1], part) for part in text.split(","))
+    if len(rates) != len(points) + 1:
+        raise ActionError(
+            f"{words[-1]!r}: expected {len(points) + 1} rates, one more than split points, "
+            f"found {len(rates)}"
+        )
+    return points, Action(words[-1], "split", "lr", rates)
+
+
+def _ends(word: str, text: str) -> tuple[float, float]:
+    lowest, _, highest = text.partition("..")
+    return _positive_rate(word, lowest), _positive_rate(word, highest)
+
+
+def _positive_rate(word: str, text: str) -> float:
+    value = _rate(word, text)
+    if value == 0:
+        raise ActionError(f"{word!r}: expected rates above 0, found {text}")
+    return value
 
 
 def key_value(key: str, text: str) -> Value:

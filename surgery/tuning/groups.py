@@ -224,7 +224,9 @@ def resolve_groups(
         norms=norms,
         histories=histories,
         warnings=(
-            *taken_for_granted(settings, choice, named=bool(optimizer or rules.optimizer)),
+            *taken_for_granted(
+                settings, choice, histories, named=bool(optimizer or rules.optimizer)
+            ),
             *all_warnings(spec, rules, found, histories, norms, status),
         ),
     )

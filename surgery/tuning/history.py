@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,35 +67,39 @@ def tell_histories(
     depths_above: Mapping[str, int],
 ) -> tuple[History, ...]:
     """Run the rules, top to bottom, over every parameter, in model order."""
-    fired: list[list[Rule]] = [[] for _ in spec.parameters]
+    fired: list[list[Match]] = [[] for _ in spec.parameters]
     for match in found:
         for index in match.parameters:
-            fired[index].append(match.rule)
+            fired[index].append(match)
     return tuple(
-        _history(parameter, rules, start, depths_above.get(parameter.name, 0))
-        for parameter, rules in zip(spec.parameters, fired, strict=True)
+        _history(index, parameter, fired[index], start, depths_above.get(parameter.name, 0))
+        for index, parameter in enumerate(spec.parameters)
     )
 
 
 def _history(
-    parameter: ParameterSpec, rules: Iterable[Rule], start: Sequence[Firing], above: int
+    index: int,
+    parameter: ParameterSpec,
+    fired: Sequence[Match],
+    start: Sequence[Firing],
+    above: int,
 ) -> History:
-    rules = tuple(rules)
     values: dict[str, Any] = {firing.attribute: firing.value for firing in start}
     keys = tuple(values)
     firings = list(start)
-    for rule in rules:
-        for action in rule.actions:
+    for match in fired:
+        for action in match.rule.actions:
             if action.kind != "bn":
-                values[action.attribute] = _after(action, values.get(action.attribute), above)
-                firings.append(_firing(rule, action, values[action.attribute]))
+                before, value = values.get(action.attribute), match.value(action, index)
+                values[action.attribute] = _after(action, before, value, above)
+                firings.append(_firing(match.rule, action, values[action.attribute]))
     return History(
         parameter=parameter,
         hyper=tuple((key, values[key]) for key in keys),
         when=_when(parameter, values.get("when")),
         name=values.get("name"),
         frozen_by_model=not parameter.trainable and "when" not in values,
-        rules=rules,
+        rules=tuple(match.rule for match in fired),
         firings=tuple(firings),
     )
 
@@ -111,10 +115,9 @@ def _firing(rule: Rule, action: Action, value: Value) -> Firing:
     return Firing(rule.line, rule.text, action.text, action.attribute, value)
 
 
-def _after(action: Action, before: Any, above: int) -> Any:
+def _after(action: Action, before: Any, value: Any, above: int) -> Any:
     if action.kind == "scale":
-        return before * action.value
+        return before * value
     if action.kind == "decay":
-        assert isinstance(action.value, float)
-        return before * action.value**above
-    return action.value
+        return before * value**above
+    return value

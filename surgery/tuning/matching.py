@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from surgery.errors import Problem, SelectorError
 from surgery.patterns import (
@@ -17,7 +17,8 @@ from surgery.patterns import (
     why_nothing,
 )
 from surgery.specs import ModelSpec, ParameterSpec
-from surgery.tuning.actions import Action
+from surgery.tuning.actions import Action, ActionError, Value
+from surgery.tuning.differential import differential_rates
 from surgery.tuning.rules import Rule, Rules
 
 #: A parameter by its index in the spec, or a norm with running statistics by its path.
@@ -28,13 +29,15 @@ Target = int | str
 class Match:
     """What one rule means: indices into ``spec.parameters``, and paths of stateful norms.
 
-    ``aliases`` are, for the tied parameters among them, the names by which it means them.
+    ``aliases`` are, for the tied parameters among them, the names by which it means them;
+    ``rates`` what each gets where the rule has one rate for each stage or part of the model.
     """
 
     rule: Rule
     parameters: tuple[int, ...]
     norms: tuple[str, ...]
     aliases: Mapping[int, frozenset[str]]
+    rates: Mapping[int, float] = field(default_factory=dict)
 
     def targets(self, action: Action) -> tuple[Target, ...]:
         """What the action changes. Freezing reaches a norm that has statistics alone too."""
@@ -43,6 +46,10 @@ class Match:
         if action.kind == "when":
             return (*self.parameters, *self.norms)
         return self.parameters
+
+    def value(self, action: Action, parameter: int) -> Value:
+        """The value that the action has for one of the parameters."""
+        return self.rates[parameter] if action.is_differential else action.value
 
     def effects(self, action: Action) -> Iterator[tuple[Target, str, str]]:
         """Target, alias and attribute: a line for one alias takes nothing from the others'."""
@@ -75,7 +82,12 @@ def match_rules(
             problems.append(Problem(rule.line, error.message))
             continue
         match = _match(rule, spec, parameters, modules, tied)
-        found.append(match)
+        try:
+            rates = differential_rates(rule, match.parameters, spec)
+        except ActionError as error:
+            problems.append(Problem(rule.line, str(error)))
+            continue
+        found.append(replace(match, rates=rates))
         if not rule.optional:
             problems.extend(_dead_actions(match, (*parameters, *modules)))
     return tuple(found), tuple(problems)
@@ -158,29 +170,29 @@ def tied_disagreements(found: Sequence[Match], spec: ModelSpec) -> Iterator[Prob
     """
     for index, parameter in enumerate(spec.parameters):
         if len(parameter.aliases) > 1:
-            rules = [
-                (match.rule, match.aliases[index]) for match in found if index in match.aliases
-            ]
-            yield from _disagreements(rules, frozenset(parameter.aliases))
+            matches = [match for match in found if index in match.aliases]
+            yield from _disagreements(matches, index, frozenset(parameter.aliases))
 
 
-def _disagreements(
-    rules: Sequence[tuple[Rule, frozenset[str]]], every: frozenset[str]
-) -> Iterator[Problem]:
-    claims: dict[str, list[tuple[Rule, Action, frozenset[str]]]] = {}
-    for rule, names in rules:
-        for action in rule.actions:
+def _disagreements(found: Sequence[Match], index: int, every: frozenset[str]) -> Iterator[Problem]:
+    claims: dict[str, list[tuple[Match, Action]]] = {}
+    for match in found:
+        names = match.aliases[index]
+        for action in match.rule.actions:
             if not action.overwrites or action.kind == "bn":
                 continue
             earlier = claims.setdefault(action.attribute, [])
             if names == every:
                 earlier.clear()
                 continue
-            for other, contrary, others in earlier:
-                if not names & others and contrary.value != action.value:
+            for other, contrary in earlier:
+                others = other.aliases[index]
+                if not names & others and other.value(contrary, index) != match.value(
+                    action, index
+                ):
                     yield Problem(
-                        rule.line,
+                        match.rule.line,
                         f"{min(names)} and {min(others)} are one tied parameter: {action.text!r} "
-                        f"here disagrees with {contrary.text!r} in line {other.line}",
+                        f"here disagrees with {contrary.text!r} in line {other.rule.line}",
                     )
-            earlier.append((rule, action, names))
+            earlier.append((match, action))

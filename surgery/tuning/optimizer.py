@@ -41,14 +41,23 @@ def build_optimizer(
         groups = _as_resolved(rules, transfer, base)
     else:
         groups = resolve_groups(model, rules, transfer=transfer, optimizer=optimizer, base=base)
+    built = make_optimizer(model, groups, optimizer)
+    apply_training_state(model, groups)
+    return built
+
+
+def make_optimizer(
+    model: nn.Module,
+    groups: ParamGroups,
+    optimizer: str | type[torch.optim.Optimizer] | None = None,
+) -> torch.optim.Optimizer:
+    """The optimizer alone; the model is not touched."""
     choice = find_optimizer(optimizer or groups.optimizer)
     parameters = _trained_parameters(model, groups)
     _check_kind(choice.name, model, parameters)
-    built = choice.build_checked(
+    return choice.build_checked(
         [_torch_group(group, parameters) for group in groups.trained], dict(groups.base)
     )
-    apply_training_state(model, groups)
-    return built
 
 
 def _as_resolved(groups: ParamGroups, transfer: object | None, base: dict[str, Any]) -> ParamGroups:

@@ -9,10 +9,20 @@
     :1d             wd=0
     layer[12], stem freeze                  # as a selector, see surgery.patterns
     ? layer5        unfreeze@3              # ? lets a rule match nothing
+    split layer2 fc lr=1e-7,1e-4,1e-2       # before layer2, from layer2, from fc on
+    layer[34]       lr=1e-5..1e-2           # one rate for each stage of what is selected
+    schedule cosine floor=0.01 warmup=2     # see surgery.tuning.schedule_line
 
 Lines run top to bottom, each attribute for itself: ``=`` sets, ``*=`` scales, the last ``=``
-wins. A comment starts with ``#`` at the start of a word. The words ``model``, ``base`` and
-``default`` start their lines; a module of that name is written ``base.**``.
+wins. A comment starts with ``#`` at the start of a word. The words ``model``, ``base``,
+``default``, ``split`` and ``schedule`` start their lines; a module of that name is written
+``base.**``.
+
+``split`` takes points in the model's own order and one rate more than points: the first for
+everything before the first point, the last from the last point on. ``lr=A..B`` gives A to the
+lowest stage of what is selected and B to the highest, and those between them rates that grow by
+one factor from stage to stage; stages are the depths of ``decay``. Both set ``lr``, as
+``lr=F`` does, so an exception goes below them.
 
 Everything wrong in a text is raised at once, as one :class:`~surgery.errors.RuleError`.
 """
@@ -34,7 +44,9 @@ from surgery.tuning.actions import (
     is_action,
     key_value,
     parse_action,
+    parse_split,
 )
+from surgery.tuning.schedule_line import ScheduleLine, ScheduleLineError, parse_schedule
 
 Default = Literal["base", "error"]
 
@@ -52,7 +64,8 @@ class Setting:
 class Rule:
     """One line: what it means, what it does there, and whether it may mean nothing.
 
-    ``line`` counts from 1, ``text`` is the line without its comment.
+    ``line`` counts from 1, ``text`` is the line without its comment. ``points`` are those of a
+    ``split`` line, whose selector is everything; empty elsewhere.
     """
 
     line: int
@@ -60,6 +73,7 @@ class Rule:
     selector: Selector
     actions: tuple[Action, ...]
     optional: bool = False
+    points: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,7 @@ class Rules:
     base: tuple[Setting, ...] = ()
     default: Default = "base"
     default_line: int = 0
+    schedule: ScheduleLine | None = None
 
 
 #: A path, text, lines, or rules that were read before; :func:`read_rules` tells them apart.
@@ -93,9 +108,15 @@ def read_rules(source: RulesSource) -> Rules:
     """
     if isinstance(source, Rules):
         return source
+    text, path = rules_text(source)
+    return parse_rules(text, path)
+
+
+def rules_text(source: str | Path | Sequence[str]) -> tuple[str, str]:
+    """The text of rules, unread, and what to call where it is from, as :func:`read_rules` does."""
     if isinstance(source, Path) or (isinstance(source, str) and _names_a_file(source)):
-        return parse_rules(_read_text(Path(source)), path=str(source))
-    return parse_rules(source if isinstance(source, str) else "\n".join(source))
+        return _read_text(Path(source)), str(source)
+    return (source if isinstance(source, str) else "\n".join(source)), "<rules>"
 
 
 def _names_a_file(source: str) -> bool:
@@ -117,7 +138,7 @@ def _read_text(path: Path) -> str:
 
 def parse_rules(text: str, path: str = "<rules>") -> Rules:
     """Read the text of a rules file; ``path`` is what errors call it."""
-    draft = _Draft()
+    draft = _Draft(path)
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
         draft.read_line(number, line)
     if draft.problems:
@@ -131,6 +152,7 @@ def parse_rules(text: str, path: str = "<rules>") -> Rules:
         base=tuple(draft.base.values()),
         default=draft.default,
         default_line=draft.default_line,
+        schedule=draft.schedule,
     )
 
 
@@ -138,6 +160,7 @@ def parse_rules(text: str, path: str = "<rules>") -> Rules:
 class _Draft:
     """The rules read so far, and the problems met on the way."""
 
+    path: str
     rules: list[Rule] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     model: str | None = None
@@ -147,6 +170,8 @@ class _Draft:
     base: dict[str, Setting] = field(default_factory=dict)
     default: Default = "base"
     default_line: int = 0
+    schedule: ScheduleLine | None = None
+    schedule_line: int = 0
 
     def read_line(self, number: int, line: str) -> None:
         words = list(_words(line))
@@ -154,7 +179,7 @@ class _Draft:
             return
         first, *rest = words
         # `model lr*=0.1` is a rule for a module called model, as many language models have.
-        if first in _LINES and not (first != "base" and rest and is_action(rest[0])):
+        if first in _LINES and not (first in _ALSO_MODULES and rest and is_action(rest[0])):
             _LINES[first](self, number, rest)
         else:
             self._rule(number, words)
@@ -206,6 +231,25 @@ class _Draft:
     def _line_of(self, key: str) -> int:
         return self.base[key].line if key in self.base else 0
 
+    def read_schedule(self, number: int, words: list[str]) -> None:
+        if self.schedule_line:
+            self.problem(number, f"a schedule was given in line {self.schedule_line} already")
+            return
+        self.schedule_line = number
+        try:
+            self.schedule = parse_schedule(words, self.path, number)
+        except ScheduleLineError as error:
+            self.problems.extend(Problem(number, message) for message in error.messages)
+
+    def read_split(self, number: int, words: list[str]) -> None:
+        try:
+            points, action = parse_split(words)
+        except ActionError as error:
+            self.problem(number, str(error))
+            return
+        text = " ".join(("split", *words))
+        self.rules.append(Rule(number, text, parse_selector(":all"), (action,), points=points))
+
     def _rule(self, number: int, words: list[str]) -> None:
         text = " ".join(words)
         optional = words[0].startswith("?")
@@ -249,12 +293,17 @@ class _Draft:
         return tuple(actions)
 
 
-#: The words that start a line which is no rule. ``schedule`` and ``split`` will join them.
+#: The words that start a line of another form than ``selector action+``.
 _LINES: dict[str, Callable[[_Draft, int, list[str]], None]] = {
     "model": _Draft.read_model,
     "base": _Draft.read_base,
     "default": _Draft.read_default,
+    "schedule": _Draft.read_schedule,
+    "split": _Draft.read_split,
 }
+
+#: Those that are a selector where an action follows at once, as no line of theirs has one there.
+_ALSO_MODULES = ("model", "default")
 
 
 def _starts_with_an_action(words: list[str]) -> bool:

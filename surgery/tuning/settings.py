@@ -8,7 +8,7 @@ from typing import Any
 
 from surgery.errors import OptimizerError, Problem, did_you_mean
 from surgery.tuning.actions import KEY_ALIASES, Action, ActionError, Value, key_value
-from surgery.tuning.history import Firing
+from surgery.tuning.history import Firing, History
 from surgery.tuning.optimizer_names import OptimizerChoice
 from surgery.tuning.rules import Rules
 
@@ -49,13 +49,21 @@ def read_settings(rules: Rules, call: Mapping[str, Any], choice: OptimizerChoice
     )
 
 
-def taken_for_granted(settings: Settings, choice: OptimizerChoice, *, named: bool) -> Iterator[str]:
+def taken_for_granted(
+    settings: Settings, choice: OptimizerChoice, histories: Iterable[History], *, named: bool
+) -> Iterator[str]:
     """One line each for the optimizer and the rate where nobody gave them."""
     if not named:
         yield f"no optimizer is named: {choice.name} is taken (base optimizer=...)"
     for firing in settings.start:
-        if firing.attribute == "lr" and firing.text == _DEFAULTED:
+        defaulted = firing.attribute == "lr" and firing.text == _DEFAULTED
+        if defaulted and not all(map(_sets_a_rate, histories)):
             yield f"no rate is given: {choice.name}'s own {firing.action} is taken (base lr=...)"
+
+
+def _sets_a_rate(history: History) -> bool:
+    actions = (action for rule in history.rules for action in rule.actions)
+    return any(action.attribute == "lr" and action.overwrites for action in actions)
 
 
 def _called(call: Mapping[str, Any], choice: OptimizerChoice) -> Iterator[tuple[str, Value]]:
@@ -95,6 +103,8 @@ def _misfit(action: Action, choice: OptimizerChoice, defaults: Mapping[str, Any]
     default = defaults[action.attribute]
     if action.kind != "set" and not _is_number(default):
         return f"{action.text!r} scales {default!r}, and only a number can be scaled"
+    if action.is_differential:
+        return None
     if _is_number(default) and not _is_number(action.value):
         return f"{action.text!r}: expected a number, found {action.value!r}"
     return None

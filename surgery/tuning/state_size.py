@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 #: Kernels to leave out of the measurement: they keep the same state and need a real device.
-_KERNELS = ("foreach", "fused", "capturable", "compile")
+KERNELS = ("foreach", "fused", "capturable", "compile")
 
 
 def state_bytes(
@@ -57,7 +57,7 @@ def _one_step(
 
 
 def _without_kernels(keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in keys.items() if key not in _KERNELS}
+    return {key: value for key, value in keys.items() if key not in KERNELS}
 
 
 def _tensors(value: object) -> Iterator[torch.Tensor]:

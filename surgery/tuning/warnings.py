@@ -45,13 +45,15 @@ def _guessed_regexes(rules: Rules) -> Iterator[str]:
 
 
 def _guessed_depths(spec: ModelSpec, rules: Rules) -> Iterator[str]:
-    decays = [
-        rule.line for rule in rules.rules if any(action.kind == "decay" for action in rule.actions)
+    by_depth = [
+        rule.line
+        for rule in rules.rules
+        if any(action.kind in ("decay", "spread") for action in rule.actions)
     ]
-    if decays and not knows_depths(spec):
+    if by_depth and not knows_depths(spec):
         count = len(set(layer_depths(spec).values()))
         yield (
-            f"line {decays[0]}: the model does not say how deep its layers are; "
+            f"line {by_depth[0]}: the model does not say how deep its layers are; "
             f"their order makes {count} {'stage' if count == 1 else 'stages'}"
         )
 

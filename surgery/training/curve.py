@@ -1,0 +1,255 @@
+"""``schedule_curve``: every group's rate over a whole run, without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.training.durations import RunLength, settle_durations, warmup_units
+from surgery.training.schedule import find_line
+from surgery.tuning import Group, ParamGroups
+from surgery.tuning.history import When
+from surgery.tuning.rules import RulesSource
+from surgery.tuning.schedule_line import ScheduleLine, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCurve:
+    """A group that trains: its own rate, and from when on (``"train"``, or an epoch)."""
+
+    name: str
+    lr: float
+    when: When
+
+    @property
+    def first_epoch(self) -> int:
+        """The epoch in which it starts to train, counted from 0."""
+        return self.when if isinstance(self.when, int) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens when a unit starts: ``restart``, ``warm-up ends``, ``fc unfreezes``.
+
+    ``kind`` is ``"warmup"``, ``"restart"``, ``"drop"``, ``"peak"`` or ``"unfreeze"``.
+    """
+
+    position: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ScheduleCurve:
+    """The rates of a run of ``epochs`` times ``steps_per_epoch`` steps.
+
+    ``factors`` has one entry for each unit of ``by``: the share of its own rate that every
+    group has during that unit. ``events`` are in order of their positions, which count units.
+    ``schedule`` is the line, or None where rates stay as they are. ``notes`` say what the curve
+    cannot show.
+    """
+
+    schedule: str | None
+    kind: str | None
+    by: Unit
+    epochs: int
+    steps_per_epoch: int
+    factors: tuple[float, ...]
+    groups: tuple[GroupCurve, ...]
+    events: tuple[Event, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def units_per_epoch(self) -> int:
+        """Entries of ``factors`` in an epoch: 1, or the steps."""
+        return 1 if self.by == "epoch" else self.steps_per_epoch
+
+    @property
+    def restarts(self) -> tuple[float, ...]:
+        """The epochs at which a cycle starts again; fractions inside an epoch."""
+        return tuple(self.epoch_of(e.position) for e in self.events if e.kind == "restart")
+
+    def epoch_of(self, position: int) -> float:
+        """The epochs that have passed when a unit starts."""
+        return position / self.units_per_epoch
+
+    def rate(self, group: GroupCurve, position: int) -> float | None:
+        """The group's rate during a unit; None while it is frozen."""
+        if position < group.first_epoch * self.units_per_epoch:
+            return None
+        return group.lr * self.factors[position]
+
+    def rates(self, group: GroupCurve) -> tuple[float | None, ...]:
+        """The group's rate in every unit; None while it is frozen."""
+        return tuple(self.rate(group, position) for position in range(len(self.factors)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The curve as JSON values; a group's ``rates`` are those at the start of each epoch."""
+        starts = range(0, len(self.factors), self.units_per_epoch)
+        return {
+            "schedule": self.schedule,
+            "kind": self.kind,
+            "by": self.by,
+            "epochs": self.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+            "factors": list(self.factors),
+            "groups": [
+                {
+                    "name": group.name,
+                    "lr": group.lr,
+                    "when": group.when,
+                    "rates": [self.rate(group, position) for position in starts],
+                }
+                for group in self.groups
+            ],
+            "restarts": list(self.restarts),
+            "events": [
+                {"epoch": self.epoch_of(e.position), "kind": e.kind, "text": e.text}
+                for e in self.events
+            ],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        from surgery.report import schedule_report
+
+        return schedule_report(self).text()
+
+
+def schedule_curve(
+    groups: ParamGroups,
+    schedule: RulesSource | ScheduleLine | None = None,
+    *,
+    epochs: int,
+    steps_per_epoch: int = 1,
+) -> ScheduleCurve:
+    """What :func:`surgery.build_schedule` would do to these groups, on nothing but numbers.
+
+    ``schedule`` is as there; without it, it is the schedule line of the groups' own rules, and
+    where they have none every rate stays what it is. A plateau goes by a metric that only the
+    run will know: its curve is the rate that nothing has reduced yet, and a note says so.
+
+    >>> curve = schedule_curve(groups, "schedule sgdr T_0=1 T_mult=2", epochs=7)
+    >>> curve.restarts, curve.factors[:4]
+    ((1.0, 3.0), (1.0, 1.0, 0.5, 1.0))
+    """
+    run = RunLength(epochs, steps_per_epoch)
+    line = groups.rules.schedule if schedule is None else find_line(schedule)
+    settled = None if line is None else settle_durations(line, run)
+    by: Unit = settled.by if settled else "epoch"
+    units = epochs if by == "epoch" else epochs * steps_per_epoch
+    factors, restarts = _run(settled, units)
+    trained = tuple(_group_curve(group) for group in groups.trained)
+    per_epoch = 1 if by == "epoch" else steps_per_epoch
+    events = (
+        *(_events(settled, factors) if settled else ()),
+        *(Event(position, "restart", "restart") for position in restarts),
+        *_unfreezings(trained, epochs, per_epoch),
+    )
+    return ScheduleCurve(
+        schedule=settled.text if settled else None,
+        kind=settled.kind if settled else None,
+        by=by,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        factors=factors,
+        groups=trained,
+        events=tuple(sorted(events, key=lambda event: event.position)),
+        notes=tuple(_notes(settled, groups, epochs, units, restarts)),
+    )
+
+
+def _run(line: ScheduleLine | None, units: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """(the factor of each unit, the units at which a cycle starts again)."""
+    from surgery.training.reference import Reference
+
+    if line is None:
+        return (1.0,) * units, ()
+    reference = Reference(line)
+    # What a plateau does after its warm-up hangs on a metric that nobody has yet.
+    foreseen = warmup_units(line) if line.kind == "ReduceLROnPlateau" else units
+    factors: list[float] = []
+    restarts: list[int] = []
+    for position in range(units):
+        factors.append(reference.factor)
+        if reference.restarts:
+            restarts.append(position)
+        if position < foreseen:
+            reference.advance()
+    return tuple(factors), tuple(restarts)
+
+
+def _group_curve(group: Group) -> GroupCurve:
+    return GroupCurve(group.name, float(dict(group.hyper)["lr"]), group.when)
+
+
+def _events(line: ScheduleLine, factors: Sequence[float]) -> Iterator[Event]:
+    """Where the course of a schedule turns, restarts apart."""
+    units = len(factors)
+    settings = dict(line.settings)
+    warmup = warmup_units(line)
+    if 0 < warmup < units:
+        yield Event(warmup, "warmup", "warm-up ends")
+    for position in _drops(line.kind, settings, units):
+        if warmup + position < units:
+            yield Event(warmup + position, "drop", f"rates x {settings.get('gamma', 0.1):g}")
+    if line.kind == "OneCycleLR":
+        yield Event(factors.index(max(factors)), "peak", "peak")
+
+
+def _drops(kind: str, settings: Mapping[str, Any], units: int) -> Iterable[int]:
+    if kind == "StepLR":
+        return range(settings["step_size"], units, settings["step_size"])
+    return settings["milestones"] if kind == "MultiStepLR" else ()
+
+
+def _unfreezings(
+    groups: Iterable[GroupCurve], epochs: int, units_per_epoch: int
+) -> Iterator[Event]:
+    """One event for each epoch in which groups start to train."""
+    starting: dict[int, list[str]] = {}
+    for group in groups:
+        if 0 < group.first_epoch < epochs:
+            starting.setdefault(group.first_epoch, []).append(group.name)
+    for epoch, names in starting.items():
+        verb = "unfreezes" if len(names) == 1 else "unfreeze"
+        yield Event(epoch * units_per_epoch, "unfreeze", f"{_listed(names)} {verb}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All of few names, the first and a count of many."""
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _notes(
+    line: ScheduleLine | None,
+    groups: ParamGroups,
+    epochs: int,
+    units: int,
+    restarts: tuple[int, ...],
+) -> Iterator[str]:
+    if line is None:
+        yield "there is no schedule line: every rate stays as it is"
+    elif line.kind == "ReduceLROnPlateau":
+        yield (
+            "ReduceLROnPlateau goes by a metric that only the run will know: "
+            "this is the rate before anything has reduced it"
+        )
+    elif line.kind == "CosineAnnealingWarmRestarts":
+        yield from _cut_cycle(line, units, restarts)
+    late = [g.name for g in groups.trained if isinstance(g.when, int) and g.when >= epochs]
+    if late:
+        yield f"never unfrozen in {epochs} epochs: {', '.join(late)}"
+    frozen = [group.name for group in groups.groups if group.frozen]
+    if frozen:
+        yield f"frozen, so without a rate: {', '.join(frozen)}"
+
+
+def _cut_cycle(line: ScheduleLine, units: int, restarts: tuple[int, ...]) -> Iterator[str]:
+    """A run that ends within a cycle ends at a rate that the cycle was to bring down."""
+    settings = dict(line.settings)
+    start = restarts[-1] if restarts else warmup_units(line)
+    length = settings["T_0"] * settings.get("T_mult", 1) ** len(restarts)
+    if units < start + length:
+        yield f"the run ends within a cycle, after {units - start} of its {length} {line.by}s"

@@ -1,0 +1,111 @@
+"""A schedule line and the length of a run to a line in which every duration is a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from surgery.errors import Problem, RuleError, TrainingError
+from surgery.tuning.schedule_line import Duration, Epochs, ScheduleLine
+
+#: The duration that is the rest of the run where nobody gives it.
+_REST = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunLength:
+    """How long a run is, as far as the caller said; positive whole numbers."""
+
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps_per_epoch"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise TrainingError(f"{name}: expected a whole number from 1, found {value!r}")
+
+    def units(self, line: ScheduleLine) -> int | None:
+        """The run in the unit of the schedule; None where the caller said too little."""
+        if line.by == "epoch" or self.epochs is None:
+            return self.epochs
+        return self.epochs * self.steps_per_epoch if self.steps_per_epoch else None
+
+
+def settle_durations(line: ScheduleLine, run: RunLength) -> ScheduleLine:
+    """The line with every duration counted in its own unit, the missing ones from the run.
+
+    Raises RuleError, with the line, where the run's length is needed and was not given, or is
+    at odds with the schedule's.
+    """
+    warmup = None if line.warmup is None else _counted("warmup", line.warmup, line, run)
+    settings = {key: _settled(key, value, line, run) for key, value in line.settings}
+    rest = _REST.get(line.kind)
+    if rest and rest not in settings:
+        settings[rest] = _rest_of_run(rest, warmup or 0, line, run)
+    settled = replace(line, settings=tuple(settings.items()), warmup=warmup)
+    for message in _contradictions(settled, settings, run):
+        raise refused(line, message)
+    return settled
+
+
+def refused(line: ScheduleLine, message: str) -> RuleError:
+    """The error for something wrong with a schedule, at its line."""
+    return RuleError(line.path, [Problem(line.line, message)])
+
+
+def last_unit(line: ScheduleLine) -> int | None:
+    """The last unit that a settled schedule knows a rate for; None where it goes on for ever."""
+    if line.kind != "OneCycleLR":
+        return None
+    total = dict(line.settings)["total_steps"]
+    return int(total) + warmup_units(line)
+
+
+def warmup_units(line: ScheduleLine) -> int:
+    """Units of warm-up of a settled schedule, 0 where it has none."""
+    assert not isinstance(line.warmup, Epochs)
+    return line.warmup or 0
+
+
+def _settled(key: str, value: Any, line: ScheduleLine, run: RunLength) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_settled(key, one, line, run) for one in value)
+    return _counted(key, value, line, run) if isinstance(value, Epochs) else value
+
+
+def _counted(key: str, duration: Duration, line: ScheduleLine, run: RunLength) -> int:
+    if isinstance(duration, int):
+        return duration
+    if line.by == "epoch":
+        return duration.count
+    if run.steps_per_epoch is None:
+        raise refused(line, f"{key}={duration} by=step needs steps_per_epoch= in the call")
+    return duration.count * run.steps_per_epoch
+
+
+def _rest_of_run(key: str, warmup: int, line: ScheduleLine, run: RunLength) -> int:
+    units = run.units(line)
+    if units is None:
+        lengths = "epochs=" if line.by == "epoch" else "epochs= and steps_per_epoch="
+        raise refused(line, f"{line.kind} needs {key}= here, or {lengths} in the call")
+    if units <= warmup:
+        raise refused(line, f"a warm-up of {warmup} leaves nothing of the run's {units} {line.by}s")
+    return units - warmup
+
+
+def _contradictions(
+    line: ScheduleLine, settings: Mapping[str, Any], run: RunLength
+) -> Iterator[str]:
+    if line.kind != "OneCycleLR":
+        return
+    last, units = last_unit(line), run.units(line)
+    if last is not None and units is not None and units > last:
+        yield f"OneCycleLR is over after {last} {line.by}s, and the run has {units}"
+    if settings.get("pct_start", 0.3) * settings["total_steps"] == 1:
+        # torch interpolates over the rise's length less one.
+        yield (
+            f"OneCycleLR cannot rise in one {line.by}: pct_start * total_steps is 1, "
+            "take a little more or less"
+        )

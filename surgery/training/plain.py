@@ -1,0 +1,91 @@
+"""Values to JSON and back, types included, with the tensors beside it. Nothing is executed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from surgery.checkpoint.wording import shown
+from surgery.errors import StateRefused
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Packer:
+    """Turns values into JSON; ``tensors`` gathers the tensors that they held, by place.
+
+    >>> packer = Packer()
+    >>> packer.packed({"betas": (0.9, 0.999), "sum": torch.ones(2)}, "adam")
+    {'dict': [['betas', {'tuple': [0.9, 0.999]}], ['sum', {'tensor': 'adam.sum'}]]}
+    >>> packer.tensors
+    {'adam.sum': tensor([1., 1.])}
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def packed(self, value: Any, place: str) -> Any:
+        """JSON for ``value``. Raises StateRefused, with the place, for what is no plain value.
+
+        Types are compared exactly: a numpy number is a float to ``isinstance`` and would come
+        back as one, which is no longer what was saved.
+        """
+        if value is None or type(value) in (bool, int, str):
+            return value
+        if type(value) is float:
+            return value if math.isfinite(value) else {"float": repr(value)}
+        if type(value) is list:
+            return self._items(value, place)
+        if isinstance(value, tuple):
+            return {"tuple": self._items(value, place)}
+        if isinstance(value, dict):
+            return self._pairs(value, place)
+        return self._tensor(value, place)
+
+    def _items(self, values: list[Any] | tuple[Any, ...], place: str) -> list[Any]:
+        return [self.packed(value, f"{place}.{index}") for index, value in enumerate(values)]
+
+    def _pairs(self, values: Mapping[Any, Any], place: str) -> dict[str, Any]:
+        pairs = [
+            [self.packed(key, place), self.packed(value, f"{place}.{key}")]
+            for key, value in values.items()
+        ]
+        # MultiStepLR keeps one, and asks it for milestones that it does not have.
+        return {"counter" if isinstance(values, Counter) else "dict": pairs}
+
+    def _tensor(self, value: Any, place: str) -> dict[str, str]:
+        import torch
+
+        if not isinstance(value, torch.Tensor):
+            kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+            raise StateRefused(
+                f"{shown(place)}: expected numbers, text, lists, tuples, dicts and tensors, "
+                f"found {kind}: a training file holds nothing that would have to be executed"
+            )
+        name = place
+        while name in self.tensors:
+            name += "'"
+        self.tensors[name] = value
+        return {"tensor": name}
+
+
+def unpacked(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The inverse of :meth:`Packer.packed`. Other data raise KeyError, TypeError or ValueError."""
+    if isinstance(packed, list):
+        return [unpacked(item, tensors) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    ((kind, inside),) = packed.items()
+    if kind == "tensor":
+        return tensors[inside]
+    if kind == "float":
+        return float(inside)
+    if kind == "tuple":
+        return tuple(unpacked(item, tensors) for item in inside)
+    if kind in ("dict", "counter"):
+        pairs = {unpacked(key, tensors): unpacked(value, tensors) for key, value in inside}
+        return Counter(pairs) if kind == "counter" else pairs
+    raise ValueError(kind)

@@ -1,0 +1,273 @@
+"""The learning rate range test: raise the rates until the loss breaks, and see where it fell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from surgery.errors import TrainingError
+from surgery.training.figures import figure
+from surgery.training.rates import group_rates, set_rate
+from surgery.training.restoring import inner_optimizers, restored
+from surgery.training.scalars import scalar, to_json
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class RangeTest:
+    """What the loss did while the rates rose, ``planned`` steps or until it diverged.
+
+    ``rates`` are those of the leading group, which has the highest rate, and so are ``suggested``
+    and ``diverged_at``; another group's are ``ratios`` (in the order of ``groups``) times that.
+    ``losses`` are as measured, each before the step at its rate; ``smoothed`` is a mean over
+    neighbours on both sides. ``suggested`` is None where the loss never fell.
+    """
+
+    groups: tuple[str, ...]
+    ratios: tuple[float, ...]
+    planned: int
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggested: float | None
+    diverged_at: float | None
+
+    @property
+    def leading_group(self) -> str:
+        return self.groups[self.ratios.index(1.0)]
+
+    @property
+    def suggested_rates(self) -> dict[str, float]:
+        """The suggestion for every group, with the ratios that they have; empty without one."""
+        if self.suggested is None:
+            return {}
+        scaled = (ratio * self.suggested for ratio in self.ratios)
+        return dict(zip(self.groups, scaled, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The test as JSON values; NaN and infinities, which JSON lacks, by name."""
+        return {
+            "leading_group": self.leading_group,
+            "ratios": dict(zip(self.groups, self.ratios, strict=True)),
+            "planned": self.planned,
+            "rates": list(self.rates),
+            "losses": [to_json(loss) for loss in self.losses],
+            "smoothed": [to_json(loss) for loss in self.smoothed],
+            "suggested": self.suggested,
+            "suggested_rates": self.suggested_rates,
+            "diverged_at": self.diverged_at,
+        }
+
+    def __str__(self) -> str:
+        end = "where the loss diverged" if self.diverged_at is not None else "without divergence"
+        headline = (
+            f"the rate of {self.leading_group} rose from {self.rates[0]:.3g} to "
+            f"{self.rates[-1]:.3g} in {len(self.rates)} of {self.planned} steps, {end}"
+        )
+        if self.suggested is None:
+            return f"{headline}\nthe loss never fell: there is no rate to suggest"
+        width = max(map(len, self.groups))
+        lines = (f"  {name:{width}}  {rate:.2g}" for name, rate in self.suggested_rates.items())
+        return "\n".join((headline, "suggested, where the loss fell fastest:", *lines))
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """Draw the loss over the leading group's rate, with the suggestion marked."""
+        with figure(path, "learning rate range test") as axes:
+            axes.plot(self.rates, self.losses, color="0.75", linewidth=1, label="loss")
+            axes.plot(self.rates, self.smoothed, color="C0", linewidth=2, label="smoothed")
+            if self.suggested is not None:
+                label = f"suggested: {self.suggested:.2g}"
+                axes.axvline(self.suggested, color="C2", linestyle="--", label=label)
+            if self.diverged_at is not None:
+                label = f"diverged at {self.diverged_at:.2g}"
+                axes.axvline(self.diverged_at, color="C3", linestyle=":", label=label)
+            axes.set(xlabel=f"rate of {self.leading_group}", ylabel="loss", xscale="log")
+            axes.set_ylim(*_visible(self.losses, self.smoothed))
+            axes.legend(frameon=False)
+
+
+def _visible(losses: Sequence[float], smoothed: Sequence[float]) -> tuple[float, float]:
+    """Down to the lowest loss, and up to the smoothed curve: single losses may be anywhere."""
+    bottom, top = min(filter(math.isfinite, losses)), max(smoothed)
+    air = 0.1 * (top - bottom) or 1.0
+    return bottom - air, top + 2 * air
+
+
+def lr_range_test(
+    model: nn.Module,
+    optimizer: Optimizer,
+    step_fn: Callable[[], Any],
+    *,
+    lowest: float = 1e-7,
+    highest: float = 10.0,
+    steps: int = 100,
+    smoothing: float = 0.8,
+    diverge: float = 4.0,
+) -> RangeTest:
+    """Raise the rates of all groups from step to step, by one factor, and watch the loss.
+
+    ``lowest`` and ``highest`` are rates of the group that has the highest rate now; the other
+    groups keep their ratios to it. ``step_fn`` takes the next batch, does the forward and the
+    backward pass and returns the loss; clearing gradients before it and ``optimizer.step()``
+    after it are done here:
+
+    >>> batches = itertools.cycle(loader)
+    >>> def one_batch():
+    ...     x, y = next(batches)
+    ...     loss = cross_entropy(model(x), y)
+    ...     loss.backward()
+    ...     return loss
+    >>> found = surgery.lr_range_test(model, optimizer, one_batch)
+    >>> print(found)
+    the rate of blocks..fc rose from 1e-07 to 0.89 in 87 of 100 steps, where the loss diverged
+    suggested, where the loss fell fastest:
+      stem..blocks      0.001
+      norm..blocks      0.001
+      blocks..fc        0.01
+      blocks..fc & :1d  0.01
+
+    Model, optimizer and random states are afterwards what they were bit for bit, also where
+    ``step_fn`` raises, see :func:`surgery.training.restoring.restored`; batches that it took
+    from an iterator stay taken. The model trains in the mode that it is in.
+
+    The test is Leslie Smith's (2015, arXiv:1506.01186, section 3.3), with the exponential rise,
+    the end of it (``diverge`` times the lowest smoothed loss) and the suggestion (the steepest
+    descent over the logarithm of the rate) of fastai's ``lr_find``. Two things differ. The loss
+    must also be above those at the start to count as diverged. And the loss that the suggestion
+    reads is smoothed to both sides, with the weight ``smoothing ** distance``, because a running
+    mean lags behind and would suggest a rate that is too high.
+
+    Raises TrainingError for bad arguments and for a ``step_fn`` that leaves no gradient, steps
+    the optimizer itself, returns no single number or starts with a loss that is not finite.
+    """
+    _check_arguments(lowest, highest, steps, smoothing, diverge)
+    groups = group_rates(optimizer)
+    leading = max(groups.values())
+    if not leading > 0:
+        raise TrainingError(f"no group has a rate above 0: {', '.join(groups)}")
+    ratios = tuple(rate / leading for rate in groups.values())
+    planned = [lowest * (highest / lowest) ** (step / (steps - 1)) for step in range(steps)]
+    stop = _Divergence(diverge, smoothing)
+    losses: list[float] = []
+    with restored(model, optimizer):
+        for rate in planned:
+            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+                set_rate(group, ratio * rate)
+            losses.append(_one_loss(model, optimizer, step_fn))
+            if stop.reached(losses[-1]):
+                break
+            optimizer.step()
+    rates = tuple(planned[: len(losses)])
+    smoothed = _smoothed([stop.bounded(loss) for loss in losses], smoothing)
+    return RangeTest(
+        groups=tuple(groups),
+        ratios=ratios,
+        planned=steps,
+        rates=rates,
+        losses=tuple(losses),
+        smoothed=smoothed,
+        suggested=_steepest_descent(rates, smoothed),
+        diverged_at=rates[-1] if stop.diverged else None,
+    )
+
+
+def _check_arguments(
+    lowest: float, highest: float, steps: int, smoothing: float, diverge: float
+) -> None:
+    if not 0 < lowest < highest < math.inf:
+        raise TrainingError(f"expected 0 < lowest < highest, found {lowest:g} and {highest:g}")
+    if steps < 2:
+        raise TrainingError(f"expected 2 steps at least, found {steps}")
+    if not 0 <= smoothing < 1:
+        raise TrainingError(f"expected a smoothing from 0 to below 1, found {smoothing:g}")
+    if not diverge > 1:
+        raise TrainingError(f"expected a factor above 1 for diverge, found {diverge:g}")
+
+
+def _one_loss(model: nn.Module, optimizer: Optimizer, step_fn: Callable[[], Any]) -> float:
+    model.zero_grad()
+    optimizer.zero_grad()
+    with _no_steps_inside(optimizer):
+        loss = scalar("the loss that step_fn returned", step_fn())
+    if not any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+        raise TrainingError("step_fn left no gradient in the optimizer: call backward() in it")
+    return loss
+
+
+@contextmanager
+def _no_steps_inside(optimizer: Optimizer) -> Iterator[None]:
+    """A training step that was pasted whole would step twice at each rate."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise TrainingError("step_fn called optimizer.step(), which the range test does after it")
+
+    driven, *_ = [*inner_optimizers(optimizer), optimizer]
+    hook = driven.register_step_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _Divergence:
+    """Watches a running mean of the loss for the step at which it is worse than ever.
+
+    That is above every loss before the lowest mean, as one that came down from 5 to 0.1 is not
+    broken at 0.5; and above ``factor`` times that mean. Its distance is what counts: a loss
+    below 0 would be above its own multiple at once.
+    """
+
+    def __init__(self, factor: float, smoothing: float) -> None:
+        self.factor = factor
+        self.smoothing = smoothing
+        self.diverged = False
+        self._sum = self._weight = 0.0
+        self._lowest = math.inf
+        self._highest = self._highest_before_lowest = -math.inf
+
+    @property
+    def _limit(self) -> float:
+        multiple = self._lowest + (self.factor - 1) * abs(self._lowest)
+        return max(self._highest_before_lowest, multiple)
+
+    def reached(self, loss: float) -> bool:
+        """Count a loss in and tell whether to stop; the first one has to be a number."""
+        if not self._weight and not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} before the first step")
+        self._sum = self.smoothing * self._sum + (1 - self.smoothing) * loss
+        self._weight = self.smoothing * self._weight + 1 - self.smoothing
+        mean = self._sum / self._weight
+        self._highest = max(self._highest, loss)
+        if mean < self._lowest:
+            self._lowest, self._highest_before_lowest = mean, self._highest
+        self.diverged = not math.isfinite(mean) or mean > self._limit
+        return self.diverged
+
+    def bounded(self, loss: float) -> float:
+        """The loss, as far as it counts: beyond the limit it would drown its neighbours."""
+        return min(loss, self._limit) if math.isfinite(loss) else self._limit
+
+
+def _smoothed(losses: Sequence[float], smoothing: float) -> tuple[float, ...]:
+    """Means over both sides, which do not lag: a neighbour weighs ``smoothing ** distance``."""
+    means = []
+    for here in range(len(losses)):
+        weights = [smoothing ** abs(here - there) for there in range(len(losses))]
+        total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+        means.append(total / sum(weights))
+    return tuple(means)
+
+
+def _steepest_descent(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """The rate in the middle of the steepest stretch; rates rise by one factor, so steps do."""
+    slopes = [after - before for before, after in zip(losses, losses[2:], strict=False)]
+    if not slopes or min(slopes) >= 0:
+        return None
+    return rates[slopes.index(min(slopes)) + 1]

@@ -1,0 +1,259 @@
+"""The driver of ``unfreeze@N``: one call an epoch, and the model is in that epoch's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import StageError, did_you_mean
+from surgery.training.distributed import refuse_unsynchronised
+from surgery.training.remembered import class_of
+from surgery.tuning import ParamGroups, apply_training_state, read_rules, resolve_groups
+from surgery.tuning.rules import RulesSource
+from surgery.tuning.training_state import is_held
+from surgery.wrappers import WRAPPER_SEGMENTS, unwrap_name
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class StageChange:
+    """What the start of an epoch changed, by name and in model order.
+
+    ``released`` are norms whose statistics move again, ``held`` those that were brought to
+    rest. All empty in an epoch that no rule names.
+    """
+
+    epoch: int
+    unfrozen: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The change as JSON values."""
+        return {
+            "epoch": self.epoch,
+            "unfrozen": list(self.unfrozen),
+            "frozen": list(self.frozen),
+            "released": list(self.released),
+            "held": list(self.held),
+        }
+
+    def __str__(self) -> str:
+        parts = (
+            _counted("parameter", self.unfrozen, "now training"),
+            _counted("parameter", self.frozen, "now frozen"),
+            _counted("norm", self.released, "released"),
+            _counted("norm", self.held, "held"),
+        )
+        return f"epoch {self.epoch}: {'; '.join(filter(None, parts)) or 'as before'}"
+
+
+def _counted(noun: str, names: tuple[str, ...], what: str) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {noun if len(names) == 1 else noun + 's'} {what} ({shown})"
+
+
+def build_stages(
+    model: nn.Module,
+    rules: RulesSource | ParamGroups,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    transfer: object | None = None,
+) -> Stages:
+    """What drives ``unfreeze@N`` on ``model``; nothing is changed before the first epoch starts.
+
+    ``rules`` are those that the optimizer was built by, or the groups that they made. Give the
+    ``optimizer`` too, and that it holds every parameter that will ever train is checked now.
+    For a model under DistributedDataParallel see :mod:`surgery.training.distributed`.
+
+    >>> stages = surgery.build_stages(model, "rules.txt", optimizer=optimizer)
+    >>> for epoch in range(10):
+    ...     print(stages.start_epoch(epoch))
+    ...     train(model.train(), optimizer)
+
+    Raises :class:`~surgery.errors.StageError`.
+    """
+    groups = _resolved(model, rules, optimizer, transfer)
+    refuse_unsynchronised(model, groups)
+    stages = Stages(_driven(model, groups), groups)
+    if optimizer is not None:
+        _check_optimizer(stages, optimizer)
+    return stages
+
+
+def _resolved(
+    model: nn.Module,
+    rules: RulesSource | ParamGroups,
+    optimizer: torch.optim.Optimizer | None,
+    transfer: object | None,
+) -> ParamGroups:
+    """Rules that name no optimizer may have keys of the one that they are used with."""
+    if isinstance(rules, ParamGroups):
+        return rules
+    rules = read_rules(rules)
+    kind = class_of(optimizer) if optimizer is not None and rules.optimizer is None else None
+    return resolve_groups(model, rules, transfer=transfer, optimizer=kind)
+
+
+class Stages:
+    """A model, and the groups that say which of its parameters train from which epoch on."""
+
+    def __init__(self, model: nn.Module, groups: ParamGroups) -> None:
+        self.model = model
+        self.groups = groups
+        self._epoch: int | None = None
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that was started last, None before the first."""
+        return self._epoch
+
+    @property
+    def unfreezings(self) -> tuple[int, ...]:
+        """The epochs at which something joins in, ascending; not epoch 0."""
+        return tuple(sorted({g.when for g in self.groups.groups if isinstance(g.when, int)}))
+
+    def start_epoch(self, epoch: int) -> StageChange:
+        """Put the model into the state of ``epoch``, counted from 0; returns what that changed.
+
+        Any epoch may be the first, and an epoch may be started again; an earlier one than the
+        last is refused. ``requires_grad`` is set, norms are held or released, whatever is
+        frozen loses its gradient. Weights, mode and optimizer stay as they are.
+        """
+        _check_epoch(epoch, self._epoch)
+        grads, held = self._requires_grad(), self._held()
+        apply_training_state(self.model, self.groups, epoch)
+        self._epoch = epoch
+        return _change(epoch, grads, self._requires_grad(), held, self._held())
+
+    def trained_parameters(self) -> tuple[nn.Parameter, ...]:
+        """What trains at the moment, in model order: what ``clip_grad_norm_`` is to see."""
+        return tuple(p for p in self._ever_trained().values() if p.requires_grad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch and who trains from when, as JSON values."""
+        return {"epoch": self._epoch, "when": self._when()}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise StageError where ``state`` was saved under other stages; change nothing."""
+        if not isinstance(state, Mapping) or state.keys() != {"epoch", "when"}:
+            raise StageError("expected what Stages.state_dict() gave, found something else")
+        if state["epoch"] is not None:
+            _check_epoch(state["epoch"], None)
+        if state["when"] != self._when():
+            raise StageError(_difference(state["when"], self._when()))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to the saved epoch, and put the model into its state.
+
+        Unlike ``start_epoch`` this goes back too. Raises StageError, with nothing changed,
+        where the state was saved under other stages.
+        """
+        self.check_state(state)
+        if state["epoch"] is not None:
+            apply_training_state(self.model, self.groups, state["epoch"])
+        self._epoch = state["epoch"]
+
+    def _when(self) -> dict[str, str | int]:
+        return {
+            unwrap_name(name): group.when
+            for group in self.groups.groups
+            for name in group.param_names
+        }
+
+    def _ever_trained(self) -> dict[str, nn.Parameter]:
+        """Everything that the optimizer is to have."""
+        names = {name for group in self.groups.trained for name in group.param_names}
+        return {n: p for n, p in self.model.named_parameters() if n in names}
+
+    def _requires_grad(self) -> dict[str, bool]:
+        return {name: p.requires_grad for name, p in self.model.named_parameters()}
+
+    def _held(self) -> dict[str, bool]:
+        return {path: is_held(module) for path, module in self.model.named_modules()}
+
+
+def _change(
+    epoch: int,
+    grads: Mapping[str, bool],
+    grads_now: Mapping[str, bool],
+    held: Mapping[str, bool],
+    held_now: Mapping[str, bool],
+) -> StageChange:
+    return StageChange(
+        epoch,
+        unfrozen=_flipped(grads, grads_now, to=True),
+        frozen=_flipped(grads, grads_now, to=False),
+        released=_flipped(held, held_now, to=False),
+        held=_flipped(held, held_now, to=True),
+    )
+
+
+def _flipped(before: Mapping[str, bool], after: Mapping[str, bool], *, to: bool) -> tuple[str, ...]:
+    return tuple(name for name, now in after.items() if now is to and before[name] is not to)
+
+
+def _check_epoch(epoch: object, last: int | None) -> None:
+    if type(epoch) is not int or epoch < 0:
+        raise StageError(f"expected an epoch, a whole number from 0, found {epoch!r}")
+    if last is not None and epoch < last:
+        raise StageError(
+            f"epoch {epoch} cannot start after epoch {last}: stages only go forwards; "
+            "build new ones to train again from an earlier epoch"
+        )
+
+
+def _difference(saved: Any, own: Mapping[str, str | int]) -> str:
+    """The first parameter about which two records disagree."""
+    saved = saved if isinstance(saved, Mapping) else {}
+    for name in dict.fromkeys((*own, *saved)):
+        if saved.get(name) != own.get(name):
+            there, here = _told(saved.get(name)), _told(own.get(name))
+            return f"saved under other stages: {name} {there} there and {here} here"
+    return "saved under other stages"
+
+
+def _told(when: object) -> str:
+    words = {"train": "trains from the start", "frozen": "is frozen", None: "does not exist"}
+    return words.get(when) or f"trains from epoch {when}"  # type: ignore[call-overload]
+
+
+def _driven(model: nn.Module, groups: ParamGroups) -> nn.Module:
+    """The model, or the one inside its wrappers, whose names the groups speak."""
+    names = [name for group in groups.groups for name in group.param_names]
+    for candidate in _unwrapped(model):
+        known = dict(candidate.named_parameters())
+        if all(name in known for name in names):
+            return candidate
+    known = dict(model.named_parameters())
+    missing = next(name for name in names if name not in known)
+    raise StageError(
+        f"these groups are another model's: {missing!r} is no parameter of this one"
+        f"{did_you_mean(missing, known)}"
+    )
+
+
+def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:
+    yield model
+    children = dict(model.named_children())
+    if len(children) == 1 and (segment := next(iter(children))) in WRAPPER_SEGMENTS:
+        yield from _unwrapped(children[segment])
+
+
+def _check_optimizer(stages: Stages, optimizer: torch.optim.Optimizer) -> None:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = stages._ever_trained()
+    missing = [name for name, parameter in trained.items() if id(parameter) not in held]
+    if missing:
+        raise StageError(
+            f"the optimizer lacks {len(missing)} of {len(trained)} parameters that are to train, "
+            f"the first is {missing[0]}: build it by the same rules, after the last change of "
+            "the model",
+        )
