@@ -127,7 +127,7 @@ class RenameError(LineError):
 
 def nearest(name: str, candidates: Iterable[str], count: int = 1) -> tuple[str, ...]:
     """The candidates that look most like ``name``, best first; empty where none comes close."""
-    return tuple(difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5))
+    return tuple(difflib.get_close_matches(name, dict.fromkeys(candidates), n=count, cutoff=0.5))
 
 
 def did_you_mean(name: str, candidates: Iterable[str], count: int = 1) -> str:

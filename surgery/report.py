@@ -65,7 +65,7 @@ class Report:
         headline = Text("\n".join(map(printable, self.headline)), style="bold")
         tables = [_rich_table(table) for table in self.tables if table.rows]
         notes = [Text(f"note: {printable(note)}", style="yellow") for note in self.notes]
-        return Group(headline, *tables, *notes)
+        return Group(headline, Text(), *tables, *notes)
 
 
 def printable(text: str) -> str:
@@ -263,8 +263,8 @@ def _groups_table(groups: ParamGroups) -> Table:
         Column("lr", number=True),
         Column("wd", number=True),
         *(Column(key, number=True) for key in others),
-        Column("when"),
-        Column("rules"),
+        Column("trains"),
+        Column("lines"),
     )
     rows = tuple(_group_row(group, tuple(others)) for group in groups.groups)
     return Table("groups", columns, rows, "good")
@@ -272,7 +272,6 @@ def _groups_table(groups: ParamGroups) -> Table:
 
 def _group_row(group: Group, others: Sequence[str]) -> tuple[str, ...]:
     hyper = dict(group.hyper)
-    lines = ", ".join(str(line.line) for line in group.lines)
     return (
         group.name,
         f"{group.tensors:,}",
@@ -281,14 +280,14 @@ def _group_row(group: Group, others: Sequence[str]) -> tuple[str, ...]:
         "?" if group.state_bytes is None else bytes_text(group.state_bytes),
         *(value_text(hyper.get(key)) for key in ("lr", "weight_decay", *others)),
         _when_text(group),
-        f"line {lines}" if lines else "base",
+        ", ".join(str(line.line) for line in group.lines) or "base",
     )
 
 
 def _when_text(group: Group) -> str:
     if group.when == "frozen":
         return "frozen (by the model)" if group.frozen_by_model else "frozen"
-    return "from the start" if group.when in ("train", 0) else f"from epoch {group.when}"
+    return "yes" if group.when in ("train", 0) else f"from epoch {group.when}"
 
 
 def _rules_table(rules: Rules) -> Table:

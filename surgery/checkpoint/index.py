@@ -253,6 +253,9 @@ def _only_checkpoint(folder: Path) -> Path:
         *indexes,
         *(file for file in files if file.suffix.lower() in SUFFIXES and file not in shards),
     ]
+    if len(found) > 1:
+        # A trainer's folder has its optimizer, its arguments and its random state beside the model.
+        found = [file for file in found if _may_hold_weights(file)] or found
     if len(found) == 1:
         return found[0]
     if not found:
@@ -264,6 +267,14 @@ def _only_checkpoint(folder: Path) -> Path:
         f"{shown(folder)}: a folder with {count(len(found), 'checkpoint')}; name one of them",
         [shown(file.name) for file in found],
     )
+
+
+def _may_hold_weights(file: Path) -> bool:
+    """Whether a state dict is in it; a file that cannot be read might have been meant."""
+    try:
+        return bool(_hold(file, None)[1].state_dicts)
+    except CheckpointError:
+        return True
 
 
 def _choose(path: Path, holding: Holding, key: str | None) -> StateDict:

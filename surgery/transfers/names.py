@@ -249,4 +249,5 @@ def _rivals(edges: Iterable[_Edge]) -> tuple[dict[str, list[str]], dict[str, lis
 
 
 def _either(names: list[str]) -> str:
+    names = sorted(names)
     return " and ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

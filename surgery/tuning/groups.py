@@ -200,7 +200,7 @@ def resolve_groups(
     spec = spec_of(model)
     rules = read_rules(rules)
     status = statuses(transfer)
-    choice = find_optimizer(optimizer or rules.optimizer or DEFAULT_OPTIMIZER)
+    choice = _choice(optimizer, rules)
     settings = read_settings(rules, base or {}, choice)
     found, unmatched = match_rules(rules, spec, status)
     problems = (
@@ -228,6 +228,17 @@ def resolve_groups(
             *all_warnings(spec, rules, found, histories, norms, status),
         ),
     )
+
+
+def _choice(optimizer: str | type[torch.optim.Optimizer] | None, rules: Rules) -> OptimizerChoice:
+    """The call's optimizer, else the rules', else the default; a rule's error has its line."""
+    if optimizer is not None or rules.optimizer is None:
+        return find_optimizer(optimizer or DEFAULT_OPTIMIZER)
+    try:
+        return find_optimizer(rules.optimizer)
+    except OptimizerError as error:
+        problem = Problem(rules.optimizer_line, error.message)
+        raise RuleError(rules.path, [problem]) from error
 
 
 def _not_covered(rules: Rules, found: Sequence[Match], spec: ModelSpec) -> Iterable[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import io
 import os
@@ -203,6 +204,20 @@ def test_what_is_no_checkpoint_is_named(
     message = refusal(tmp_path / name)
     assert problem in message or "safetensors header" in message
     assert message.isprintable()
+
+
+def test_a_trainers_folder_is_its_model(tmp_path: Path, fixtures: Path) -> None:
+    """transformers' Trainer keeps its optimizer, arguments and random state beside the model."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    shutil.copy(fixtures / "flat.safetensors", tmp_path / "model.safetensors")
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save({"last_epoch": 3, "_last_lr": [0.1]}, tmp_path / "scheduler.pt")
+    torch.save(argparse.Namespace(lr=0.1), tmp_path / "training_args.bin")
+    torch.save({"cpu": torch.get_rng_state(), "python": (3, 4)}, tmp_path / "rng_state.pth")
+    assert open_checkpoint(tmp_path).path == tmp_path / "model.safetensors"
 
 
 def test_folders(tmp_path: Path, fixtures: Path, refusal: Callable[..., str]) -> None:

@@ -130,7 +130,7 @@ def test_under_a_proven_prefix_another_shape_is_still_the_same_name():
 
 def test_ambiguity_is_said_on_both_sides():
     found = match_names(specs("q.a.w", "k.a.w"), specs("a.w"))
-    assert found.ambiguous_targets == {"a.w": "fits q.a.w and k.a.w equally well"}
+    assert found.ambiguous_targets == {"a.w": "fits k.a.w and q.a.w equally well"}
     assert found.ambiguous_sources.keys() == {"q.a.w", "k.a.w"}
 
 

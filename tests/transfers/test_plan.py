@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import TiedLanguageModel, TinyNet, Wrapper, randomise, snapshot
 from torch import nn
@@ -284,6 +284,7 @@ def test_identity_loads_all(specs):
     assert not plan.unused
 
 
+@settings(max_examples=400)
 @given(spec_lists(), spec_lists(), st.randoms(use_true_random=False))
 def test_the_order_of_keys_changes_nothing(sources, targets, random):
     shuffled = list(sources)

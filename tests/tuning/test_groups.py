@@ -259,6 +259,14 @@ class TestErrors:
         assert message in caught.value.message
 
 
+def test_an_optimizer_that_the_rules_misspell_has_their_line():
+    with pytest.raises(RuleError) as caught:
+        resolve_groups(TINY, "# mine\nbase optimizer=adamv\nfc lr=1")
+    assert caught.value.line == 2
+    assert "no optimizer is called 'adamv'" in caught.value.message
+    assert "did you mean adam" in caught.value.message
+
+
 class TestTied:
     def test_counts_once(self):
         groups = resolve_groups(TiedLanguageModel(), "lm_head lr=1")
