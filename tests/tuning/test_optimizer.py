@@ -128,7 +128,7 @@ class TestErrors:
             build_optimizer(TinyNet(), ":all freeze")
 
     def test_unknown_optimizer(self):
-        with pytest.raises(OptimizerError, match="did you mean adamw"):
+        with pytest.raises(RuleError, match="did you mean adamw"):
             build_optimizer(TinyNet(), "base optimizer=adamww")
 
     def test_lbfgs_takes_one_group(self):
