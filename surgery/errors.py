@@ -14,6 +14,8 @@
     └── Refused                  the data say no; exit code 1
         ├── TransferRefused      too little would load, or ``strict`` found a difference
         └── ValueRefused         values that contradict each other, or that a cast would break
+
+and :class:`SurgeryWarning`, for what was done and probably not meant.
 """
 
 from __future__ import annotations
@@ -79,6 +81,10 @@ class TransferRefused(Refused):
 
 class ValueRefused(Refused):
     """Values that contradict each other, or that a cast would break."""
+
+
+class SurgeryWarning(UserWarning):
+    """What is allowed, was done, and probably was not meant."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,26 +67,28 @@ def tell_histories(
     depths_above: Mapping[str, int],
 ) -> tuple[History, ...]:
     """Run the rules, top to bottom, over every parameter, in model order."""
-    fired: list[list[Rule]] = [[] for _ in spec.parameters]
+    fired: list[list[Match]] = [[] for _ in spec.parameters]
     for match in found:
         for index in match.parameters:
-            fired[index].append(match.rule)
+            fired[index].append(match)
     return tuple(
-        _history(parameter, rules, start, depths_above.get(parameter.name, 0))
-        for parameter, rules in zip(spec.parameters, fired, strict=True)
+        _history(parameter, matches, start, depths_above.get(parameter.name, 0))
+        for parameter, matches in zip(spec.parameters, fired, strict=True)
     )
 
 
 def _history(
-    parameter: ParameterSpec, rules: Iterable[Rule], start: Sequence[Firing], above: int
+    parameter: ParameterSpec, found: Sequence[Match], start: Sequence[Firing], above: int
 ) -> History:
-    rules = tuple(rules)
+    rules = tuple(match.rule for match in found)
+    norms = {alias.rpartition(".")[0] for alias in parameter.aliases}
     values: dict[str, Any] = {firing.attribute: firing.value for firing in start}
     keys = tuple(values)
     firings = list(start)
-    for rule in rules:
+    for match in found:
+        rule = match.rule
         for action in rule.actions:
-            if action.kind != "bn":
+            if action.kind != "bn" or norms & set(match.norms):
                 values[action.attribute] = _after(action, values.get(action.attribute), above)
                 firings.append(_firing(rule, action, values[action.attribute]))
     return History(
