@@ -1,8 +1,11 @@
-# Everything runs in $(VENV), which this file makes. A trial clone can borrow another one:
+# Everything runs in $(VENV), which this file makes. A trial clone can borrow another clone's:
 #   make test VENV=/path/to/.venv
+# It is used as it is then, and nothing is installed into it.
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
+BORROWED := $(and $(wildcard $(BIN)/python),$(filter-out $(CURDIR)/%,$(abspath $(VENV))))
+INSTALLED := $(if $(BORROWED),,$(VENV)/.installed)
 # A borrowed environment has the package of the clone that made it: this clone's sources come first.
 export PYTHONPATH := $(CURDIR):$(CURDIR)/cli$(if $(PYTHONPATH),:$(PYTHONPATH))
 
@@ -18,25 +21,25 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,test,check]'
 	touch $@
 
-demo: $(VENV)/.installed ## the main job on real images: transfer, head, groups, optimizer, accuracy
+demo: $(INSTALLED) ## the main job on real images: transfer, head, groups, optimizer, accuracy
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.installed ## all tests
+test: $(INSTALLED) ## all tests
 	$(BIN)/python -m pytest -q
 
-check: $(VENV)/.installed ## format, lint, strict types
+check: $(INSTALLED) ## format, lint, strict types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
-format: $(VENV)/.installed ## rewrite the sources in the project's format
+format: $(INSTALLED) ## rewrite the sources in the project's format
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
 
-bench: $(VENV)/.installed ## speed and memory, paired against what people do today
+bench: $(INSTALLED) ## speed and memory, paired against what people do today
 	$(BIN)/python -m bench
 
-fixtures: $(VENV)/.installed ## make the files under fixtures/ again
+fixtures: $(INSTALLED) ## make the files under fixtures/ again
 	$(BIN)/python fixtures/make.py
 
 clean: ## remove the environment and every build output

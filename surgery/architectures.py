@@ -5,26 +5,27 @@ Nothing is ever downloaded: models are built with their own initial values.
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import importlib
 import importlib.util
 import inspect
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from surgery.describe import describe
 from surgery.errors import ArchitectureError, did_you_mean
 from surgery.specs import ModelSpec
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from surgery.checkpoint import Checkpoint
@@ -32,13 +33,19 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("timm", "torchvision")
 
+_FORMS = "timm:NAME, torchvision:NAME, package.module:factory, path/file.py:factory or like:file"
+
+# Arguments by which a library would load weights of its own.
+_PRETRAINED = ("pretrained", "pretrained_backbone", "weights", "weights_backbone")
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """Which architecture was meant.
 
     ``origin`` is ``"timm"``, ``"torchvision"``, ``"factory"`` or ``"like"``; ``name`` is what
-    that origin knows it by. ``also`` names the other library where a bare name fits both.
+    that origin knows it by (``file#key`` for one state dict of several in a file). ``also`` names
+    the other library where a bare name fits both.
     """
 
     origin: str
@@ -55,7 +62,9 @@ class Architecture:
         """A file name without suffix: ``resnet50``, ``make``, ``like-x``."""
         if self.origin == "factory":
             return self.name.rpartition(":")[2]
-        return f"like-{Path(self.name).stem}" if self.origin == "like" else self.name
+        if self.origin == "like":
+            return f"like-{_file_and_key(self.name)[0].stem}"
+        return self.name
 
     def __str__(self) -> str:
         if self.also:
@@ -72,8 +81,10 @@ def find_architecture(text: str) -> Architecture:
     origin, colon, name = text.partition(":")
     if not colon:
         return _find_bare(text)
+    if not origin or not name:
+        raise ArchitectureError(f"{text!r} names no architecture; expected {_FORMS}")
     if origin in LIBRARIES:
-        if name not in _known(origin):
+        if not _has(origin, name):
             raise ArchitectureError(
                 f"{origin} has no architecture {name!r}{did_you_mean(name, _known(origin), 3)}"
             )
@@ -89,7 +100,7 @@ def find_architecture(text: str) -> Architecture:
 
 
 def _find_bare(name: str) -> Architecture:
-    homes = [library for library in LIBRARIES if name in _known(library)]
+    homes = [library for library in LIBRARIES if _has(library, name)]
     if homes:
         return Architecture(homes[0], name, also=f"{homes[1]}:{name}" if homes[1:] else "")
     names = {known: None for library in LIBRARIES for known in _known(library)}
@@ -127,13 +138,30 @@ def _known(library: str) -> tuple[str, ...]:
     return tuple(torchvision.models.list_models())
 
 
+def _has(library: str, name: str) -> bool:
+    """Timm's names may carry the tag of a training recipe: ``resnet50.a1_in1k``."""
+    if library == "timm" and "." in name:
+        import timm
+
+        return name in timm.list_pretrained()
+    return name in _known(library)
+
+
 class Blueprint(Protocol):
-    """A target before it has values: its spec, and initial values for the names that need them."""
+    """A target before it has values: its spec, and its state dict on request.
+
+    ``heads`` are the paths of its heads, None where there is no model to ask. ``frame(names)`` is
+    the whole state dict, module versions included, in which the tensors
+    called ``names`` have their initial values and the others may have none.
+    """
 
     @property
     def spec(self) -> ModelSpec: ...
 
-    def initial_values(self, names: Iterable[str]) -> dict[str, torch.Tensor]: ...
+    @property
+    def heads(self) -> tuple[str, ...] | None: ...
+
+    def frame(self, names: Iterable[str]) -> OrderedDict[str, Any]: ...
 
 
 def blueprint(
@@ -145,9 +173,10 @@ def blueprint(
 ) -> Blueprint:
     """Build the architecture, but none of the initial values that nobody asks for.
 
-    ``arguments`` go to its constructor; ``num_classes`` too where the constructor takes it, else
-    the head is replaced. Initial values depend on the architecture and ``seed`` alone. Raises
-    :class:`~surgery.errors.ArchitectureError` for anything that cannot be built.
+    ``arguments`` go to its constructor; ``num_classes`` too where the constructor names it, else
+    the head is replaced. 0 gives features. What a person's own code prints goes to stderr, and a
+    module that is there already is copied. Initial values depend on the architecture and ``seed``
+    alone. Raises :class:`~surgery.errors.ArchitectureError` for anything that cannot be built.
     """
     if architecture.origin == "like":
         return _blueprint_like(architecture, arguments, num_classes)
@@ -169,17 +198,48 @@ def build(
         raise ArchitectureError(
             f"{architecture.label} is a list of names and shapes; a model cannot be built from it"
         )
-    factory = _factory(architecture)
-    arguments = dict(arguments or {})
-    head_by_hand = num_classes is not None and not _takes(factory, "num_classes")
-    if num_classes is not None and not head_by_hand:
-        arguments["num_classes"] = num_classes
-    model = _call(architecture, factory, arguments)
-    if head_by_hand and num_classes is not None:
-        from surgery.heads import replace_head
+    arguments = _without_downloads(architecture, arguments or {})
+    with _workplace(architecture):
+        factory = _factory(architecture)
+        if num_classes is None:
+            return _call(architecture, factory, arguments)
+        return _with_classes(architecture, factory, arguments, num_classes)
 
+
+def _with_classes(
+    architecture: Architecture, factory: Factory, arguments: dict[str, Any], num_classes: int
+) -> nn.Module:
+    from surgery.heads import replace_head
+
+    if "num_classes" in arguments:
+        raise ArchitectureError(
+            f"{architecture.label}: num_classes is given twice, as an argument "
+            f"({arguments['num_classes']!r}) and as the number of classes ({num_classes})"
+        )
+    # Timm knows what 0 classes are; others would make a layer without outputs, so they make one
+    # with a single class, which is then taken off.
+    asked = num_classes if architecture.origin == "timm" else num_classes or 1
+    named = _names(factory, "num_classes")
+    model = _call(
+        architecture, factory, {**arguments, "num_classes": asked} if named else arguments
+    )
+    if not named or asked != num_classes:
         replace_head(model, num_classes)
     return model
+
+
+def _without_downloads(architecture: Architecture, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A library's models never get weights of its own; asking for none is what happens anyway."""
+    if architecture.origin not in LIBRARIES:
+        return dict(arguments)
+    for name in _PRETRAINED:
+        if arguments.get(name):
+            raise ArchitectureError(
+                f"{architecture.label}: {name}={arguments[name]!r} would download weights, and "
+                "nothing is downloaded here; leave it out, and pass the downloaded file as the "
+                "source of a transfer"
+            )
+    return {name: value for name, value in arguments.items() if name not in _PRETRAINED}
 
 
 @dataclass(frozen=True)
@@ -193,11 +253,16 @@ class _Unfilled:
     def spec(self) -> ModelSpec:
         return describe(self.model)
 
-    def initial_values(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        state = self.model.state_dict()
-        values = {name: state[name] for name in names}
-        self.init.fill(values.values())
-        return values
+    @property
+    def heads(self) -> tuple[str, ...]:
+        from surgery.heads import head_paths
+
+        return head_paths(self.model)
+
+    def frame(self, names: Iterable[str]) -> OrderedDict[str, Any]:
+        state = cast("OrderedDict[str, Any]", self.model.state_dict())
+        self.init.fill(state[name] for name in names)
+        return state
 
 
 @dataclass(frozen=True)
@@ -205,26 +270,49 @@ class _Like:
     """Another checkpoint's names and shapes; what is not loaded keeps that checkpoint's values."""
 
     checkpoint: Checkpoint
+    heads = None
 
     @cached_property
     def spec(self) -> ModelSpec:
         return ModelSpec.from_tensors(self.checkpoint.specs, ties=self.checkpoint.ties)
 
-    def initial_values(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        return {name: self.checkpoint.tensor(name) for name in names}
+    def frame(self, names: Iterable[str]) -> OrderedDict[str, Any]:
+        state: OrderedDict[str, Any] = OrderedDict.fromkeys(self.spec.by_name)
+        state.update((name, self.checkpoint.tensor(name)) for name in names)
+        versions = self.checkpoint.versions.items()
+        state._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (path, {"version": version}) for path, version in versions
+        )
+        return state
 
 
 def _blueprint_like(
     architecture: Architecture, arguments: Mapping[str, Any] | None, num_classes: int | None
 ) -> _Like:
-    from surgery.checkpoint import open_checkpoint
+    from surgery.checkpoint import open_checkpoint, read_contents
 
     if arguments or num_classes is not None:
         raise ArchitectureError(
             f"{architecture.label} has its names and shapes from a file; it takes no arguments "
             "and no number of classes"
         )
-    return _Like(open_checkpoint(architecture.name))
+    path, key = _file_and_key(architecture.name)
+    states = [] if key else [state for state, _ in read_contents(path).state_dicts]
+    if len(states) > 1:
+        raise ArchitectureError(
+            f"{architecture.label}: the file holds {len(states)} state dicts; choose one with "
+            f"like:{path}#KEY",
+            [f"like:{path}#{state or '.'}" for state in states],
+        )
+    return _Like(open_checkpoint(path, key=key))
+
+
+def _file_and_key(name: str) -> tuple[Path, str | None]:
+    """``file#key`` apart; a file whose own name has a ``#`` is that file."""
+    path, _, key = name.partition("#")
+    if not key or Path(name).exists():
+        return Path(name), None
+    return Path(path), key
 
 
 Factory = Callable[..., Any]
@@ -277,11 +365,19 @@ def _own_factory(text: str) -> Factory:
         public = [known for known in vars(module) if not known.startswith("_")]
         raise ArchitectureError(f"{place} has no {name!r}{did_you_mean(name, public)}")
     factory = getattr(module, name)
+    if _is_module(factory):
+        return lambda: copy.deepcopy(factory)
     if not callable(factory):
         raise ArchitectureError(
             f"{text} is a {type(factory).__name__}; expected a function or class that makes a model"
         )
     return factory  # type: ignore[no-any-return]
+
+
+def _is_module(value: Any) -> bool:
+    from torch import nn
+
+    return isinstance(value, nn.Module)
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -294,23 +390,48 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickles look their own module up by name.
     sys.modules[name] = module
-    with _on_path(path.resolve().parent), _own_code(str(path)):
+    with _own_code(str(path)):
         spec.loader.exec_module(module)
     return module
 
 
 def _import_module(name: str) -> ModuleType:
-    with _on_path(Path.cwd()), _own_code(name):
-        return importlib.import_module(name)
+    with _own_code(name):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and imports one that is not
+            origins = [f"{library}:" for library in (*LIBRARIES, "like")]
+            raise ArchitectureError(
+                f"there is no module {error.name!r}{did_you_mean(f'{name}:', origins)}"
+            ) from error
+
+
+@contextmanager
+def _workplace(architecture: Architecture) -> Iterator[None]:
+    """Where an architecture's code runs: stdout is the caller's, so what it prints is on stderr.
+
+    A person's own code finds its neighbours, also those that it imports only when called.
+    """
+    with redirect_stdout(sys.stderr):
+        if architecture.origin != "factory":
+            yield
+            return
+        place = architecture.name.rpartition(":")[0]
+        with _on_path(Path(place).resolve().parent if place.endswith(".py") else Path.cwd()):
+            yield
 
 
 @contextmanager
 def _on_path(folder: Path) -> Iterator[None]:
+    """``folder`` is searched first; afterwards the path is as it was, whatever was done to it."""
+    before = tuple(sys.path)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = before
 
 
 @contextmanager
@@ -320,11 +441,11 @@ def _own_code(what: str) -> Iterator[None]:
         yield
     except ArchitectureError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ArchitectureError(f"{what} raised {_told(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -333,12 +454,25 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line}{place}"
 
 
+def _names(factory: Factory, argument: str) -> bool:
+    """Whether it is a parameter of its own; what ``**kwargs`` swallow may be lost in there."""
+    parameter = _parameters(factory).get(argument)
+    return parameter is not None and parameter.kind in (
+        parameter.POSITIONAL_OR_KEYWORD,
+        parameter.KEYWORD_ONLY,
+    )
+
+
 def _takes(factory: Factory, argument: str) -> bool:
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # a builtin without a signature
-        return False
+    parameters = _parameters(factory)
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _parameters(factory: Factory) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return {}
 
 
 def _call(architecture: Architecture, factory: Factory, arguments: dict[str, Any]) -> nn.Module:
@@ -351,7 +485,19 @@ def _call(architecture: Architecture, factory: Factory, arguments: dict[str, Any
         raise ArchitectureError(
             f"{architecture.label} returned a {type(model).__name__}; expected a torch.nn.Module"
         )
+    _refuse_lazy(architecture, model)
     return model
+
+
+def _refuse_lazy(architecture: Architecture, model: nn.Module) -> None:
+    from torch.nn.parameter import is_lazy
+
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if lazy := [name for name, value in tensors if is_lazy(value)]:
+        raise ArchitectureError(
+            f"{architecture.label} has lazy layers, whose shapes are not known before the first "
+            f"input; run the model once in the factory ({lazy[0]})"
+        )
 
 
 def _check_arguments(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _DIGITS = re.compile(r"(\d+)")
+_LONGEST_NUMBER = 18
 
 Slots = tuple[str, ...]
 
@@ -88,7 +89,7 @@ def _put_together(template: Slots, block: Block) -> str:
 
 def _ranges(values: Slots) -> Slots:
     """``0 1 2 4`` -> ``0..2 4``; two neighbours stay apart, and so does ``007``."""
-    plain = sorted(int(value) for value in values if str(int(value)) == value)
+    plain = sorted(int(value) for value in values if _is_plain(value))
     runs: list[list[int]] = []
     for number in plain:
         if runs and number == runs[-1][-1] + 1:
@@ -100,7 +101,12 @@ def _ranges(values: Slots) -> Slots:
         for run in runs
         for text in ([f"{run[0]}..{run[-1]}"] if len(run) > 2 else map(str, run))
     ]
-    return (*texts, *(value for value in values if str(int(value)) != value))
+    return (*texts, *(value for value in values if not _is_plain(value)))
+
+
+def _is_plain(value: str) -> bool:
+    """A number as a layer has one: Python itself refuses to read one of thousands of digits."""
+    return len(value) <= _LONGEST_NUMBER and str(int(value)) == value
 
 
 def _braces(values: Slots) -> str:

@@ -4,6 +4,9 @@ Inside :class:`DeferredInit` every fill of a tensor (``normal_``, ``uniform_``, 
 arithmetic on it that follows, as in ``trunc_normal_``) is written down instead of done. Whatever
 reads such a tensor first makes it happen, so constructors that compute from what they have
 filled see the right values; what nobody has read by the end is filled on request, or never.
+Operations are seen by a dispatch mode; what goes around operations to the memory itself
+(``numpy()``, ``tolist()``, pickling) by a function mode, after which that memory is never
+deferred again.
 
 Each fill draws from a generator of its own, seeded by ``seed`` and by its place in the
 constructor. So a tensor's initial value depends on the architecture and the seed alone, and not
@@ -15,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,9 +28,24 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
 
-#: Elements below which a fill happens at once: it costs nothing, and small tensors are the ones
-#: that constructors hand to numpy or to lists, which no dispatch mode sees.
+#: Elements below which a fill happens at once, since it costs nothing.
 WORTH_DEFERRING = 1024
+
+#: Methods of a tensor that hand its memory to somebody who reads without operations.
+_TO_MEMORY = frozenset(
+    {
+        "__array__",
+        "__deepcopy__",
+        "__dlpack__",
+        "__reduce_ex__",
+        "data_ptr",
+        "numpy",
+        "storage",
+        "tolist",
+        "untyped_storage",
+        "_typed_storage",
+    }
+)
 
 
 class DeferredInit(TorchDispatchMode):
@@ -45,6 +64,9 @@ class DeferredInit(TorchDispatchMode):
         self._defer = defer
         self._fills = 0
         self._waiting: dict[int, list[Callable[[], object]]] = {}
+        self._settling = False
+        self._escaped: dict[int, torch.UntypedStorage] = {}
+        self._watch = _WatchMemory(self._let_go)
 
     def __enter__(self) -> DeferredInit:
         # What a constructor draws outside of fills (torch.randn(...) * 0.02) follows the seed
@@ -53,9 +75,11 @@ class DeferredInit(TorchDispatchMode):
         self._fork.__enter__()
         torch.manual_seed(self._seed)
         super().__enter__()  # type: ignore[no-untyped-call]
+        self._watch.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
+        self._watch.__exit__(*exc_info)  # type: ignore[no-untyped-call]
         super().__exit__(*exc_info)  # type: ignore[no-untyped-call]
         self._fork.__exit__(*exc_info)
 
@@ -72,7 +96,7 @@ class DeferredInit(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if _is_view(func):
+        if self._settling or _is_view(func):
             return func(*args, **kwargs)
         if _fills_itself(func, args, kwargs):
             self._fill_or_defer(args[0], self._seeded(func, args, kwargs))
@@ -86,7 +110,7 @@ class DeferredInit(TorchDispatchMode):
         memory = _memory(tensor)
         if memory in self._waiting:
             self._waiting[memory].append(run)
-        elif self._defer and tensor.numel() >= WORTH_DEFERRING:
+        elif self._defer and tensor.numel() >= WORTH_DEFERRING and memory not in self._escaped:
             self._waiting[memory] = [run]
         else:
             run()
@@ -106,10 +130,40 @@ class DeferredInit(TorchDispatchMode):
 
         return run
 
+    def _let_go(self, tensor: torch.Tensor) -> None:
+        """The tensor's memory is in other hands: settle it now and write to it at once later."""
+        # Kept, or another tensor's memory could come to be taken for it.
+        self._escaped[_memory(tensor)] = tensor.untyped_storage()
+        self._settle(tensor)
+
     def _settle(self, tensor: torch.Tensor) -> None:
-        with torch.no_grad():
-            for run in self._waiting.pop(_memory(tensor), ()):
-                run()
+        waiting = self._waiting.pop(_memory(tensor), ())
+        self._settling = True
+        try:
+            with torch.no_grad():
+                for run in waiting:
+                    run()
+        finally:
+            self._settling = False
+
+
+class _WatchMemory(TorchFunctionMode):
+    """Reports tensors whose memory is about to be read without any operation."""
+
+    def __init__(self, report: Callable[[torch.Tensor], None]) -> None:
+        super().__init__()
+        self._report = report
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") in _TO_MEMORY and isinstance(args[0], torch.Tensor):
+            self._report(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _memory(tensor: torch.Tensor) -> int:
@@ -131,7 +185,8 @@ def _fills_itself(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any
         writes_first
         and schema[0].name == "self"
         and args[0].device.type == "cpu"
-        and not args[0].is_sparse
+        and args[0].layout == torch.strided
+        and kwargs.get("generator") is None  # it has draws of its own, in the order they are asked
         and sum(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs))) == 1
         and func._schema.name.endswith("_")
         and not _changes_shape(func)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
@@ -22,13 +23,18 @@ def describe(model: nn.Module) -> ModelSpec:
     state = {k: v for k, v in model.state_dict(keep_vars=True).items() if _is_tensor(v)}
     return ModelSpec(
         tensors=tuple(tensor_spec(name, value) for name, value in state.items()),
-        parameters=_parameters(model),
+        parameters=_parameters(model, state),
         modules=tuple(
             spec
             for path, module in model.named_modules()
             if (spec := _module(path, module)) is not None
         ),
         computed=tuple(name for name, _ in model.named_buffers() if name not in state),
+        shared_buffers=tuple(
+            tuple(names)
+            for names in _names_by_tensor(model.named_buffers(remove_duplicate=False)).values()
+            if len(names) > 1
+        ),
     )
 
 
@@ -44,20 +50,26 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _parameters(model: nn.Module) -> tuple[ParameterSpec, ...]:
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+def _parameters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[ParameterSpec, ...]:
+    # Some wrappers (activation checkpointing) go by other names in state dicts than in modules.
+    names = _names_by_tensor((*model.named_parameters(remove_duplicate=False), *state.items()))
     depths = _layer_depths(model)
     return tuple(
         ParameterSpec(
             tensor_spec(name, parameter),
-            aliases=tuple(names[id(parameter)]),
+            aliases=tuple(dict.fromkeys(names[id(parameter)])),
             trainable=parameter.requires_grad,
             depth=depths.get(name),
         )
         for name, parameter in model.named_parameters()
     )
+
+
+def _names_by_tensor(named: Iterable[tuple[str, torch.Tensor]]) -> dict[int, list[str]]:
+    names: dict[int, list[str]] = {}
+    for name, tensor in named:
+        names.setdefault(id(tensor), []).append(name)
+    return names
 
 
 def _layer_depths(model: nn.Module) -> dict[str, int]:

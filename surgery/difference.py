@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 class ValueDifference:
     """One tensor on both sides whose values differ.
 
-    ``largest`` is the largest absolute difference and ``relative`` that difference over the
-    largest absolute value of the first side, both in float64 and over the elements that are
-    finite on both sides; ``elements`` counts all that differ, NaN equal to NaN.
+    ``largest`` is the largest absolute difference, infinite where elements that differ are not
+    finite on both sides; ``relative`` is that difference over the largest absolute value of the
+    first side among elements that are. Both in float64. ``elements`` counts all that differ,
+    NaN equal to NaN; 4-bit numbers, which torch keeps in pairs, count singly.
     """
 
     name: str
@@ -44,14 +46,15 @@ class Difference:
         return bool(self.only_first or self.only_second or self.respecified or self.values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The difference as JSON values."""
+        """The difference as JSON values; JSON has no infinity, so None stands for it."""
         return {
             "equal": self.equal,
             "only_first": [_row(spec) for spec in self.only_first],
             "only_second": [_row(spec) for spec in self.only_second],
             "respecified": [[_row(one), _row(other)] for one, other in self.respecified],
             "values": [
-                [value.name, value.elements, value.largest, value.relative] for value in self.values
+                [value.name, value.elements, _or_none(value.largest), _or_none(value.relative)]
+                for value in self.values
             ],
         }
 
@@ -84,6 +87,7 @@ def compare(first: Source, second: Source) -> Difference:
 def _compare_values(name: str, one: torch.Tensor, other: torch.Tensor) -> ValueDifference | None:
     import torch
 
+    one, other = _comparable(one), _comparable(other)
     differs = (one != other) & ~((one != one) & (other != other))
     elements = int(differs.sum())
     if not elements:
@@ -91,9 +95,29 @@ def _compare_values(name: str, one: torch.Tensor, other: torch.Tensor) -> ValueD
     wide = torch.complex128 if one.is_complex() else torch.float64
     one, other = one.to(wide), other.to(wide)
     finite = torch.isfinite(one) & torch.isfinite(other)
-    largest = float((one - other)[finite].abs().max()) if finite.any() else float("inf")
-    scale = float(one[finite].abs().max()) if finite.any() else 0.0
-    return ValueDifference(name, elements, largest, largest / scale if scale else float("inf"))
+    if (differs & ~finite).any():
+        return ValueDifference(name, elements, math.inf, math.inf)
+    largest, scale = float((one - other)[finite].abs().max()), float(one[finite].abs().max())
+    return ValueDifference(name, elements, largest, largest / scale if scale else math.inf)
+
+
+def _comparable(values: torch.Tensor) -> torch.Tensor:
+    """The same numbers in a dtype that torch compares; 4- and 8-bit floats are not all of them."""
+    import torch
+
+    if values.dtype == torch.float4_e2m1fn_x2:
+        pairs = values.view(torch.uint8)
+        return torch.tensor(_FOUR_BITS)[torch.stack((pairs & 15, pairs >> 4), -1).long()]
+    return values.float() if str(values.dtype).startswith("torch.float8") else values
+
+
+# What the 16 codes of float4_e2m1fn stand for, by the OCP Microscaling Formats specification.
+_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_FOUR_BITS = (*_MAGNITUDES, *(-magnitude for magnitude in _MAGNITUDES))
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _row(spec: TensorSpec) -> list[Any]:

@@ -17,6 +17,8 @@
         ├── TransferRefused      too little would load, or ``strict`` found a difference
         ├── StateRefused         a saved state that is another model's, optimizer's or run's
         └── ValueRefused         values that contradict each other, or that a cast would break
+
+and :class:`SurgeryWarning`, for what was done and probably not meant.
 """
 
 from __future__ import annotations
@@ -96,6 +98,10 @@ class ValueRefused(Refused):
     """Values that contradict each other, or that a cast would break."""
 
 
+class SurgeryWarning(UserWarning):
+    """What is allowed, was done, and probably was not meant."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong in a text file. ``line`` counts from 1; 0 means the file as a whole."""
@@ -142,7 +148,7 @@ class RenameError(LineError):
 
 def nearest(name: str, candidates: Iterable[str], count: int = 1) -> tuple[str, ...]:
     """The candidates that look most like ``name``, best first; empty where none comes close."""
-    return tuple(difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5))
+    return tuple(difflib.get_close_matches(name, dict.fromkeys(candidates), n=count, cutoff=0.5))
 
 
 def did_you_mean(name: str, candidates: Iterable[str], count: int = 1) -> str:

@@ -26,9 +26,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.describe import describe
-from surgery.errors import SelectorError, did_you_mean
+from surgery.errors import SelectorError, SurgeryError, did_you_mean
+from surgery.record import read_record
 from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
-from surgery.wrappers import unwrap_names
+from surgery.wrappers import unwrap_name, unwrap_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,9 +101,11 @@ def select(
 ) -> tuple[str, ...]:
     """The names of the selected parameters, as ``named_parameters`` shows them, in its order.
 
-    ``transfer`` is what :func:`surgery.transfer` returned and ``status`` the same as a mapping,
-    name to ``"loaded"``, ``"adapted"`` or ``"fresh"``; ``:new``, ``:loaded`` and ``:adapted``
-    need one of them. A selector that selects no parameter is a :class:`SelectorError`.
+    ``transfer`` is what :func:`surgery.transfer` returned, or anything else that
+    :func:`statuses` reads; ``status`` is name to ``"loaded"``, ``"adapted"`` or ``"fresh"``.
+    ``:new``, ``:loaded`` and ``:adapted`` need one of them. A selector that selects no
+    parameter is a :class:`SelectorError`, and so is a name, glob or type in it that no
+    parameter has, behind a ``!`` too: ``layer1 & !bnn1`` is a slip.
 
     >>> surgery.select(torchvision.models.resnet18(), "layer[34]/** & :bias & !**.bn1")
     ('layer3.0.bn2.bias', 'layer3.0.downsample.1.bias', 'layer3.1.bn2.bias',
@@ -110,22 +113,37 @@ def select(
     """
     spec = spec_of(model)
     selector = parse_selector(selector)
-    status = statuses(transfer) if status is None else status
+    status = statuses(transfer, spec) if status is None else status
     check_answerable(selector, spec, status)
     subjects = parameter_subjects(spec, status)
+    unmet = tuple(unmet_atoms(selector, subjects))
+    if unmet:
+        raise SelectorError(unmet[0], unmet[1:])
     chosen = tuple(
         parameter.name
         for parameter, subject in zip(spec.parameters, subjects, strict=True)
         if matches(selector, subject)
     )
     if not chosen:
-        raise SelectorError(why_nothing(selector, subjects))
+        raise SelectorError(why_nothing(selector))
     return chosen
 
 
 def spec_of(model: nn.Module | ModelSpec) -> ModelSpec:
-    """A spec as it is, a module described."""
-    return model if isinstance(model, ModelSpec) else describe(model)
+    """A spec as it is, a module described.
+
+    Raises :class:`~surgery.errors.SurgeryError` for lazy parameters, which have no shape yet.
+    """
+    if isinstance(model, ModelSpec):
+        return model
+    from torch.nn.parameter import is_lazy
+
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise SurgeryError(
+            f"{lazy[0]} is lazy and has no shape yet: run one batch through the model first"
+        )
+    return describe(model)
 
 
 # --- text to selector ---------------------------------------------------------------------------
@@ -181,6 +199,8 @@ def _parse_atom(piece: str, whole: str) -> Atom:
     text = piece.strip()
     negated = text.startswith("!")
     text = text.removeprefix("!").lstrip()
+    if text.startswith("!"):
+        raise SelectorError(f"{piece.strip()!r} has more than one !: one leaves out, two cancel")
     if not text:
         raise SelectorError(f"{whole.strip()!r} lacks a name, a glob or a :word beside , & or !")
     kind, pattern = _read_atom(text)
@@ -285,19 +305,62 @@ def _glob_set(characters: str, text: str) -> str:
 # --- what a model answers -----------------------------------------------------------------------
 
 
-def statuses(transfer: object | None) -> Mapping[str, str] | None:
+def statuses(transfer: object | None, spec: ModelSpec) -> Mapping[str, str] | None:
     """Name to ``"loaded"``, ``"adapted"`` or ``"fresh"``, from whatever a transfer handed over.
 
-    Either a mapping that already says so, or an object with the three tuples of names.
+    That is what :func:`surgery.transfer` or :func:`surgery.replace_head` returned, a mapping
+    that already says so, an opened file that a transfer wrote, or several of these in a list,
+    of which later ones overrule. A head's replacement says that its layers are fresh
+    and nothing of the rest. A transfer knows the shapes that it loaded: what has another shape
+    in ``spec``, or is not among them, came after it and is fresh.
+
+    Anything else is a :class:`SelectorError`.
     """
     if transfer is None:
         return None
-    if isinstance(transfer, Mapping):
-        return _checked_statuses(transfer)
-    outcome: Any = transfer
-    return {
-        name: status for status in STATUS_WORDS.values() for name in getattr(outcome, status, ())
-    }
+    told: dict[str, str] = {}
+    complete = False
+    for part in transfer if isinstance(transfer, (list, tuple)) else (transfer,):
+        account = _read_account(part, spec)
+        told.update(_unwrapped_statuses(account.status))
+        complete = complete or account.complete
+    if complete:
+        told.update(_untold(told, spec))
+    return told
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """What one thing says of a transfer; ``complete`` where what it does not name is fresh."""
+
+    status: Mapping[str, str]
+    complete: bool = False
+
+
+def _read_account(told: Any, spec: ModelSpec) -> _Account:
+    if isinstance(told, Mapping):
+        return _Account(_checked_statuses(told))
+    if all(hasattr(told, status) for status in STATUS_WORDS.values()):
+        return _outcome_account(told, spec)
+    if _is_swap(told):
+        return _Account(_fresh_below([layer.path for layer in told.layers], spec))
+    if hasattr(told, "specs") and hasattr(told, "metadata"):
+        return _file_account(told, spec)
+    raise SelectorError(
+        "transfer takes what surgery.transfer or surgery.replace_head returned, a mapping of "
+        "names to loaded, adapted or fresh, a file that a transfer wrote (opened with "
+        f"surgery.open_checkpoint), or several of these in a list; found {_shortly(told)}"
+    )
+
+
+def _is_swap(told: Any) -> bool:
+    layers = getattr(told, "layers", None)
+    return isinstance(layers, tuple) and all(hasattr(layer, "path") for layer in layers)
+
+
+def _shortly(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
 def _checked_statuses(status: Mapping[Any, Any]) -> Mapping[str, str]:
@@ -307,6 +370,73 @@ def _checked_statuses(status: Mapping[Any, Any]) -> Mapping[str, str]:
             f"a parameter is loaded, adapted or fresh after a transfer, not {', '.join(unknown)}"
         )
     return status
+
+
+def _outcome_account(outcome: Any, spec: ModelSpec) -> _Account:
+    status = {name: word for word in STATUS_WORDS.values() for name in getattr(outcome, word)}
+    steps = getattr(getattr(outcome, "plan", None), "steps", None)
+    if steps is None:
+        return _Account(status)
+    return _Account(_still_there(status, (step.target for step in steps), spec), complete=True)
+
+
+def _file_account(file: Any, spec: ModelSpec) -> _Account:
+    record = read_record(file.metadata, file.specs)
+    if record is None:
+        raise SelectorError(
+            f"{getattr(file, 'path', 'the file')} has no record of a transfer: only a file that "
+            "a transfer wrote has one"
+        )
+    return _Account(_still_there(record.status, record.model.tensors, spec), complete=True)
+
+
+def _still_there(
+    status: Mapping[str, str], targets: Iterable[TensorSpec], spec: ModelSpec
+) -> dict[str, str]:
+    """The status, ``"fresh"`` for a tensor that has another shape now: it was replaced."""
+    shapes = {target.name: target.shape for target in targets}
+    before = {clean: shapes[name] for name, clean in unwrap_names(shapes).items()}
+    now = dict(_unwrapped_shapes(spec))
+    return {
+        clean: "fresh" if now.get(clean, before.get(clean)) != before.get(clean) else status[name]
+        for name, clean in unwrap_names(status).items()
+    }
+
+
+def _unwrapped_shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    shapes = {
+        alias: parameter.tensor.shape
+        for parameter in spec.parameters
+        for alias in parameter.aliases
+    }
+    for name, clean in unwrap_names(shapes).items():
+        yield clean, shapes[name]
+
+
+def _fresh_below(paths: Iterable[str], spec: ModelSpec) -> dict[str, str]:
+    """Every name of the parameters that one of the paths covers."""
+    paths = tuple(paths)
+    clean = unwrap_names(alias for p in spec.parameters for alias in p.aliases)
+    return {
+        clean[alias]: "fresh"
+        for parameter in spec.parameters
+        if any(_is_below(clean[alias], path) for alias in parameter.aliases for path in paths)
+        for alias in parameter.aliases
+    }
+
+
+def _is_below(name: str, path: str) -> bool:
+    return not path or name.startswith(f"{path}.")
+
+
+def _untold(told: Mapping[str, str], spec: ModelSpec) -> dict[str, str]:
+    """The parameters that nothing names under any of their names, as fresh."""
+    clean = unwrap_names(alias for p in spec.parameters for alias in p.aliases)
+    return {
+        clean[parameter.name]: "fresh"
+        for parameter in spec.parameters
+        if not any(clean[alias] in told for alias in parameter.aliases)
+    }
 
 
 def check_answerable(selector: Selector, spec: ModelSpec, status: Mapping[str, str] | None) -> None:
@@ -356,6 +486,7 @@ class _Answers:
         self.spec = spec
         self.unwrapped = unwrap_names(dict.fromkeys((*aliases, *tensors)))
         self.paths = unwrap_names(module.path for module in spec.modules)
+        self.shared = _shared_paths(spec)
         # The transfer may have seen the model before it was wrapped, or after.
         self.status = dict(_unwrapped_statuses(status or {}))
         self.own: dict[str, list[TensorSpec]] = {}
@@ -378,7 +509,11 @@ class _Answers:
         names = tuple(tensor.name for tensor in tensors)
         norm = module.norm or module.has_statistics
         return Subject(
-            names=(self.paths[module.path], *(self.unwrapped[name] for name in names)),
+            names=(
+                self.paths[module.path],
+                *(self.unwrapped[name] for name in names),
+                *self.shared.get(module.path, ()),
+            ),
             types=module.types,
             classes=frozenset(_classes(names, tensors, norm=norm)),
             statuses=self._statuses(names),
@@ -387,6 +522,15 @@ class _Answers:
     def _statuses(self, names: Iterable[str]) -> frozenset[str]:
         found = (self.status.get(self.unwrapped[name]) for name in names)
         return frozenset(status for status in found if status)
+
+
+def _shared_paths(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """The other paths of each module that has several: those under which its buffers go too."""
+    paths = {
+        names[0].rpartition(".")[0]: [name.rpartition(".")[0] for name in names[1:]]
+        for names in spec.shared_buffers
+    }
+    return {first: tuple(map(unwrap_name, others)) for first, others in paths.items()}
 
 
 def _unwrapped_statuses(status: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -437,23 +581,56 @@ def _holds(atom: Atom, subject: Subject) -> bool:
             return atom.pattern in subject.classes
 
 
-def why_nothing(selector: Selector, subjects: Iterable[Subject]) -> str:
-    """One line: which atom matches nothing, with the nearest name, or that none is all at once."""
+def unmet_atoms(selector: Selector, subjects: Iterable[Subject]) -> Iterator[str]:
+    """One line for each name, glob, regex or type that no subject has, with the nearest name.
+
+    Negated ones too: ``!fcc`` means everything. The ``:words`` may hold for nothing.
+    """
     subjects = tuple(subjects)
     for atom in selector.atoms:
-        if not atom.negated and not any(_holds(atom, subject) for subject in subjects):
-            return f"{atom.text!r} matches nothing{_nearest_to(atom, subjects)}"
-    return f"{selector.text!r} matches nothing, though each of its parts alone does"
+        if atom.kind not in ("status", "class") and not _met(atom, subjects):
+            yield f"{atom.text!r} matches nothing{_nearest_to(atom, subjects)}"
+
+
+def why_nothing(selector: Selector) -> str:
+    """One line for a selector that means nothing, though none of its atoms is unmet."""
+    apart = ", though each of its parts alone does" if len(selector.atoms) > 1 else ""
+    return f"{selector.text!r} matches nothing{apart}"
+
+
+def _met(atom: Atom, subjects: tuple[Subject, ...]) -> bool:
+    return any(_holds(atom, subject) for subject in subjects)
 
 
 def _nearest_to(atom: Atom, subjects: tuple[Subject, ...]) -> str:
     if atom.kind == "glob":
-        wanted = atom.text.replace("/", ".")
-        return did_you_mean(wanted, _paths(subjects), count=2)
+        return _nearest_glob(atom.text.replace("/", "."), subjects)
     if atom.kind == "type":
         types = dict.fromkeys(name for subject in subjects for name in subject.types)
         return did_you_mean(atom.pattern, types, count=2)
     return ""
+
+
+def _nearest_glob(text: str, subjects: tuple[Subject, ...]) -> str:
+    if text.lstrip("*.") == "bias" and any("bias" in subject.classes for subject in subjects):
+        return "; did you mean :bias or **.bias?"
+    if text == "default":
+        return "; `:all` means every parameter"
+    paths = _paths(subjects)
+    same = [path for path in paths if path.casefold() == text.casefold()]
+    if same:
+        return f"; did you mean {same[0]}?"
+    wider = re.sub(r"\*+", "**", text)
+    if wider != text and _met(_glob_atom(wider), subjects):
+        return f"; * stays within a segment and ** crosses dots: did you mean {wider}?"
+    deeper = f"**.{text}"
+    if _met(_glob_atom(deeper), subjects):
+        return f"; did you mean {deeper}?"
+    return did_you_mean(text, paths, count=2)
+
+
+def _glob_atom(text: str) -> Atom:
+    return Atom(text, "glob", _glob(text))
 
 
 def _paths(subjects: tuple[Subject, ...]) -> dict[str, None]:

@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's title, and whether its cells are numbers (set to the right)."""
+    """A column's title, and whether its cells are numbers (set to the right, never folded).
+
+    A ``spare`` column is left out on a terminal that is too narrow for all.
+    """
 
     title: str
     number: bool = False
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +64,9 @@ class Report:
         return "\n\n".join(parts)
 
     def __rich__(self) -> RenderableType:
-        from rich.console import Group
-        from rich.text import Text
+        from surgery.drawing import drawn
 
-        headline = Text("\n".join(map(printable, self.headline)), style="bold")
-        tables = [_rich_table(table) for table in self.tables if table.rows]
-        notes = [Text(f"note: {printable(note)}", style="yellow") for note in self.notes]
-        return Group(headline, *tables, *notes)
+        return drawn(self)
 
 
 def printable(text: str) -> str:
@@ -88,29 +88,6 @@ def _plain_table(table: Table) -> str:
         for row in rows
     ]
     return "\n".join([printable(table.title), *(f"  {line}" for line in lines)])
-
-
-_TONES = {"good": "green", "new": "yellow", "odd": "magenta", "plain": "default"}
-
-
-def _rich_table(table: Table) -> RenderableType:
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    drawn = RichTable(
-        title=Text(printable(table.title), style=f"bold {_TONES[table.tone]}"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for column in table.columns:
-        drawn.add_column(
-            column.title, justify="right" if column.number else "left", overflow="fold"
-        )
-    for row in table.rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    return drawn
 
 
 # Transfer ------------------------------------------------------------------------------------
@@ -142,7 +119,7 @@ def _share(plan: TransferPlan, verb: str) -> str:
     return (
         f"{loaded:,} of {len(plan.steps):,} tensors and {plan.loaded_fraction:.2%} of the "
         f"parameters {verb}; {len(plan.names('fresh')):,} stay fresh, "
-        f"{len(plan.unused):,} of the source unused"
+        f"{len(plan.unused) + len(plan.unread):,} of the source unused"
     )
 
 
@@ -159,7 +136,12 @@ def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
 
     fresh = [step for step in plan.steps if isinstance(step, KeepInit)]
     loaded = [step for step in plan.steps if isinstance(step, Load)]
-    return (_fresh_table(fresh), _unused_table(plan.unused), _loaded_table(loaded))
+    return (
+        _fresh_table(fresh),
+        _unused_table(plan.unused),
+        _pairs_table("in the source, and not read", plan.unread),
+        _loaded_table(loaded),
+    )
 
 
 _TENSORS = (Column("tensor"), Column("count", number=True), Column("shape"))
@@ -234,11 +216,11 @@ def shapes_text(specs: Iterable[TensorSpec]) -> str:
 
 def groups_report(groups: ParamGroups, *, heading: Sequence[str] = ()) -> Report:
     """One row a group, the rules behind them, and what is allowed but probably not meant."""
-    norms = tuple(f"kept in eval mode through train(): {path}" for path in _folded(groups.bn_eval))
+    shared, own = _hyper_keys(groups)
     return Report(
-        headline=(*heading, _groups_total(groups)),
-        tables=(_groups_table(groups), _rules_table(groups.rules)),
-        notes=(*norms, *groups.warnings),
+        headline=(*heading, _groups_total(groups), *shared),
+        tables=(_groups_table(groups, own), _rules_table(groups.rules)),
+        notes=(*_norm_notes(groups), *groups.warnings),
     )
 
 
@@ -251,38 +233,60 @@ def _groups_total(groups: ParamGroups) -> str:
     )
 
 
-def _groups_table(groups: ParamGroups) -> Table:
-    others = dict.fromkeys(key for group in groups.trained for key, _ in group.hyper)
-    for key in ("lr", "weight_decay"):
-        others.pop(key, None)
+def _hyper_keys(groups: ParamGroups) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A line on the hyper-parameters in which no group differs, and the keys of the others;
+    the rate and the weight decay always have a column.
+    """
+    values: dict[str, set[str]] = {}
+    for group in groups.trained:
+        for key, value in group.hyper:
+            values.setdefault(key, set()).add(value_text(value))
+    others = {key: found for key, found in values.items() if key not in ("lr", "weight_decay")}
+    shared = [f"{key}={next(iter(found))}" for key, found in others.items() if len(found) == 1]
+    own = tuple(key for key, found in others.items() if len(found) > 1)
+    return ((f"every group: {' '.join(shared)}",) if shared else ()), own
+
+
+def _norm_notes(groups: ParamGroups) -> list[str]:
+    by_end: dict[int | None, list[str]] = {}
+    for norm in groups.norms:
+        by_end.setdefault(norm.until, []).append(norm.path)
+    return [
+        f"kept in eval mode through train(){'' if until is None else f' until epoch {until}'}: "
+        f"{', '.join(folded.pattern for folded in collapse(paths))}"
+        for until, paths in by_end.items()
+    ]
+
+
+def _groups_table(groups: ParamGroups, own: Sequence[str]) -> Table:
     columns = (
         Column("group"),
-        Column("tensors", number=True),
+        Column("tensors", number=True, spare=True),
         Column("parameters", number=True),
-        Column("bytes", number=True),
-        Column("state", number=True),
+        Column("bytes", number=True, spare=True),
+        Column("state", number=True, spare=True),
         Column("lr", number=True),
         Column("wd", number=True),
-        *(Column(key, number=True) for key in others),
-        Column("when"),
-        Column("rules"),
+        *(Column(key, number=True) for key in own),
+        Column("trains"),
+        Column("lines"),
     )
-    rows = tuple(_group_row(group, tuple(others)) for group in groups.groups)
-    return Table("groups", columns, rows, "good")
+    return Table(
+        "groups", columns, tuple(_group_row(group, own) for group in groups.groups), "good"
+    )
 
 
-def _group_row(group: Group, others: Sequence[str]) -> tuple[str, ...]:
+def _group_row(group: Group, own: Sequence[str]) -> tuple[str, ...]:
     hyper = dict(group.hyper)
-    lines = ", ".join(str(line.line) for line in group.lines)
     return (
         group.name,
         f"{group.tensors:,}",
         f"{group.parameters:,}",
         bytes_text(group.nbytes),
         "?" if group.state_bytes is None else bytes_text(group.state_bytes),
-        *(value_text(hyper.get(key)) for key in ("lr", "weight_decay", *others)),
+        *(value_text(hyper.get(key)) for key in ("lr", "weight_decay", *own)),
         _when_text(group),
-        f"line {lines}" if lines else "base",
+        ", ".join(str(line.line) for line in group.lines) or "base",
     )
 
 
@@ -293,7 +297,7 @@ def _when_text(group: Group) -> str:
 
 
 def _start_text(when: When) -> str:
-    return "from the start" if when in ("train", 0) else f"from epoch {when}"
+    return "yes" if when == "train" else f"from epoch {when}"
 
 
 def _rules_table(rules: Rules) -> Table:
@@ -323,21 +327,17 @@ def why_report(name: str, firings: Sequence[Firing]) -> Report:
     return Report((name,), (Table("what fired, in order", columns, rows),))
 
 
-def _folded(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(folded.pattern for folded in collapse(names))
-
-
 def counted(count: int, thing: str) -> str:
     """``1 tensor``, ``1,024 tensors``."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def value_text(value: object) -> str:
-    """A hyper-parameter as short as it can be told: floats to six digits, nothing for None."""
+    """A hyper-parameter as short as it can be told: floats to four digits, nothing for None."""
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.4g}"
     if isinstance(value, tuple):
         return ",".join(map(value_text, value))
     return str(value)
@@ -448,6 +448,7 @@ def _rate_text(rate: float | None) -> str:
 def contents_report(contents: Contents) -> Report:
     """What a file holds: every state dict's tensors, then what lies beside them."""
     total = sum(len(specs) for _, specs in contents.state_dicts)
+    alone = len(contents.state_dicts) == 1
     headline = (
         f"{contents.path}: {contents.format}, {bytes_text(contents.size)}, "
         f"{counted(len(contents.state_dicts), 'state dict')}, {counted(total, 'tensor')}"
@@ -455,7 +456,8 @@ def contents_report(contents: Contents) -> Report:
     return Report(
         headline=(headline,),
         tables=(
-            *(_state_dict_table(key, specs) for key, specs in contents.state_dicts),
+            *(_state_dict_table(key, specs, alone) for key, specs in contents.state_dicts),
+            _unlisted_table(contents.unlisted, alone),
             _pairs_table("beside them", contents.others),
             _pairs_table("metadata", _metadata_rows(contents.metadata)),
         ),
@@ -465,13 +467,18 @@ def contents_report(contents: Contents) -> Report:
     )
 
 
-def _state_dict_table(key: str | None, specs: Sequence[TensorSpec]) -> Table:
-    title = "tensors" if key is None else f"state dict {key!r}"
+def _state_dict_table(key: str | None, specs: Sequence[TensorSpec], alone: bool) -> Table:
+    title = "tensors" if key is None and alone else f"state dict {key or '.'!r}"
     numel = sum(spec.numel for spec in specs)
     size = bytes_text(sum(spec.nbytes for spec in specs))
     rows = _collapsed_rows((spec, spec.dtype) for spec in specs)
     title = f"{title}: {counted(len(specs), 'tensor')}, {numel:,} elements, {size}"
     return Table(title, (*_TENSORS, Column("dtype")), rows)
+
+
+def _unlisted_table(unlisted: Iterable[tuple[str | None, str, str]], alone: bool) -> Table:
+    rows = tuple((name if alone else f"{key or '.'}: {name}", what) for key, name, what in unlisted)
+    return Table("cannot be transferred", (Column("name"), Column("what")), rows, "odd")
 
 
 def _pairs_table(title: str, pairs: Iterable[tuple[str, str]]) -> Table:

@@ -8,7 +8,7 @@ module, and can be written down as JSON and read back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -60,6 +60,16 @@ class TensorSpec:
         """Bytes of the values, stored contiguously."""
         return (self.numel * DTYPE_BITS[self.dtype] + 7) // 8
 
+    def to_row(self) -> list[Any]:
+        """The spec as JSON values: name, shape, dtype."""
+        return [self.name, list(self.shape), self.dtype]
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> TensorSpec:
+        """The inverse of :meth:`to_row`. Other data raise TypeError or ValueError."""
+        name, shape, dtype = row
+        return cls(str(name), tuple(int(size) for size in shape), str(dtype))
+
     @property
     def is_floating(self) -> bool:
         """Whether the values are real or complex numbers rather than integers or flags."""
@@ -109,13 +119,15 @@ class ModelSpec:
     ``tensors`` are the state dict's, in its order, every alias of a tied parameter included;
     ``parameters`` are in the order of ``named_parameters``; ``modules`` in that of
     ``named_modules`` and only those that own parameters or buffers, or that are ``shadowed``;
-    ``computed`` names the buffers that the constructor computes and no state dict holds.
+    ``computed`` names the buffers that the constructor computes and no state dict holds;
+    ``shared_buffers`` groups the names of one buffer, where it has more than one.
     """
 
     tensors: tuple[TensorSpec, ...]
     parameters: tuple[ParameterSpec, ...]
     modules: tuple[ModuleSpec, ...] = ()
     computed: tuple[str, ...] = ()
+    shared_buffers: tuple[tuple[str, ...], ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, TensorSpec]:
@@ -132,6 +144,13 @@ class ModelSpec:
         """The parameter behind each of its names."""
         return {alias: parameter for parameter in self.parameters for alias in parameter.aliases}
 
+    @cached_property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """The state dict's names of one tensor, parameter or buffer, where it has several."""
+        groups = (*(parameter.aliases for parameter in self.parameters), *self.shared_buffers)
+        named = (tuple(name for name in names if name in self.by_name) for names in groups)
+        return tuple(names for names in named if len(names) > 1)
+
     @property
     def knows_types(self) -> bool:
         """Whether module types are known; a plain file holds names and shapes alone."""
@@ -144,10 +163,10 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """JSON values that :meth:`from_dict` turns back into an equal value."""
         return {
-            "tensors": [[tensor.name, list(tensor.shape), tensor.dtype] for tensor in self.tensors],
+            "tensors": [tensor.to_row() for tensor in self.tensors],
             "parameters": [
                 {
-                    "tensor": [p.tensor.name, list(p.tensor.shape), p.tensor.dtype],
+                    "tensor": p.tensor.to_row(),
                     "aliases": list(p.aliases),
                     "trainable": p.trainable,
                     "depth": p.depth,
@@ -156,21 +175,20 @@ class ModelSpec:
             ],
             "modules": [{**asdict(module), "types": list(module.types)} for module in self.modules],
             "computed": list(self.computed),
+            "shared_buffers": [list(names) for names in self.shared_buffers],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
         """The inverse of :meth:`to_dict`. Other data raise KeyError, TypeError or ValueError."""
-
-        def tensor(row: list[Any]) -> TensorSpec:
-            name, shape, dtype = row
-            return TensorSpec(str(name), tuple(int(size) for size in shape), str(dtype))
-
         return cls(
-            tensors=tuple(tensor(row) for row in data["tensors"]),
+            tensors=tuple(TensorSpec.from_row(row) for row in data["tensors"]),
             parameters=tuple(
                 ParameterSpec(
-                    tensor(row["tensor"]), tuple(row["aliases"]), row["trainable"], row["depth"]
+                    TensorSpec.from_row(row["tensor"]),
+                    tuple(row["aliases"]),
+                    row["trainable"],
+                    row["depth"],
                 )
                 for row in data["parameters"]
             ),
@@ -178,6 +196,7 @@ class ModelSpec:
                 ModuleSpec(**{**row, "types": tuple(row["types"])}) for row in data["modules"]
             ),
             computed=tuple(data["computed"]),
+            shared_buffers=tuple(tuple(names) for names in data["shared_buffers"]),
         )
 
     @classmethod

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import timm
 import torch
@@ -33,8 +35,24 @@ def own_file(tmp_path):
         "def wrong():\n"
         "    return 3\n"
         "number = 7\n"
+        "def swallows(**anything):\n"
+        "    return fixed()\n"
+        "def needs(num_classes):\n"
+        "    return make(num_classes)\n"
+        "def leaves():\n"
+        "    raise SystemExit(0)\n"
+        "def talks():\n"
+        "    print('building')\n"
+        "    return fixed()\n"
+        "def late():\n"
+        "    from later import Late\n"
+        "    return Late(2, 2)\n"
+        "def lazy():\n"
+        "    return torch.nn.Sequential(torch.nn.LazyLinear(3))\n"
+        "net = fixed()\n"
     )
     (tmp_path / "helper.py").write_text("WIDTH = 6\n")
+    (tmp_path / "later.py").write_text("from torch.nn import Linear as Late\n")
     return path
 
 
@@ -48,6 +66,7 @@ def own_file(tmp_path):
         pytest.param("convnext_atto", "timm:convnext_atto", "", id="bare-in-timm-alone"),
         pytest.param("pkg.models:make", "pkg.models:make", "", id="module-factory"),
         pytest.param("a/b.py:make", "a/b.py:make", "", id="file-factory"),
+        pytest.param("timm:resnet50.a1_in1k", "timm:resnet50.a1_in1k", "", id="timm-tag"),
         pytest.param("like:x.safetensors", "like:x.safetensors", "", id="like"),
     ],
 )
@@ -67,6 +86,9 @@ def test_the_first_line_of_a_report_says_that_another_library_has_one_too():
         pytest.param("timm:resnet81", "timm has no architecture 'resnet81'; did you", id="timm"),
         pytest.param("torchvision:vgg", "torchvision has no .*did you mean vgg", id="torchvision"),
         pytest.param("nets.py", r"path/file\.py:factory", id="file-without-factory"),
+        pytest.param("timm:resnet50.a1_in9k", "timm has no architecture", id="timm-tag"),
+        pytest.param(":x", "':x' names no architecture; expected timm:NAME", id="no-origin"),
+        pytest.param("models:", "'models:' names no architecture", id="no-factory"),
         pytest.param("hf-hub:timm/x", "nothing is downloaded here", id="hub"),
         pytest.param("hf_hub:timm/x", "nothing is downloaded here", id="hub-other-spelling"),
     ],
@@ -103,6 +125,39 @@ class TestOwnFactories:
     def test_number_of_classes_where_the_factory_takes_none(self, own_file):
         assert build(find_architecture(f"{own_file}:fixed"), num_classes=9)[1].out_features == 9
 
+    @pytest.mark.parametrize("name", ["make", "fixed", "swallows", "needs", "net"])
+    def test_the_number_of_classes_always_takes_effect(self, own_file, name):
+        architecture = find_architecture(f"{own_file}:{name}")
+        assert build(architecture, num_classes=9)[1].out_features == 9
+        assert isinstance(build(architecture, num_classes=0)[1], torch.nn.Identity)
+
+    def test_a_module_is_taken_as_it_is(self, own_file):
+        assert build(find_architecture(f"{own_file}:net"))[1].out_features == 3
+        with pytest.raises(ArchitectureError, match=r"takes \(\)"):
+            build(find_architecture(f"{own_file}:net"), arguments={"width": 3})
+
+    def test_a_module_of_a_package_is_left_alone(self, own_file, monkeypatch):
+        monkeypatch.syspath_prepend(own_file.parent)
+        own_file.rename(own_file.with_name("kept_nets.py"))
+        assert build(find_architecture("kept_nets:net"), num_classes=9)[1].out_features == 9
+        assert build(find_architecture("kept_nets:net"))[1].out_features == 3
+
+    def test_neighbours_are_found_when_the_factory_runs(self, own_file):
+        before = list(sys.path)
+        assert build(find_architecture(f"{own_file}:late")).in_features == 2
+        assert sys.path == before
+
+    def test_a_file_may_edit_the_path(self, own_file):
+        before = list(sys.path)
+        with own_file.open("a") as file:
+            file.write("import sys\nsys.path.clear()\n")
+        build(find_architecture(f"{own_file}:fixed"))
+        assert sys.path == before
+
+    def test_what_it_prints_is_not_the_result(self, own_file, capsys):
+        build(find_architecture(f"{own_file}:talks"))
+        assert capsys.readouterr() == ("", "building\n")
+
     @pytest.mark.parametrize(
         ("name", "arguments", "message"),
         [
@@ -112,6 +167,8 @@ class TestOwnFactories:
             pytest.param(
                 "broken", {}, r"broken raised ValueError: no such \(nets\.py:10\)", id="raises"
             ),
+            pytest.param("leaves", {}, r"leaves raised SystemExit: 0 \(nets", id="exits"),
+            pytest.param("lazy", {}, r"lazy layers.*\(0\.weight\)", id="lazy"),
             pytest.param(
                 "make",
                 {"widht": 3},
@@ -128,8 +185,12 @@ class TestOwnFactories:
     def test_files_and_modules_that_are_not_there(self, tmp_path):
         with pytest.raises(ArchitectureError, match="there is no file"):
             build(find_architecture(f"{tmp_path}/none.py:make"))
-        with pytest.raises(ArchitectureError, match="raised ModuleNotFoundError"):
+        with pytest.raises(ArchitectureError, match="there is no module 'no_such_package'"):
             build(find_architecture("no_such_package.models:make"))
+
+    def test_a_misspelled_library(self):
+        with pytest.raises(ArchitectureError, match=r"no module 'tim'; did you mean timm:\?"):
+            build(find_architecture("tim:resnet50"))
 
     def test_a_file_that_cannot_be_imported(self, tmp_path):
         (tmp_path / "bad.py").write_text("import nothing_of_that_name\n")
@@ -148,6 +209,23 @@ def test_unknown_arguments_of_a_librarys_model_are_named():
         build(Architecture("timm", "resnet18"), arguments={"widht": 3})
 
 
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+class TestLibraries:
+    def test_no_classes_are_features(self, name):
+        names = describe(build(find_architecture(name), num_classes=0)).by_name
+        assert not [n for n in names if n.startswith("fc.")]
+
+    def test_the_number_of_classes_is_given_once(self, name):
+        with pytest.raises(ArchitectureError, match="num_classes is given twice"):
+            build(find_architecture(name), arguments={"num_classes": 3}, num_classes=4)
+
+    @pytest.mark.parametrize("argument", ["pretrained", "weights"])
+    def test_nothing_is_downloaded(self, name, argument):
+        with pytest.raises(ArchitectureError, match="nothing is downloaded here"):
+            build(find_architecture(name), arguments={argument: True})
+        build(find_architecture(name), arguments={argument: None})
+
+
 class TestBlueprint:
     def test_the_spec_is_the_librarys(self):
         target = blueprint(find_architecture("timm:resnet18"), num_classes=7)
@@ -156,9 +234,9 @@ class TestBlueprint:
     def test_initial_values_follow_the_seed_and_nothing_else(self):
         architecture = find_architecture("torchvision:resnet18")
         names = ["fc.weight", "fc.bias"]
-        one = blueprint(architecture, seed=4).initial_values(names)
-        more = blueprint(architecture, seed=4).initial_values([*names, "conv1.weight"])
-        other = blueprint(architecture, seed=5).initial_values(names)
+        one = blueprint(architecture, seed=4).frame(names)
+        more = blueprint(architecture, seed=4).frame([*names, "conv1.weight"])
+        other = blueprint(architecture, seed=5).frame(names)
         assert torch.equal(one["fc.weight"], more["fc.weight"])
         assert not torch.equal(one["fc.weight"], other["fc.weight"])
 
@@ -167,7 +245,16 @@ class TestBlueprint:
         surgery.save(model, tmp_path / "like.safetensors")
         target = blueprint(find_architecture(f"like:{tmp_path / 'like.safetensors'}"))
         assert set(target.spec.by_name) == set(model.state_dict())
-        assert torch.equal(target.initial_values(["fc.bias"])["fc.bias"], model.fc.bias)
+        assert torch.equal(target.frame(["fc.bias"])["fc.bias"], model.fc.bias)
+
+    def test_one_state_dict_of_another_file(self, tmp_path):
+        state = {"w": torch.ones(2)}
+        torch.save({"net": state, "ema": {"w": torch.zeros(2)}}, tmp_path / "two.pt")
+        with pytest.raises(ArchitectureError, match=r"like:.*two\.pt#ema"):
+            blueprint(find_architecture(f"like:{tmp_path}/two.pt"))
+        architecture = find_architecture(f"like:{tmp_path}/two.pt#ema")
+        assert architecture.stem == "like-two"
+        assert blueprint(architecture).frame(["w"])["w"].tolist() == [0, 0]
 
     def test_another_file_takes_no_arguments(self, tmp_path):
         with pytest.raises(ArchitectureError, match="takes no arguments"):

@@ -24,6 +24,9 @@ from surgery.collapse import collapse
         ),
         pytest.param(["a.007.w", "a.7.w"], ["a.{7,007}.w"], id="leading-zeros-are-kept"),
         pytest.param(["b.w", "a.w", "b.v"], ["b.{w,v}", "a.w"], id="order-of-first-appearance"),
+        pytest.param(
+            [f"a.{'9' * 5000}.w", "a.1.w"], [f"a.{{1,{'9' * 5000}}}.w"], id="a-number-of-any-length"
+        ),
         pytest.param([], [], id="nothing"),
     ],
 )

@@ -1,3 +1,8 @@
+import copy
+import io
+import pickle
+
+import numpy
 import pytest
 import timm
 import torch
@@ -77,6 +82,62 @@ def test_reading_makes_the_fill_happen():
         weight = torch.empty(64, 64).fill_(2.0)
         total = float(weight.sum())
     assert total == 2.0 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda t: torch.from_numpy(t.detach().numpy().copy()), id="numpy"),
+        pytest.param(lambda t: torch.tensor(t.tolist()), id="tolist"),
+        pytest.param(lambda t: torch.from_numpy(numpy.asarray(t.detach()).copy()), id="array"),
+        pytest.param(lambda t: torch.from_dlpack(t.detach()).clone(), id="dlpack"),
+        pytest.param(lambda t: copy.deepcopy(t.detach()), id="deepcopy"),
+        pytest.param(lambda t: _through_a_file(t), id="torch-save"),
+        pytest.param(lambda t: pickle.loads(pickle.dumps(t)), id="pickle"),
+        pytest.param(
+            lambda t: torch.tensor(list(t.detach().storage())),
+            id="storage",
+            marks=pytest.mark.filterwarnings("ignore:TypedStorage:UserWarning"),
+        ),
+    ],
+)
+def test_ways_around_operations_see_the_values_too(read):
+    with DeferredInit(seed=2) as init:
+        weight = torch.empty(64, 64).normal_()
+        seen = read(weight)
+        weight.mul_(2.0)
+    init.fill([weight])
+    assert torch.equal(seen.reshape(64, 64) * 2, weight)
+    assert float(weight.std()) == pytest.approx(2.0, rel=0.1)
+
+
+def _through_a_file(tensor):
+    file = io.BytesIO()
+    torch.save(tensor, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_memory_in_other_hands_is_written_at_once():
+    with DeferredInit():
+        weight = torch.empty(64, 64).fill_(1.0)
+        view = weight.numpy()
+        weight.fill_(5.0)
+        assert view[0, 0] == 5.0
+
+
+def test_a_generator_of_ones_own_is_drawn_from_in_order():
+    def draw():
+        generator = torch.Generator().manual_seed(1)
+        one = torch.empty(64, 64).normal_(generator=generator)
+        other = torch.empty(64, 64).normal_(generator=generator)
+        return one, other
+
+    with DeferredInit() as init:
+        deferred = draw()
+    init.fill(deferred[1:])
+    init.fill(deferred)
+    assert all(map(torch.equal, deferred, draw()))
 
 
 def test_a_small_change_of_a_waiting_tensor_keeps_its_place():

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -24,7 +25,11 @@ def test_the_same_is_false():
     [
         pytest.param([1.0, 2.0], [1.0, 2.5], 1, 0.5, 0.25, id="one-element"),
         pytest.param([0.0, 0.0], [0.0, 3.0], 1, 3.0, math.inf, id="no-scale"),
-        pytest.param([math.inf, 4.0], [1.0, 2.0], 2, 2.0, 0.5, id="infinities-apart"),
+        pytest.param([math.inf, 4.0], [1.0, 2.0], 2, math.inf, math.inf, id="infinite-once"),
+        pytest.param(
+            [math.inf, 4.0], [math.inf, 2.0], 1, 2.0, 0.5, id="equal-infinities-do-not-count"
+        ),
+        pytest.param([math.inf], [-math.inf], 1, math.inf, math.inf, id="infinities-apart"),
         pytest.param([math.nan], [1.0], 1, math.inf, math.inf, id="nothing-finite"),
     ],
 )
@@ -53,6 +58,34 @@ def test_names_shapes_and_dtypes():
     assert [spec.name for spec in found.only_second] == ["d"]
     assert [pair[0].name for pair in found.respecified] == ["b", "c"]
     assert "0 tensors are equal, 2 differ, 2 are in one only" in str(found)
+
+
+def test_json_has_no_infinity():
+    found = difference({"x": torch.tensor([math.inf])}, {"x": torch.tensor([1.0])})
+    assert found.to_dict()["values"] == [["x", 1, None, None]]
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2fnuz, torch.float8_e8m0fnu]
+)
+def test_8_bit_floats(dtype):
+    one, other = torch.tensor([1.0, 2.0]).to(dtype), torch.tensor([1.0, 4.0]).to(dtype)
+    (found,) = difference({"x": one}, {"x": other}).values
+    assert (found.elements, found.largest, found.relative) == (1, 2.0, 1.0)
+
+
+def test_4_bit_floats_are_compared_one_by_one():
+    # 0x72 is the pair (1.0, 6.0), 0xFA is (-1.0, -6.0), 0x7A is (-1.0, 6.0).
+    one, other, half = (
+        torch.tensor([pair], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+        for pair in (0x72, 0xFA, 0x7A)
+    )
+    (both,) = difference({"x": one}, {"x": other}).values
+    assert (both.elements, both.largest, both.relative) == (2, 12.0, 2.0)
+    (single,) = difference({"x": one}, {"x": half}).values
+    assert (single.elements, single.largest) == (1, 2.0)
+    assert not difference({"x": one}, {"x": one.clone()})
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.bfloat16])

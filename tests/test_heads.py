@@ -20,7 +20,7 @@ from torch.distributed.algorithms._checkpoint import checkpoint_wrapper
 from torch.nn.utils import prune
 
 from surgery.errors import HeadError
-from surgery.heads import HeadSwap, plan_head, replace_head
+from surgery.heads import HeadSwap, head_paths, plan_head, replace_head
 
 
 class Block(nn.Module):
@@ -198,7 +198,34 @@ def test_auxiliary_layers_say_so() -> None:
     assert "training" in swap.layers[1].reason
 
 
+def test_another_task_is_no_helper() -> None:
+    """As wide as the head in training, but part of an output in evaluation as well."""
+    model = Returning(
+        lambda net, x: (
+            (net.classifier(x), net.digit(x), net.box(x))
+            if net.training
+            else (net.classifier(x), torch.cat([net.digit(x), net.box(x)], -1))
+        ),
+        classifier=nn.Linear(8, 6),
+        digit=nn.Linear(8, 6),
+        box=nn.Linear(8, 4),
+    )
+    del model.num_classes
+    assert paths(plan_head(model, 3)) == ["classifier"]
+
+
+def _two_tasks_of_one_width() -> nn.Module:
+    model = Returning(
+        lambda net, x: (net.classifier(x), net.digit(x)),
+        classifier=nn.Linear(8, 6),
+        digit=nn.Linear(8, 6),
+    )
+    del model.num_classes
+    return model
+
+
 DOUBTFUL = {
+    "two tasks, one called like a head": _two_tasks_of_one_width,
     "two tasks": lambda: Returning(
         lambda net, x: (net.top(x), net.other(x)), other=nn.Linear(8, 6)
     ),
@@ -409,6 +436,31 @@ def test_refused_by_name(case: str) -> None:
         plan_head(build(), 3, head=head)
 
 
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (Net, "the class Net: pass an instance"),
+        ({}, "a dict"),
+        (paths, "a function"),
+        (None, "a N"),
+    ],
+)
+def test_a_model_is_a_module(model: Any, what: str) -> None:
+    with pytest.raises(HeadError, match=f"model is an nn.Module, not {what}"):
+        plan_head(model, 3)
+    with pytest.raises(HeadError, match=what):
+        plan_head(Net(), 3).apply(model)
+
+
+def test_a_lazy_model_is_to_be_run_first() -> None:
+    model = nn.Sequential(nn.LazyConv2d(8, 3), nn.Flatten(), nn.LazyLinear(6))
+    with pytest.raises(HeadError, match="run it on one batch first") as caught:
+        plan_head(model, 3)
+    assert "2.weight" in caught.value.details
+    model(torch.zeros(1, 3, 5, 5))
+    assert paths(plan_head(model, 3)) == ["2"]
+
+
 @pytest.mark.parametrize("count", [-1, 2.0, "3", True, None])
 def test_a_count_is_a_whole_number(count: Any) -> None:
     with pytest.raises(HeadError, match="num_classes is"):
@@ -442,6 +494,13 @@ def test_shared_labels_keep_their_rows() -> None:
     assert "class rows carried over: 2 of 3 (0 from 5, 2 from 0)" in str(swap)
 
 
+def test_labels_by_index_are_ordered_by_it() -> None:
+    old = dict(reversed([*enumerate("abcdef")]))
+    swap = plan_head(Net(), 3, old_labels=old, new_labels={1: "yak", 0: "f", 2: "a"})
+    assert swap.kept == ((0, 5), (2, 0))
+    assert swap.labels == ("f", "yak", "a")
+
+
 def test_a_matching_count_keeps_nothing() -> None:
     model = Net()
     old = model.top
@@ -470,8 +529,10 @@ def test_every_row_is_where_the_map_says(data: st.DataObject) -> None:
             assert not (new.weight[row] == old.weight).all(dim=1).any()
 
 
-@given(st.permutations("abcdef"), st.sets(st.sampled_from("abcdefgh"), min_size=1))
-def test_labels_and_keep_say_the_same(old: list[str], new: set[str]) -> None:
+@given(st.permutations("abcdef"), st.sets(st.sampled_from("abcdefgh")), st.sampled_from("abcdef"))
+@settings(deadline=None)
+def test_labels_and_keep_say_the_same(old: list[str], new: set[str], shared: str) -> None:
+    new = {*new, shared}
     labels = sorted(new)
     by_labels = plan_head(Net(), len(labels), old_labels=old, new_labels=labels)
     keep = {labels.index(label): old.index(label) for label in new & set(old)}
@@ -493,6 +554,26 @@ WRONG_ROWS = {
     "one list": ({"new_labels": [*"xyz"]}, r"old_labels is missing"),
     "the other list": ({"old_labels": SIX}, r"new_labels is missing"),
     "both ways": ({"keep": {0: 0}, "old_labels": SIX, "new_labels": [*"xyz"]}, "one of them"),
+    "nothing shared": (
+        {"old_labels": SIX, "new_labels": [*"xyz"]},
+        r"the label lists share no label \(first: 'a' / 'x'\)",
+    ),
+    "keep as a list": ({"keep": [3, 7]}, r"keep is \{new_index: old_index\}, not \[3, 7\]"),
+    "one text": ({"old_labels": "abcdef", "new_labels": [*"abc"]}, "old_labels is a list"),
+    "no order": ({"old_labels": SIX, "new_labels": {*"abc"}}, "new_labels is a list of labels"),
+    "no list": ({"old_labels": 6, "new_labels": [*"abc"]}, "old_labels is a list of labels"),
+    "no text": (
+        {"old_labels": SIX, "new_labels": ["a", ["b"], 3]},
+        r"\['b'\] is no text\n.*3 is no",
+    ),
+    "numbered from 1": (
+        {"old_labels": SIX, "new_labels": {1: "a", 2: "b", 3: "c"}},
+        "does not number its 3 labels from 0\n.*3 is none of 0 to 2",
+    ),
+    "numbered in text": (
+        {"old_labels": SIX, "new_labels": {"0": "a", "1": "b", "2": "c"}},
+        "'0' is none of 0 to 2",
+    ),
 }
 
 
@@ -521,6 +602,42 @@ def test_planning_touches_nothing() -> None:
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_swap_names_the_parameters_it_brings() -> None:
+    model = Distilled()
+    model.top_dist = nn.Linear(8, 6, bias=False)
+    swap = plan_head(model, 3)
+    assert swap.new_parameters == ("top.weight", "top.bias", "top_dist.weight")
+    assert set(swap.new_parameters) <= {name for name, _ in model.named_parameters()}
+    assert plan_head(model, 0).new_parameters == ()
+
+
+PATHS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
+    "one": (Net, ("top",)),
+    "wrapped": (lambda: nn.DataParallel(Net()), ("top",)),
+    "a helper": (Supervised, ("top", "helper.1")),
+    "doubt": (lambda: Block(8), ()),
+    "tied": (lambda: _tied(), ()),
+    "no candidate": (nn.ReLU, ()),
+    "timm, distilled": (
+        lambda: timm.create_model("deit_tiny_distilled_patch16_224"),
+        ("head", "head_dist"),
+    ),
+    "timm, none yet": (lambda: timm.create_model("test_vit", num_classes=0), ()),
+    "detection": (
+        lambda: torchvision.models.detection.fasterrcnn_mobilenet_v3_large_fpn(
+            weights=None, weights_backbone=None
+        ),
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_paths_for_rules(case: str) -> None:
+    build, expected = PATHS[case]
+    assert head_paths(build()) == expected
 
 
 def test_a_swap_goes_through_json() -> None:
@@ -638,6 +755,14 @@ def test_timm_head_that_somebody_changed() -> None:
         plan_head(model, 3)
 
 
+@pytest.mark.parametrize("head", [None, "fc.2"])
+def test_timm_counts_follow_a_head_put_on_by_hand(head: str | None) -> None:
+    model = timm.create_model("test_resnet", num_classes=10)
+    model.fc = nn.Sequential(nn.Linear(model.fc.in_features, 64), nn.ReLU(), nn.Linear(64, 20))
+    replace_head(model, 5, head=head)
+    assert (model.num_classes, model.fc[2].out_features) == (5, 5)
+
+
 # --- transformers -------------------------------------------------------------------------------
 
 SMALL: dict[str, Any] = {
@@ -728,6 +853,55 @@ def test_transformers_features() -> None:
     replace_head(model, 0)
     assert logits(model).shape == (2, 32)
     assert model.config.num_labels == 0
+
+
+def test_transformers_class_names_as_the_config_has_them() -> None:
+    model = from_transformers("BertForSequenceClassification", **SMALL, **TEXT)
+    model.config.id2label = dict(enumerate("abcdefg"))
+    new = {0: "pos", 1: "g", 2: "x", 3: "y"}
+    swap = replace_head(model, 4, old_labels=model.config.id2label, new_labels=new)
+    assert swap.kept == ((1, 6),)
+    assert model.config.id2label == new
+
+
+def test_answers_are_no_classes() -> None:
+    model = from_transformers("BertForQuestionAnswering", **{**SMALL, **TEXT, "num_labels": 2})
+    with pytest.raises(HeadError, match="made for QuestionAnswering, which is no classification"):
+        plan_head(model, 3)
+    assert paths(plan_head(model, 3, head="qa_outputs")) == ["qa_outputs"]
+
+
+def test_boxes_are_no_classes() -> None:
+    """As many sides as there are classes."""
+    config = transformers.DetrConfig(
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone_config=transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], out_features=["stage2"]
+        ),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        num_labels=4,
+    )
+    with pytest.raises(HeadError, match="made for ObjectDetection, which is no classification"):
+        plan_head(transformers.DetrForObjectDetection(config), 3)
+
+
+def test_a_layer_as_wide_as_num_labels_needs_a_name() -> None:
+    class Regressor(transformers.BertPreTrainedModel):  # type: ignore[misc]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.bert = transformers.BertModel(config)
+            self.box = nn.Linear(config.hidden_size, config.num_labels)
+
+    model = Regressor(transformers.BertConfig(**SMALL, **TEXT))
+    with pytest.raises(HeadError, match=r"box is 7 wide .* not called like a classifier"):
+        plan_head(model, 3)
 
 
 def test_a_language_model_is_no_classifier() -> None:

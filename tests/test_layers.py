@@ -22,7 +22,7 @@ LAYERS = [
     {"checkpoint"},
     {"heads", "transfers", "tuning", "architectures", "difference"},
     {"optim", "training"},
-    {"report"},
+    {"report", "drawing"},
     {"surgery_cli"},
 ]
 #: Imports that go sideways or upwards, each with its reason.
@@ -30,6 +30,8 @@ ALLOWED = {
     ("architectures", "heads"),  # --num-classes of a factory that takes none
     ("transfers", "architectures"),  # a transfer into a file builds its target
     ("difference", "transfers"),  # both read a Source
+    ("report", "drawing"),  # on a terminal a report is drawn
+    ("drawing", "report"),
     # str() of a value is its report, imported when it is asked for.
     ("transfers", "report"),
     ("tuning", "report"),

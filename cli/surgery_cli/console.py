@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,8 +29,19 @@ def print_report(report: Report) -> None:
 
 
 def print_json(data: Mapping[str, Any]) -> None:
-    """One JSON object, names as they are."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=True))
+    """One JSON object in ASCII, so that no name can drive a terminal or fail to be encoded.
+
+    JSON has no infinity and no NaN: null stands for them.
+    """
+    click.echo(json.dumps(_finite(data), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_note(text: str) -> None:
@@ -40,14 +53,23 @@ def print_note(text: str) -> None:
 
 def print_error(error: Exception | str, *, bug: bool = False) -> None:
     """The cause in one line, details indented below it, all on stderr."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
     kind, message, details = _told(error)
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    prefix = click.style("error:", fg="red", bold=True) if _wants_colour() else "error:"
+    click.echo(f"{prefix} {message}", err=True)
     for line in details:
         click.echo(f"  {line}", err=True)
     if bug:
         click.echo(f"  this is a bug in surgery ({kind}); --debug shows where", err=True)
+
+
+def _wants_colour() -> bool:
+    """Nobody said no; what is no terminal gets none in any case. See https://no-color.org."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def print_error_json(error: Exception | str, *, bug: bool = False) -> None:
@@ -73,13 +95,22 @@ def _told(error: Exception | str) -> tuple[str, str, list[str]]:
     return type(error).__name__, printable(message), [printable(line) for line in details]
 
 
+def abandon_stdout() -> None:
+    """Whatever Python still holds for stdout has nowhere to go; nor shall it complain at exit."""
+    with suppress(OSError, ValueError):  # in memory, or closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextmanager
 def progress(text: str) -> Iterator[None]:
     """A spinner on stderr while long work runs; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(text):
+    from surgery.report import printable
+
+    with Console(stderr=True).status(Text(printable(text))):
         yield

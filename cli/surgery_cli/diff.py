@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from surgery_cli.console import print_json, print_report, progress
-from surgery_cli.options import output_options
+from surgery_cli.options import key_option, open_files, output_options
 
 DIFFERENT = 1
 
@@ -21,7 +21,7 @@ Examples:
 )
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--key", help="Which state dict, where a file holds several.")
+@key_option
 @output_options
 @click.pass_context
 def diff(context: click.Context, a: Path, b: Path, key: str | None, as_json: bool) -> None:
@@ -29,11 +29,10 @@ def diff(context: click.Context, a: Path, b: Path, key: str | None, as_json: boo
 
     Exits 0 where they agree and 1 where they differ.
     """
-    from surgery.checkpoint import open_checkpoint
     from surgery.difference import compare
     from surgery.report import difference_report
 
-    first, second = open_checkpoint(a, key=key), open_checkpoint(b, key=key)
+    first, second = open_files((a, b), key)
     with progress(f"comparing {a} and {b}"):
         difference = compare(first, second)
     if as_json:

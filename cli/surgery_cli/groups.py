@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from surgery.errors import SurgeryError
 from surgery_cli.console import print_json, print_note, print_report, progress
+from surgery_cli.look import look_at, resolve
 from surgery_cli.options import (
     ArchitectureName,
     build_options,
@@ -17,10 +18,6 @@ from surgery_cli.options import (
     output_options,
     refuse_existing,
 )
-
-if TYPE_CHECKING:
-    from surgery.specs import ModelSpec
-    from surgery.tuning import Rules
 
 
 @click.command(
@@ -74,18 +71,11 @@ def groups(
     shapes are enough; where it is left out, the rules file's `model` line names it.
     """
     if init:
-        _init(model, rules, force, arguments, num_classes, as_json)
+        _init(model, key, rules, force, arguments, num_classes, as_json)
         return
-    from surgery.tuning import read_rules, resolve_groups
     from surgery.tuning import why as why_of
 
-    read = read_rules(rules)
-    name = named_model(model, read)
-    with progress(f"looking at {name}"):
-        described, spec, status = look_at(name, arguments, num_classes)
-        if origin is not None:
-            status = status_from(origin, key, spec)
-    resolved = resolve_groups(spec, read, transfer=status)
+    look, resolved = resolve(model, rules, origin, key, arguments, num_classes)
     if why is not None:
         firings = why_of(resolved, why)
         if as_json:
@@ -96,15 +86,16 @@ def groups(
         print_report(why_report(why, firings))
         return
     if as_json:
-        print_json({"architecture": described, **resolved.to_dict()})
+        print_json({"architecture": look.described[0], **resolved.to_dict()})
         return
     from surgery.report import groups_report
 
-    print_report(groups_report(resolved, heading=(described,)))
+    print_report(groups_report(resolved, heading=look.described))
 
 
 def _init(
     model: str | None,
+    key: str | None,
     rules: Path,
     force: bool,
     arguments: Mapping[str, Any],
@@ -116,11 +107,15 @@ def _init(
     if model is None:
         raise SurgeryError("--init needs a MODEL to write rules for")
     # An empty file is what `surgery groups MODEL --init > rules.txt` has just made.
-    refuse_existing(rules, force or (rules.is_file() and rules.stat().st_size == 0))
+    is_empty = rules.is_file() and rules.stat().st_size == 0
+    refuse_existing(rules, force or is_empty, other="--rules")
     with progress(f"looking at {model}"):
-        _, spec, _ = look_at(model, arguments, num_classes)
-    text = initial_rules(spec, model)
-    rules.write_text(text, encoding="utf-8")
+        look = look_at(model, None, key, arguments, num_classes)
+    text = _built_with(arguments, num_classes) + initial_rules(look.spec, model, look.heads)
+    try:
+        rules.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SurgeryError(f"{rules}: cannot be written: {error.strerror}") from error
     if as_json:
         print_json({"output": str(rules), "rules": text})
         return
@@ -128,59 +123,11 @@ def _init(
     print_note(f"wrote {rules}")
 
 
-def named_model(model: str | None, rules: Rules) -> str:
-    """The argument, else the rules file's ``model`` line; SurgeryError where both are missing."""
-    name = model or rules.model
-    if name is None:
-        raise SurgeryError(
-            f"no model is named: give MODEL, or write a line `model timm:NAME` in {rules.path}"
-        )
-    return name
-
-
-def look_at(
-    name: str, arguments: Mapping[str, Any], num_classes: int | None
-) -> tuple[str, ModelSpec, Mapping[str, str] | None]:
-    """(how it was read, its spec, the status a transfer recorded) of an architecture or a file."""
-    if Path(name).exists():
-        return _look_at_file(name, arguments, num_classes)
-    from surgery.architectures import blueprint, find_architecture
-
-    architecture = find_architecture(name)
-    target = blueprint(architecture, arguments=arguments, num_classes=num_classes)
-    return str(architecture), target.spec, None
-
-
-def _look_at_file(
-    name: str, arguments: Mapping[str, Any], num_classes: int | None
-) -> tuple[str, ModelSpec, Mapping[str, str] | None]:
-    from surgery.checkpoint import open_checkpoint
-    from surgery.record import read_record
-    from surgery.specs import ModelSpec
-
-    if arguments or num_classes is not None:
-        raise SurgeryError(f"{name} is a file; --arg and --num-classes are for architectures")
-    checkpoint = open_checkpoint(name)
-    record = read_record(checkpoint.metadata, checkpoint.specs)
-    if record is not None:
-        return f"{name} (a transfer into {record.architecture})", record.model, record.status
-    spec = ModelSpec.from_tensors(checkpoint.specs, ties=checkpoint.ties)
-    return f"{name} ({checkpoint.format}: names and shapes alone, no module types)", spec, None
-
-
-def status_from(origin: Path, key: str | None, spec: ModelSpec) -> Mapping[str, str]:
-    """What a transfer recorded in the file; else what a transfer from it would load."""
-    from surgery.checkpoint import open_checkpoint
-    from surgery.record import read_record
-    from surgery.transfers import plan_transfer
-
-    checkpoint = open_checkpoint(origin, key=key)
-    record = read_record(checkpoint.metadata, checkpoint.specs)
-    if record is not None and record.model.by_name == spec.by_name:
-        return record.status
-    plan = plan_transfer(checkpoint, spec)
-    plan.refuse_unless(min_loaded=0.0)
-    return {step.target.name: step.status for step in plan.steps}
+def _built_with(arguments: Mapping[str, Any], num_classes: int | None) -> str:
+    """A `model` line names an architecture alone; what else it was built with is for a person."""
+    options = [f"--arg {name}={value}" for name, value in arguments.items()]
+    options += [] if num_classes is None else [f"--num-classes {num_classes}"]
+    return f"# Written for a model built with {' '.join(options)}.\n" if options else ""
 
 
 def _why_to_dict(name: str, firings: Any) -> dict[str, Any]:

@@ -43,7 +43,11 @@ def _to_dict(contents: Any) -> dict[str, Any]:
         "format": contents.format,
         "bytes": contents.size,
         "state_dicts": [
-            {"key": key, "tensors": [[s.name, list(s.shape), s.dtype] for s in specs]}
+            {
+                "key": key,
+                "tensors": [[s.name, list(s.shape), s.dtype] for s in specs],
+                "unlisted": [[name, what] for at, name, what in contents.unlisted if at == key],
+            }
             for key, specs in contents.state_dicts
         ],
         "others": dict(contents.others),

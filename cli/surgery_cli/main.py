@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -12,12 +11,15 @@ import click
 from surgery.errors import SurgeryError
 from surgery_cli.archs import archs
 from surgery_cli.completion import completion
+from surgery_cli.console import abandon_stdout, print_error, print_error_json
 from surgery_cli.diff import diff
 from surgery_cli.groups import groups
 from surgery_cli.inspect import inspect
 from surgery_cli.schedule import schedule
+from surgery_cli.signals import Ended, ending_signals_raise
 from surgery_cli.transfer import transfer
 
+UNUSABLE = 2
 INTERRUPTED = 130
 BUG = 70  # EX_SOFTWARE of sysexits.h
 
@@ -29,35 +31,63 @@ class _Surgery(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         words = list(sys.argv[1:] if args is None else args)
-        try:
-            extra["standalone_mode"] = False
-            code = super().main(words, prog_name, **extra)
-            sys.stdout.flush()
-        except (KeyboardInterrupt, click.Abort):
-            code = _fail(words, "interrupted", INTERRUPTED)
-        except BrokenPipeError:
-            # The reader went away (`| head`); whatever Python still holds has nowhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = INTERRUPTED
-        except SurgeryError as error:
-            code = _fail(words, error, error.exit_code)
-        except click.ClickException as error:
-            code = _fail(words, error, error.exit_code)
-        except Exception as error:
-            code = _fail(words, error, BUG)
-        sys.exit(code if isinstance(code, int) else 0)
+        extra["standalone_mode"] = False
+        if sys.stdout is None:
+            print_error(SurgeryError("stdout is closed; send it to /dev/null to drop the result"))
+            sys.exit(UNUSABLE)
+        with ending_signals_raise():
+            code = _ending(words, lambda: super(_Surgery, self).main(words, prog_name, **extra))
+        sys.exit(code)
+
+
+def _ending(words: Sequence[str], command: Callable[[], Any]) -> int:
+    """The exit code of a command; stdout that takes no more ends it, whatever it had to say.
+
+    Weight files are opened by ``surgery.checkpoint``, which tells its own errors: an OSError that
+    comes this far is stdout's.
+    """
+    try:
+        return _told_ending(words, command)
+    except BrokenPipeError:  # the reader went away (`| head`)
+        abandon_stdout()
+        return INTERRUPTED
+    except OSError as error:
+        abandon_stdout()
+        _show_traceback(words, error)
+        print_error(SurgeryError(f"stdout: cannot be written: {error.strerror or error}"))
+        return UNUSABLE
+
+
+def _told_ending(words: Sequence[str], command: Callable[[], Any]) -> int:
+    try:
+        code = command()
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(words, "interrupted", INTERRUPTED)
+    except Ended as ended:
+        return _fail(words, str(ended), ended.exit_code)
+    except OSError:
+        raise
+    except (SurgeryError, click.ClickException) as error:
+        return _fail(words, error, error.exit_code)
+    except Exception as error:
+        return _fail(words, error, BUG)
+    return code if isinstance(code, int) else 0
 
 
 def _fail(words: Sequence[str], error: Exception | str, code: int) -> int:
     """Say what went wrong; ``--debug`` shows where, a bug says that it is one."""
-    from surgery_cli.console import print_error, print_error_json
+    _show_traceback(words, error)
+    (print_error_json if "--json" in words else print_error)(error, bug=code == BUG)
+    sys.stdout.flush()
+    return code
 
+
+def _show_traceback(words: Sequence[str], error: Exception | str) -> None:
     if "--debug" in words and isinstance(error, Exception):
         import traceback
 
         traceback.print_exception(error)
-    (print_error_json if "--json" in words else print_error)(error, bug=code == BUG)
-    return code
 
 
 @click.group(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from surgery.errors import SurgeryError
+from surgery.errors import CheckpointError, SurgeryError
+
+if TYPE_CHECKING:
+    from surgery.checkpoint import Checkpoint
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,15 +33,12 @@ def output_options(command: Command) -> Command:
 
 def origin_options(command: Command) -> Command:
     """``--from`` and ``--key``, where rules may ask what a transfer loads."""
-    command = click.option(
-        "--key", help="Which state dict, where the file of --from holds several."
-    )(command)
     return click.option(
         "--from",
         "origin",
         type=click.Path(path_type=Path),
         help="A checkpoint: what it loads is :loaded, the rest is :new.",
-    )(command)
+    )(key_option(command))
 
 
 def build_options(command: Command) -> Command:
@@ -101,7 +101,40 @@ class ArchitectureName(click.ParamType[str]):
         return [CompletionItem(n if qualified else n.partition(":")[2]) for n in names]
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """An output that is there already is refused before any work, unless ``--force``."""
+def key_option(command: Command) -> Command:
+    """``--key``, where checkpoint files are read."""
+    return click.option(
+        "--key", help="Which state dict, where a file holds several; . for the file itself."
+    )(command)
+
+
+def open_files(paths: Sequence[Path], key: str | None) -> list[Checkpoint]:
+    """Open the files, at ``key`` those that have it; a file with a single state dict needs none.
+
+    Raises SurgeryError where no file has such a key, or where one has several others.
+    """
+    if key is not None and not paths:
+        raise SurgeryError(f"--key {key} chooses in a file, and no file is given")
+    from surgery.checkpoint import open_checkpoint, read_contents
+
+    opened, missed = [], []
+    for path in paths:
+        try:
+            opened.append(open_checkpoint(path, key=key))
+        except CheckpointError as error:
+            if key is None or len(read_contents(path).state_dicts) != 1:
+                raise
+            missed.append(error)
+            opened.append(open_checkpoint(path))
+    if missed and len(missed) == len(paths):
+        raise missed[0]
+    return opened
+
+
+def refuse_existing(path: Path, force: bool, *, other: str = "-o") -> None:
+    """An output that is there already is refused before any work, unless ``--force``.
+
+    ``other`` is the option that names another file.
+    """
     if path.exists() and not force:
-        raise SurgeryError(f"{path} exists already; --force replaces it, -o names another file")
+        raise SurgeryError(f"{path} exists already; --force replaces it, {other} names another")

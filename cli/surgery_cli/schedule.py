@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from surgery_cli.console import print_json, print_note, print_report, progress
-from surgery_cli.groups import look_at, named_model, status_from
+from surgery_cli.look import resolve
 from surgery_cli.options import (
     ArchitectureName,
     build_options,
@@ -73,29 +73,20 @@ def schedule(
     Restarts, the end of a warm-up and unfreezings are marked. MODEL is as for `surgery groups`.
     """
     from surgery.training.curve import schedule_curve
-    from surgery.tuning import read_rules, resolve_groups
 
-    read = read_rules(rules)
-    name = named_model(model, read)
-    with progress(f"looking at {name}"):
-        described, spec, status = look_at(name, arguments, num_classes)
-        if origin is not None:
-            status = status_from(origin, key, spec)
-        curve = schedule_curve(
-            resolve_groups(spec, read, transfer=status),
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-        )
+    look, groups = resolve(model, rules, origin, key, arguments, num_classes)
+    with progress("following the schedule"):
+        curve = schedule_curve(groups, epochs=epochs, steps_per_epoch=steps_per_epoch)
     if plot is not None:
         from surgery.training.schedule_plot import plot_schedule
 
         plot_schedule(curve, plot)
     if as_json:
         drawn = {} if plot is None else {"plot": str(plot)}
-        print_json({"architecture": described, **curve.to_dict(), **drawn})
+        print_json({"architecture": look.described[0], **curve.to_dict(), **drawn})
         return
     from surgery.report import schedule_report
 
-    print_report(schedule_report(curve, heading=(described,)))
+    print_report(schedule_report(curve, heading=look.described))
     if plot is not None:
         print_note(f"wrote {plot}")

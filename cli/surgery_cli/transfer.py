@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from surgery_cli.console import print_json, print_note, print_report, progress
 from surgery_cli.options import ArchitectureName, build_options, output_options, refuse_existing
+
+if TYPE_CHECKING:
+    from surgery.checkpoint import Checkpoint
+    from surgery.transfers.renames import Renames
+    from surgery.transfers.tofile import FileTransfer
 
 
 @click.command(
@@ -20,6 +25,7 @@ Examples:
   surgery transfer run.pth.tar timm:convnext_tiny --key state_dict_ema
   surgery transfer old.safetensors like:new.safetensors --map renames.txt --strict
 
+\b
 A rename file has one `pattern -> replacement` a line:
   encoder -> backbone
   layers.*.attn -> blocks.*.attention
@@ -43,7 +49,7 @@ A rename file has one `pattern -> replacement` a line:
     help="How tensors are brought together.",
 )
 @click.option("--map", "renames", type=click.Path(path_type=Path), help="A rename file.")
-@click.option("--key", help="Which state dict, where the file holds several.")
+@click.option("--key", help="Which state dict, where OLD holds several; . for the file itself.")
 @click.option(
     "--min-loaded",
     type=click.FloatRange(0, 1),
@@ -53,7 +59,12 @@ A rename file has one `pattern -> replacement` a line:
 )
 @click.option("--strict", is_flag=True, help="Accept no difference at all.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of fresh initial values."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Seed of fresh initial values.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
@@ -77,53 +88,77 @@ def transfer(
     """Move the weights in OLD into NEW-ARCH and write the result as a new file.
 
     OLD is a checkpoint, a sharded index or the folder that holds one. NEW-ARCH is timm:NAME,
-    torchvision:NAME, package.module:factory, path/file.py:factory or like:other.safetensors; a
-    bare name is timm's if timm has it, else torchvision's.
+    torchvision:NAME, package.module:factory, path/file.py:factory or like:other.safetensors
+    (like:other.pt#KEY where that holds several state dicts); a bare name is timm's if timm has
+    it, else torchvision's.
 
     Tensors of the new architecture that OLD does not have get the architecture's own initial
     values. The output appears whole or not at all.
     """
-    from surgery.report import outcome_report, plan_report
-    from surgery.transfers.tofile import plan_file_transfer
-
-    with progress(f"reading {old}"):
-        from surgery.architectures import find_architecture
-        from surgery.checkpoint import open_checkpoint
-
-        if renames is not None:
-            from surgery.transfers.renames import read_renames
-
-            read_renames(renames)
-        source = open_checkpoint(old, key=key)
+    if out is not None and not dry_run:
+        _refuse_output(out, force)
+    source, map_read = _read(old, key, renames)
     with progress(f"building {new_arch}"):
+        from surgery.architectures import find_architecture
+        from surgery.transfers.tofile import plan_file_transfer
+
         architecture = find_architecture(new_arch)
-        out = out or Path(f"{architecture.stem}.safetensors")
-        if not dry_run:
-            refuse_existing(out, force)
+        if out is None and not dry_run:
+            out = Path(f"{architecture.stem}.safetensors")
+            _refuse_output(out, force)
         job = plan_file_transfer(
             source,
             architecture,
             arguments=arguments,
             num_classes=num_classes,
             match=match,
-            renames=renames,
+            renames=map_read,
             seed=seed,
         )
     what = ", ".join(filter(None, (source.format, source.key)))
-    heading = (f"{old} ({what}) -> {architecture}",)
-    if dry_run:
-        if as_json:
-            job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
-            print_json({"architecture": architecture.label, "plan": job.plan.to_dict()})
-            return
-        print_report(plan_report(job.plan, heading=heading))
+    heading = f"{old} ({what}) -> {architecture}"
+    if out is None or dry_run:
+        _show_plan(job, heading, min_loaded, strict, as_json)
+    else:
         job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
-        return
+        _write(job, out, heading, strict, as_json)
+
+
+def _refuse_output(out: Path, force: bool) -> None:
+    from surgery.checkpoint.writer import check_output
+
+    refuse_existing(check_output(out), force)
+
+
+def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint, Renames | None]:
+    with progress(f"reading {old}"):
+        from surgery.checkpoint import open_checkpoint
+        from surgery.transfers.renames import read_renames
+
+        return open_checkpoint(old, key=key), read_renames(renames)
+
+
+def _show_plan(
+    job: FileTransfer, heading: str, min_loaded: float, strict: bool, as_json: bool
+) -> None:
+    """A person sees the plan that is refused, too; the one JSON object is then the error."""
+    from surgery.report import plan_report
+
+    if not as_json:
+        print_report(plan_report(job.plan, heading=(heading,)))
     job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+    if as_json:
+        print_json({"architecture": job.architecture.label, "plan": job.plan.to_dict()})
+
+
+def _write(job: FileTransfer, out: Path, heading: str, strict: bool, as_json: bool) -> None:
+    from surgery.report import outcome_report
+
     with progress(f"writing {out}"):
         outcome = job.write(out, strict=strict)
     if as_json:
-        print_json({"architecture": architecture.label, "output": str(out), **outcome.to_dict()})
+        label = job.architecture.label
+        print_json({"architecture": label, "output": str(out), **outcome.to_dict()})
         return
-    print_report(outcome_report(outcome, heading=heading))
+    print_report(outcome_report(outcome, heading=(heading,)))
     print_note(f"wrote {out} ({out.stat().st_size:,} bytes)")

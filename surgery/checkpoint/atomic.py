@@ -22,11 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     the temporary file is gone; the old file is as it was unless all went well. Hard links to
     the old file keep the old content. Raises CheckpointError where nothing can be written.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise CheckpointError(f"{shown(path)}: a folder, and a file was to be written")
-    if not target.parent.is_dir():
-        raise CheckpointError(f"{shown(path)}: no folder {shown(target.parent)} to write to")
+    target = writable(path)
     draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
         mode = _create(draft)
@@ -41,6 +37,19 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def writable(path: Path) -> Path:
+    """The file that writing to ``path`` would make, behind all links.
+
+    Raises CheckpointError where a folder is in its place, or where none would hold it.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise CheckpointError(f"{shown(path)}: a folder, and a file was to be written")
+    if not target.parent.is_dir():
+        raise CheckpointError(f"{shown(path)}: no folder {shown(target.parent)} to write to")
+    return target
 
 
 def _create(draft: Path) -> int:

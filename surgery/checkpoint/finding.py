@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -25,6 +25,9 @@ from surgery.errors import CheckpointError
 
 Locate = Callable[[StorageRef], Region]
 
+#: The key of the outermost mapping, where it is a state dict with others inside it.
+TOP = "."
+
 _DEEPEST = 3
 _LONGEST_TEXT = 60
 
@@ -32,8 +35,9 @@ _LONGEST_TEXT = 60
 _EXTRA_STATE = "_extra_state"
 
 # Tensors below these keys are not weights: moments, loss scales, best scores, random states.
+# `optim_d` is an optimizer's, `optimal_model` is not.
 _NOT_WEIGHTS = re.compile(
-    r"optim|(amp|((grad|loss|amp)_)?scaler|callbacks|loops|rng\w*|random_states?"
+    r"optimi[sz]er|optims?(?![a-z])|(amp|((grad|loss|amp)_)?scaler|callbacks|loops|rng\w*|random_states?"
     r"|(lr_?)?sched\w*|hyper_?param\w*|hparams)$",
     re.IGNORECASE,
 )
@@ -53,15 +57,22 @@ def find_state_dicts(top: Any, key: str | None = None) -> tuple[Found, ...]:
 
     A state dict is a mapping from names to tensors for the most part, or any that carries
     torch's ``_metadata``. The mapping at ``key`` counts as one for a single tensor, and even
-    where such a key does not usually lead to weights: the caller has asked for it.
+    where such a key does not usually lead to weights: the caller has asked for it. ``"."`` asks
+    for ``top`` itself.
     """
     found = tuple(_search(top, (), set()))
     if not found and isinstance(top, dict) and not top:
         found = (_found((), top),)
-    if key is None or any(candidate.key == key for candidate in found):
+    if key is None or any(is_at(key, candidate.key) for candidate in found):
         return found
-    asked = [_found((key,), value) for value in _lookup(top, key) if _tensors(_entries(value))]
+    path = () if key == TOP else (key,)
+    asked = [_found(path, value) for value in _lookup(top, key) if _tensors(_entries(value))]
     return (*found, *asked[:1])
+
+
+def is_at(key: str, found: str | None) -> bool:
+    """Whether ``key``, as a person writes it, asks for the state dict found at the other one."""
+    return found == key or (found is None and key == TOP)
 
 
 def settle(found: Found, locate: Locate, label: str) -> StateDict:
@@ -154,7 +165,11 @@ def is_optimizer(value: Any) -> bool:
 
 
 def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Found]:
-    """State dicts, the innermost ones: what holds another is a container with a few tensors."""
+    """State dicts, innermost first.
+
+    What holds another one is a container with a few tensors, unless its own tensors are named
+    as a model's are: ``{**state_dict, "ema": ema_state_dict}`` holds two.
+    """
     entries = _entries(value)
     if entries is None or id(value) in seen or is_optimizer(value):
         return
@@ -170,13 +185,17 @@ def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Found
         ]
     )
     yield from inner
-    if (not inner or _is_marked(value)) and _is_state_dict(value, entries):
+    if _is_state_dict(value, entries) and (
+        not inner or _is_marked(value) or _is_named_like_a_model(entries, inner)
+    ):
         yield _found(path, value)
 
 
 def _lookup(value: Any, key: str, depth: int = _DEEPEST) -> Iterator[Any]:
     """What lies at a dotted key; the keys themselves may have dots in them."""
     entries = _entries(value)
+    if key == TOP and depth == _DEEPEST:
+        yield value
     if entries is None or depth == 0:
         return
     if key in entries:
@@ -214,9 +233,24 @@ def _is_state_dict(value: Any, entries: Mapping[Any, Any]) -> bool:
     return _is_marked(value) or 2 * _tensors(entries) > counted
 
 
+def _is_named_like_a_model(entries: Mapping[Any, Any], inner: Iterable[Found]) -> bool:
+    """Whether a tensor here lies in a layer (``fc.weight``), or is one that an inner dict has too.
+
+    What a script keeps beside its model (``mean``, ``std``, ``best_score``) is named otherwise.
+    """
+    return any(
+        "." in name or name == "weight" or any(name in found.entries for found in inner)
+        for name, value in entries.items()
+        if _is_tensor(value)
+    )
+
+
 def _tensors(entries: Mapping[Any, Any] | None) -> int:
-    values = entries.values() if entries else ()
-    return sum(isinstance(value, TensorRef | Unreadable) for value in values)
+    return sum(map(_is_tensor, entries.values())) if entries else 0
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, TensorRef | Unreadable)
 
 
 def place_of(name: str, ref: TensorRef, locate: Locate, label: str) -> Place:

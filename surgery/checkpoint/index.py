@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery.checkpoint.finding import TOP, is_at
 from surgery.checkpoint.holding import Holding, StateDict
 from surgery.checkpoint.kinds import recognise
 from surgery.checkpoint.places import Place
@@ -36,8 +37,8 @@ class Checkpoint:
     """One state dict of one file: names and shapes in memory, values still in the file.
 
     ``specs`` are in the file's order and have every alias of a tied tensor, which ``ties``
-    groups. ``key`` is where the state dict lies in the file (``"ema.state_dict"``), None for a
-    file that is nothing else. ``metadata`` is text kept with it, ``versions`` the versions of
+    groups. ``key`` is where the state dict lies in the file (``"ema.state_dict"``), None for the
+    outermost mapping. ``metadata`` is text kept with it, ``versions`` the versions of
     its modules by path. ``opaque`` are globals that the file names and that were not imported;
     ``unreadable`` are tensors of a kind that is not read, each with the reason, and
     ``not_tensors`` other entries of the state dict: neither is in ``specs``.
@@ -140,14 +141,17 @@ class Checkpoint:
 class Contents:
     """All that a file holds. ``size`` is in bytes, of all shards together.
 
-    ``state_dicts`` are pairs of key and specs; ``others`` are the entries beside them, each
-    with a short text (``("epoch", "int 37")``); ``metadata`` belongs to the first state dict.
+    ``state_dicts`` are pairs of key and specs. ``unlisted`` are their entries without a spec, as
+    (key, name, what it is): tensors of a kind that is not read, and values that are no tensors.
+    ``others`` are the entries beside the state dicts, each with a short text (``("epoch",
+    "int 37")``); ``metadata`` belongs to the first state dict.
     """
 
     path: Path
     format: str
     size: int
     state_dicts: tuple[tuple[str | None, tuple[TensorSpec, ...]], ...]
+    unlisted: tuple[tuple[str | None, str, str], ...]
     others: tuple[tuple[str, str], ...]
     opaque: tuple[str, ...]
     metadata: Mapping[str, str]
@@ -157,8 +161,8 @@ def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> 
     """Open any supported file, index of shards, or folder with exactly one of them.
 
     The format is told by content. Nothing in the file is executed, whatever it says. ``key``
-    chooses among several state dicts (``"state_dict_ema"``); nothing is chosen silently.
-    Raises CheckpointError.
+    chooses among several state dicts (``"state_dict_ema"``, or ``"."`` for the outermost mapping
+    where that is one itself); nothing is chosen silently. Raises CheckpointError.
     """
     path, holding = _hold(Path(path), key)
     state = _choose(path, holding, key)
@@ -187,10 +191,16 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
         holding.format,
         sum(source.size for source in sources) or path.stat().st_size,
         tuple((state.key, state.specs) for state in states),
+        tuple((state.key, *entry) for state in states for entry in _unlisted(state)),
         holding.others,
         holding.opaque,
         states[0].metadata if states else {},
     )
+
+
+def _unlisted(state: StateDict) -> Iterator[tuple[str, str]]:
+    yield from state.unreadable
+    yield from ((name, "not a tensor") for name in state.not_tensors)
 
 
 def _hold(path: Path, key: str | None) -> tuple[Path, Holding]:
@@ -253,6 +263,9 @@ def _only_checkpoint(folder: Path) -> Path:
         *indexes,
         *(file for file in files if file.suffix.lower() in SUFFIXES and file not in shards),
     ]
+    if len(found) > 1:
+        # A trainer's folder has its optimizer, its arguments and its random state beside the model.
+        found = [file for file in found if _may_hold_weights(file)] or found
     if len(found) == 1:
         return found[0]
     if not found:
@@ -264,6 +277,14 @@ def _only_checkpoint(folder: Path) -> Path:
         f"{shown(folder)}: a folder with {count(len(found), 'checkpoint')}; name one of them",
         [shown(file.name) for file in found],
     )
+
+
+def _may_hold_weights(file: Path) -> bool:
+    """Whether a state dict is in it; a file that cannot be read might have been meant."""
+    try:
+        return bool(_hold(file, None)[1].state_dicts)
+    except CheckpointError:
+        return True
 
 
 def _choose(path: Path, holding: Holding, key: str | None) -> StateDict:
@@ -285,7 +306,7 @@ def _choose(path: Path, holding: Holding, key: str | None) -> StateDict:
 
 def _with_key(path: Path, holding: Holding, key: str) -> StateDict:
     for state in holding.state_dicts:
-        if state.key == key:
+        if is_at(key, state.key):
             return state
     keys = [state.key for state in holding.state_dicts if state.key is not None]
     near = did_you_mean(key, [*keys, *(name for name, _ in holding.others)])
@@ -297,7 +318,8 @@ def _with_key(path: Path, holding: Holding, key: str) -> StateDict:
 
 def _candidates(states: Sequence[StateDict]) -> list[str]:
     return [
-        f"{'(the file itself)' if state.key is None else shown(state.key)}: "
+        f"{TOP if state.key is None else shown(state.key)}: "
         f"{count(len(state.places) + len(state.unreadable), 'tensor')}"
+        f"{' (the file itself)' if state.key is None else ''}"
         for state in states
     ]

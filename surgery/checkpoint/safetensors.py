@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from surgery.checkpoint.holding import Holding, StateDict
@@ -24,7 +24,7 @@ from surgery.errors import CheckpointError
 #: The module versions of the saved state dict, as JSON; only files written here have it.
 VERSIONS_KEY = "surgery.versions"
 
-#: The tied names among the metadata, as a JSON list; only where other text could be taken for one.
+#: The tied names among the metadata, as a JSON list; only where they could be told wrongly.
 ALIASES_KEY = "surgery.aliases"
 
 _METADATA = "__metadata__"
@@ -229,21 +229,41 @@ def _torch_shape(entry: Mapping[str, Any]) -> tuple[int, ...] | None:
 def possible_aliases(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     """Tied names as ``safetensors.torch.save_model`` records them: the dropped to the kept one.
 
-    A guess: any text that happens to be a tensor's name looks the same.
+    A guess: a caller's own text may happen to be a tensor's name (``best_layer: fc.weight``). So
+    the key has to be one that a parameter could have: the last segment of the kept name
+    (``lm_head.weight``), or a place in a module that has tensors in the file.
     """
+    references = _references(metadata, names)
+    modules = _module_paths(names) if references else frozenset()
     return {
         dropped: kept
-        for dropped, kept in metadata.items()
-        if kept in names and dropped not in names
+        for dropped, kept in references.items()
+        if _leaf(dropped) == _leaf(kept) or dropped.rpartition(".")[0] in modules
     }
 
 
+def _references(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """Metadata whose text is a tensor's name, and whose key is none."""
+    return {key: text for key, text in metadata.items() if text in names and key not in names}
+
+
+def _module_paths(names: Iterable[str]) -> frozenset[str]:
+    """``a.b.weight`` lies in ``a`` and in ``a.b``; the root module has no path."""
+    return frozenset(
+        name[:at] for name in names for at, character in enumerate(name) if character == "."
+    )
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _aliases(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
-    aliases = possible_aliases(metadata, names)
     if ALIASES_KEY not in metadata:
-        return aliases
+        return possible_aliases(metadata, names)
+    references = _references(metadata, names)
     known = _json(metadata, ALIASES_KEY, list)
-    return {name: aliases[name] for name in known if isinstance(name, str) and name in aliases}
+    return {n: references[n] for n in known if isinstance(n, str) and n in references}
 
 
 def _with_aliases(places: Mapping[str, Place], aliases: Mapping[str, str]) -> dict[str, Place]:

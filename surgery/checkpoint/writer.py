@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint.atomic import replacing
+from surgery.checkpoint.atomic import replacing, writable
 from surgery.checkpoint.safetensors import (
     ALIASES_KEY,
     DTYPES,
@@ -47,6 +47,21 @@ def save(
     be the one that the tensors were read from. Raises CheckpointError, naming every entry that
     cannot be written.
     """
+    path = check_output(path)
+    draft = _gather(model_or_state_dict, path, metadata or {})
+    if path.suffix.lower() == _SAFETENSORS_SUFFIX:
+        _write_safetensors(draft, path)
+    else:
+        _write_torch(draft, path)
+    return path
+
+
+def check_output(path: str | os.PathLike[str]) -> Path:
+    """``path``, if :func:`save` can be asked to write there: its suffix names a format, and there
+    is a folder to hold it. Whoever has long work to do first asks before it.
+
+    Raises CheckpointError; nothing is created.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (_SAFETENSORS_SUFFIX, *_TORCH_SUFFIXES):
@@ -54,11 +69,7 @@ def save(
             f"{shown(path)}: no format has the suffix {shown(suffix) or '(none)'}",
             (f"choose {', '.join((_SAFETENSORS_SUFFIX, *_TORCH_SUFFIXES))}",),
         )
-    draft = _gather(model_or_state_dict, path, metadata or {})
-    if suffix == _SAFETENSORS_SUFFIX:
-        _write_safetensors(draft, path)
-    else:
-        _write_torch(draft, path)
+    writable(path)
     return path
 
 
@@ -117,12 +128,19 @@ def _gather(source: Any, path: Path, metadata: Mapping[str, str]) -> _Draft:
 
 def _entry_problem(name: Any, value: Any) -> str | None:
     import torch
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
     if not isinstance(name, str):
         return f"expected text as its name, found {type(name).__name__}"
     if not isinstance(value, torch.Tensor):
         return f"expected a tensor, found {type(value).__name__}"
+    return tensor_problem(value)
+
+
+def tensor_problem(value: torch.Tensor) -> str | None:
+    """What kind of tensor this is, where it is one whose values cannot be copied as they are."""
+    import torch
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
     if is_traceable_wrapper_subclass(value):
         return f"a {type(value).__name__}, a wrapper around other tensors"
     if value.is_nested:
@@ -200,8 +218,21 @@ def _write_safetensors(draft: _Draft, path: Path) -> None:
     with replacing(path) as target:
         try:
             save_file(kept, target, metadata=metadata)
+            _sort_metadata(target)
         except SafetensorError as error:
             raise CheckpointError(f"{shown(path)}: cannot be written: {error}") from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Equal input, equal bytes: the serialiser lists the metadata in an order drawn by lot."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= length, "both spell JSON as short as it goes"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def _check_safetensors(draft: _Draft, path: Path) -> None:

@@ -16,7 +16,7 @@ insert, and ``layers``, what a class layer is and how one is rebuilt.
 
 from __future__ import annotations
 
-from surgery.heads.plan import plan_head, replace_head
+from surgery.heads.plan import head_paths, plan_head, replace_head
 from surgery.heads.swap import HeadLayer, HeadSwap
 
-__all__ = ["HeadLayer", "HeadSwap", "plan_head", "replace_head"]
+__all__ = ["HeadLayer", "HeadSwap", "head_paths", "plan_head", "replace_head"]

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 #: How many layers an error lists, from the output backwards.
 _LISTED = 8
 
+#: What people call a head, as a word of a path's last two segments (``lm_head``, ``cls_score``),
+_HEAD_WORDS = frozenset(
+    {"head", "heads", "fc", "classifier", "classification", "score", "logits", "summary"}
+)
+#: or as a whole segment: inside others (``out_proj``, ``linear2``) these are no heads.
+_HEAD_SEGMENTS = frozenset({"linear", "out", "output", "predictor"})
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -41,6 +48,15 @@ class Head:
 def is_auxiliary(place: Place) -> bool:
     """Whether a segment of the path says so: ``AuxLogits.fc``, ``aux1.fc2``."""
     return any(segment.lower().startswith("aux") for segment in place.path.split("."))
+
+
+def is_called_a_head(path: str) -> bool:
+    """Never inside a numbered block: ``blocks.11.mlp.fc2`` is called like a head and is none."""
+    segments = path.lower().split(".")
+    if any(segment.isdigit() for segment in segments[:-1]):
+        return False
+    words = {word.rstrip("0123456789") for end in segments[-2:] for word in end.split("_")}
+    return bool(words & _HEAD_WORDS or set(segments[-2:]) & _HEAD_SEGMENTS)
 
 
 def last_of_each_parent(places: Iterable[Place]) -> list[Place]:

@@ -2,7 +2,8 @@
 
 1. the caller, by ``head="path"``;
 2. timm, by the ``classifier`` entry of its model's config and by ``get_classifier()``;
-3. transformers, by ``config.num_labels``: the layers of that width around the base model;
+3. transformers, by ``config.num_labels``: the layers of that width around the base model that
+   are called like a classifier; its models for other tasks are refused;
 4. the model's output: the last layer that it comes through;
 5. where the forward cannot be followed, the layer that was registered last, if its name or the
    number of classes that the model states says so.
@@ -42,11 +43,22 @@ def find_head(model: nn.Module, head: str | Sequence[str] | None, num_classes: i
     places = class_places(model)
     if head is not None:
         return _given(places, (head,) if isinstance(head, str) else tuple(head))
+    _check_not_lazy(model)
     found = by_timm(model, places, num_classes) or _without_timm(model, places)
     layers = sorted(
         (*found.layers, *_auxiliary_by_name(found, places)), key=lambda chosen: chosen.auxiliary
     )
     return Head(tuple(layers), found.how, found.absent)
+
+
+def _check_not_lazy(model: nn.Module) -> None:
+    """Widths are what a head is told by, and a lazy layer has none."""
+    from torch.nn.parameter import is_lazy
+
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise HeadError("the model is not initialised yet: run it on one batch first", lazy)
 
 
 def _without_timm(model: nn.Module, places: Mapping[str, Place]) -> Head:

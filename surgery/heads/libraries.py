@@ -9,15 +9,21 @@ from surgery.errors import HeadError
 from surgery.heads.candidates import (
     Chosen,
     Head,
+    doubt,
     is_auxiliary,
+    is_called_a_head,
     is_transformers,
     last_of_each_parent,
+    listing,
 )
 from surgery.heads.output import skeleton
 from surgery.heads.places import Place, class_places
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: The tasks of transformers' models whose head has one row for each class.
+_CLASSIFYING = ("Classification", "SemanticSegmentation")
 
 
 def by_timm(model: Any, places: Mapping[str, Place], num_classes: int) -> Head | None:
@@ -27,7 +33,7 @@ def by_timm(model: Any, places: Mapping[str, Place], num_classes: int) -> Head |
     timm's ``reset_classifier`` would put on, tried on a copy without values. Raises HeadError
     where somebody put a head on that has no last layer to be told.
     """
-    if not all(hasattr(model, name) for name in ("pretrained_cfg", "reset_classifier")):
+    if not _is_timm(model):
         return None
     if chosen := _timm_layers(model, places):
         return Head(chosen, "timm")
@@ -39,6 +45,18 @@ def by_timm(model: Any, places: Mapping[str, Place], num_classes: int) -> Head |
     if added := _timm_layers(trial, class_places(trial)):
         return Head(added, "timm", absent=True)
     raise HeadError("the model has no head, it gives features already")
+
+
+def is_timm_head(model: nn.Module, path: str) -> bool:
+    """Whether timm names the layer at ``path``: its width is then the model's ``num_classes``."""
+    if not _is_timm(model):
+        return False
+    layers = _timm_layers(model, class_places(model))
+    return any(chosen.place.path == path and not chosen.auxiliary for chosen in layers)
+
+
+def _is_timm(model: nn.Module) -> bool:
+    return all(hasattr(model, name) for name in ("pretrained_cfg", "reset_classifier"))
 
 
 def _timm_layers(model: Any, places: Mapping[str, Place]) -> tuple[Chosen, ...]:
@@ -79,12 +97,15 @@ def _last_layer(head: nn.Module, places: Mapping[str, Place], classes: int) -> P
 
 
 def by_transformers(model: Any, places: Mapping[str, Place]) -> Head | None:
-    """A task's model is the base model and, around it, the head; ``num_labels`` is its width.
+    """A task's model is the base model and, around it, the head: as wide as ``num_labels``, and
+    called like a classifier, for a box has four sides and an answer two ends as well.
 
-    None where no layer around the base model is that wide.
+    None where no layer around the base model is that wide. Raises HeadError where none of those
+    that are is called like a classifier, and for a model whose task is no classification.
     """
     if not is_transformers(model):
         return None
+    _check_task(model, places)
     base = f"{getattr(model, 'base_model_prefix', '')}."
     labels = model.config.num_labels
     around = [
@@ -92,6 +113,28 @@ def by_transformers(model: Any, places: Mapping[str, Place]) -> Head | None:
         for path, place in places.items()
         if not path.startswith(base) and place.shape.classes == labels
     ]
+    named = [place for place in around if is_called_a_head(place.path)]
+    if around and not named:
+        why = f"{around[-1].path} is {labels} wide (num_labels), but not called like a classifier"
+        raise doubt(places, [why])
     reason = f"transformers' config: num_labels is {labels}"
-    chosen = tuple(Chosen(p, reason, is_auxiliary(p)) for p in last_of_each_parent(around))
+    chosen = tuple(Chosen(p, reason, is_auxiliary(p)) for p in last_of_each_parent(named))
     return Head(chosen, "transformers") if chosen else None
+
+
+def _check_task(model: Any, places: Mapping[str, Place]) -> None:
+    task = _task(model)
+    if task and not any(word in task for word in _CLASSIFYING):
+        raise HeadError(
+            f"{type(model).__name__} is made for {task}, which is no classification:"
+            ' if the rows of a layer are classes, pass head="path"',
+            listing(places),
+        )
+
+
+def _task(model: Any) -> str | None:
+    """What transformers' own class says after ``For``: ``BertForQuestionAnswering``."""
+    for kind in type(model).__mro__:
+        if kind.__module__.startswith("transformers") and "For" in kind.__name__:
+            return kind.__name__.rpartition("For")[2]
+    return None

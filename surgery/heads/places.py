@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from surgery.errors import HeadError
 from surgery.heads.layers import ClassShape, class_shape, why_not_rebuildable
 from surgery.wrappers import WRAPPER_SEGMENTS, unwrap_names
 
@@ -38,7 +39,14 @@ class Place:
 
 
 def wrappers_and_model(model: nn.Module) -> tuple[tuple[nn.Module, ...], nn.Module]:
-    """DataParallel, DDP, FSDP and ``torch.compile``, however they nest, and the network inside."""
+    """DataParallel, DDP, FSDP and ``torch.compile``, however they nest, and the network inside.
+
+    Raises HeadError for what is no module: a class, a factory, a state dict.
+    """
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise HeadError(f"model is an nn.Module, not {_shown(model)}")
     wrappers = []
     children = dict(model.named_children())
     while len(children) == 1 and WRAPPER_SEGMENTS.issuperset(children):
@@ -46,6 +54,12 @@ def wrappers_and_model(model: nn.Module) -> tuple[tuple[nn.Module, ...], nn.Modu
         (model,) = children.values()
         children = dict(model.named_children())
     return tuple(wrappers), model
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}: pass an instance"
+    return f"a {type(value).__name__}"
 
 
 def inner_model(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from surgery.errors import HeadError
 from surgery.heads.candidates import Chosen
 from surgery.heads.find import find_head
 from surgery.heads.places import wrappers_and_model
-from surgery.heads.rows import kept_rows
+from surgery.heads.rows import Labels, kept_rows, ordered_labels
 from surgery.heads.swap import HeadSwap, planned_layers
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def replace_head(
     *,
     head: str | Sequence[str] | None = None,
     keep: Mapping[int, int] | None = None,
-    old_labels: Sequence[str] | None = None,
-    new_labels: Sequence[str] | None = None,
+    old_labels: Labels | None = None,
+    new_labels: Labels | None = None,
 ) -> HeadSwap:
     """:func:`plan_head`, done: ``model`` has its new head, and the swap says what was replaced."""
     swap = plan_head(
@@ -45,34 +45,50 @@ def plan_head(
     *,
     head: str | Sequence[str] | None = None,
     keep: Mapping[int, int] | None = None,
-    old_labels: Sequence[str] | None = None,
-    new_labels: Sequence[str] | None = None,
+    old_labels: Labels | None = None,
+    new_labels: Labels | None = None,
 ) -> HeadSwap:
     """Decide which layers give way to a head of ``num_classes``; ``model`` stays untouched.
 
     ``num_classes=0`` asks for features: what went into the head comes out. ``head`` names the
     layer (or the layers, the main one first) and nothing else is replaced then; without it,
     auxiliary and distillation heads are found and replaced as well. Class rows are carried over
-    by ``keep={new_index: old_index}``, or where the two label lists share a label; otherwise
-    every row is fresh, a count that happens to match included.
+    by ``keep={new_index: old_index}``, or where old and new labels (lists, or ``{index: label}``
+    as in transformers' ``config.id2label``) share one; otherwise every row is fresh, a count
+    that happens to match included.
 
-    Raises HeadError where the head cannot be told, cannot be rebuilt, or where ``keep`` or the
-    labels do not fit the counts.
+    Raises HeadError where the head cannot be told, cannot be rebuilt, where ``keep`` or the
+    labels do not fit the counts, or where no label is shared.
     """
     num_classes = _count(num_classes)
     wrappers, inner = wrappers_and_model(model)
     found = find_head(inner, head, num_classes)
     _check_layers(found.layers)
     layers = planned_layers(found, num_classes)
-    kept = kept_rows(layers[0].old_classes, num_classes, keep, old_labels, new_labels)
+    old = ordered_labels("old_labels", old_labels)
+    new = ordered_labels("new_labels", new_labels)
+    kept = kept_rows(layers[0].old_classes, num_classes, keep, old, new)
     return HeadSwap(
         layers=layers,
         num_classes=num_classes,
         kept=kept,
-        labels=tuple(new_labels or ()),
+        labels=new or (),
         how=found.how,
         notes=tuple(_notes(wrappers, found.layers, num_classes)),
     )
+
+
+def head_paths(model: nn.Module) -> tuple[str, ...]:
+    """Where the layers of the head are, for rules that speak of it: ``("head", "head_dist")``.
+
+    Empty where :func:`plan_head` would refuse (in doubt, or a head tied to an embedding), and
+    where the model has no head yet. ``model`` stays untouched.
+    """
+    try:
+        layers = plan_head(model, 1).layers
+    except HeadError:
+        return ()
+    return tuple(layer.path for layer in layers if layer.old_classes)
 
 
 def _count(num_classes: object) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 
 from surgery.errors import HeadError
 
 Pairs = tuple[tuple[int, int], ...]
+
+#: Labels in the order of their classes, or by class index as in transformers' ``id2label``.
+Labels = Sequence[str] | Mapping[int, str]
 
 
 def kept_rows(
@@ -21,7 +24,7 @@ def kept_rows(
     """Pairs in the order of the new classes; none unless asked, whatever the counts.
 
     Raises HeadError that names every index out of range, every label that is there twice, and
-    a list whose length is not the number of classes.
+    a list whose length is not the number of classes; and where the lists share no label.
     """
     if keep is not None and (old_labels is not None or new_labels is not None):
         raise HeadError("keep and label lists both say which rows to keep: pass one of them")
@@ -32,10 +35,40 @@ def kept_rows(
     if old_labels is None or new_labels is None:
         missing = "old_labels" if old_labels is None else "new_labels"
         raise HeadError(f"{missing} is missing: shared labels are told from both lists")
-    return _shared(list(old_labels), list(new_labels), old_classes, new_classes)
+    return _shared(old_labels, new_labels, old_classes, new_classes)
+
+
+def ordered_labels(name: str, labels: Labels | None) -> tuple[str, ...] | None:
+    """The labels in the order of their classes; None where none were given.
+
+    ``name`` is what the caller calls them. Raises HeadError for what has no order (a set), is
+    one text, or holds something that is no text.
+    """
+    if labels is None:
+        return None
+    if isinstance(labels, str | set | frozenset) or not isinstance(labels, Iterable):
+        raise HeadError(f"{name} is a list of labels or {{index: label}}, not {labels!r}")
+    values = _by_index(name, labels) if isinstance(labels, Mapping) else tuple(labels)
+    problems = [f"{value!r} is no text" for value in values if not isinstance(value, str)]
+    if problems:
+        raise HeadError(f"{name} holds something else than labels", problems)
+    return tuple(map(str, values))
+
+
+def _by_index(name: str, labels: Mapping[int, str]) -> tuple[str, ...]:
+    problems = [
+        f"{index!r} is none of 0 to {len(labels) - 1}"
+        for index in labels
+        if not _is_index(index, len(labels))
+    ]
+    if problems:
+        raise HeadError(f"{name} does not number its {len(labels)} labels from 0", problems)
+    return tuple(labels[index] for index in range(len(labels)))
 
 
 def _checked(keep: Mapping[int, int], old_classes: int, new_classes: int) -> Pairs:
+    if not isinstance(keep, Mapping):
+        raise HeadError(f"keep is {{new_index: old_index}}, not {keep!r}")
     problems = [
         f"keep[{new!r}] = {old!r}: there is no {side} class {index!r}"
         for new, old in keep.items()
@@ -54,7 +87,7 @@ def _is_index(value: object, count: int) -> bool:
     return isinstance(value, Integral) and 0 <= int(value) < count
 
 
-def _shared(old: list[str], new: list[str], old_classes: int, new_classes: int) -> Pairs:
+def _shared(old: Sequence[str], new: Sequence[str], old_classes: int, new_classes: int) -> Pairs:
     problems = [
         *_label_problems("old_labels", old, old_classes),
         *_label_problems("new_labels", new, new_classes),
@@ -62,10 +95,13 @@ def _shared(old: list[str], new: list[str], old_classes: int, new_classes: int) 
     if problems:
         raise HeadError("the label lists do not fit the classes", problems)
     index = {label: position for position, label in enumerate(old)}
-    return tuple((position, index[label]) for position, label in enumerate(new) if label in index)
+    kept = tuple((position, index[label]) for position, label in enumerate(new) if label in index)
+    if new and not kept:
+        raise HeadError(f"the label lists share no label (first: {old[0]!r} / {new[0]!r})")
+    return kept
 
 
-def _label_problems(name: str, labels: list[str], classes: int) -> list[str]:
+def _label_problems(name: str, labels: Sequence[str], classes: int) -> list[str]:
     problems = [
         f"{name} holds {label!r} {count} times"
         for label, count in Counter(labels).items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from surgery.heads.candidates import (
@@ -10,6 +10,7 @@ from surgery.heads.candidates import (
     Head,
     doubt,
     is_auxiliary,
+    is_called_a_head,
     last_of_each_parent,
     stated_count,
 )
@@ -19,17 +20,12 @@ from surgery.heads.places import Place
 if TYPE_CHECKING:
     from torch import nn
 
-#: What people call a head, as a word of a path's last two segments (``lm_head``, ``cls_score``),
-_HEAD_WORDS = frozenset({"head", "heads", "fc", "classifier", "classification", "score", "logits"})
-#: or as a whole segment: inside others (``out_proj``, ``linear2``) these are no heads.
-_HEAD_SEGMENTS = frozenset({"linear", "out", "output", "predictor"})
-
 
 def by_output(model: nn.Module, places: Mapping[str, Place]) -> Head | None:
     """The last layers that the output comes through, and those of outputs in training alone.
 
     None where the forward cannot be followed. Raises HeadError where it can, but the output
-    comes through more, or through something else.
+    comes through more, or through something else, or another output is as wide.
     """
     evaluated = outputs(model, training=False)
     if evaluated is None:
@@ -39,7 +35,10 @@ def by_output(model: nn.Module, places: Mapping[str, Place]) -> Head | None:
     if main is None:
         raise doubt(places, [f"an output comes through {_names(output)}" for output in evaluated])
     heads = [by_slot[slot] for slot in by_slot if slot in main.layers]
-    helpers = dict.fromkeys(_helping_slots(model, main, by_slot))
+    elsewhere = {slot for output in evaluated for slot in output.layers}
+    helpers = dict.fromkeys(
+        slot for slot in _helping_slots(model, main, by_slot) if slot not in elsewhere
+    )
     return Head(
         (
             *(Chosen(place, "the output comes through it", is_auxiliary(place)) for place in heads),
@@ -68,7 +67,22 @@ def _main_output(
         if _is_clear(output, by_slot)
         and all(_could_be_head(by_slot[slot], stated, unrivalled) for slot in output.layers)
     ]
-    return clear[0] if len(clear) == 1 else None
+    if len(clear) != 1 or _has_rival(clear[0], distinct.values(), by_slot):
+        return None
+    return clear[0]
+
+
+def _has_rival(main: Output, found: Iterable[Output], by_slot: Mapping[str, Place]) -> bool:
+    """Another task's scores may be as many: a name does not tell which of the two is meant."""
+    return any(
+        _is_clear(output, by_slot) and _width(output, by_slot) == _width(main, by_slot)
+        for output in found
+        if output is not main
+    )
+
+
+def _width(output: Output, by_slot: Mapping[str, Place]) -> int:
+    return by_slot[output.layers[0]].shape.classes
 
 
 def _is_clear(output: Output, by_slot: Mapping[str, Place]) -> bool:
@@ -82,15 +96,15 @@ def _could_be_head(place: Place, stated: int | None, unrivalled: bool) -> bool:
     """Beside other outputs, or against a stated count, a layer needs a name or the width; the
     3x3 convolution that a backbone ends with needs them anyway.
     """
-    evident = place.shape.classes == stated or _is_called_a_head(place.path)
+    evident = place.shape.classes == stated or is_called_a_head(place.path)
     return evident or (unrivalled and place.shape.pointwise)
 
 
 def _helping_slots(model: nn.Module, main: Output, by_slot: Mapping[str, Place]) -> Iterator[str]:
-    classes = by_slot[main.layers[0]].shape.classes
+    classes = _width(main, by_slot)
     for output in outputs(model, training=True) or ():
         for slot in () if output.others else output.layers:
-            if slot not in main.layers and by_slot[slot].shape.classes == classes:
+            if by_slot[slot].shape.classes == classes:
                 yield slot
 
 
@@ -104,7 +118,7 @@ def by_registration(model: nn.Module, places: Mapping[str, Place]) -> Head:
     mains = [place for place in places.values() if not is_auxiliary(place)]
     stated = stated_count(model)
     if stated is None:
-        likely = [place for place in mains if _is_called_a_head(place.path)]
+        likely = [place for place in mains if is_called_a_head(place.path)]
         evidence = "by its name"
     else:
         likely = [place for place in mains if place.shape.classes == stated]
@@ -115,12 +129,3 @@ def by_registration(model: nn.Module, places: Mapping[str, Place]) -> Head:
     if not heads or heads[0] is not mains[-1]:
         raise doubt(places, [f"the model states {stated} classes"] if stated is not None else [])
     return Head((Chosen(heads[0], f"the last layer, {evidence}"),), "registration order")
-
-
-def _is_called_a_head(path: str) -> bool:
-    """Never inside a numbered block: ``blocks.11.mlp.fc2`` is called like a head and is none."""
-    segments = path.lower().split(".")
-    if any(segment.isdigit() for segment in segments[:-1]):
-        return False
-    words = {word.rstrip("0123456789") for end in segments[-2:] for word in end.split("_")}
-    return bool(words & _HEAD_WORDS or set(segments[-2:]) & _HEAD_SEGMENTS)

@@ -11,6 +11,7 @@ from surgery.errors import HeadError, did_you_mean
 from surgery.heads.candidates import Chosen, Head, is_transformers
 from surgery.heads.find import find_head
 from surgery.heads.layers import COUNT_NAMES, WIDTH_NAMES, rebuild, set_count
+from surgery.heads.libraries import is_timm_head
 from surgery.heads.places import Place, class_places, inner_model
 from surgery.heads.rows import Pairs
 
@@ -64,6 +65,19 @@ class HeadSwap:
     how: str
     notes: tuple[str, ...]
 
+    @property
+    def new_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that the new layers bring, as the model's author wrote them
+        (without wrappers); none where features are to come out. ``surgery.resolve_groups`` takes
+        ``dict.fromkeys(swap.new_parameters, "fresh")`` as ``transfer`` for rules that say ``:new``.
+        """
+        return tuple(
+            f"{layer.path}.{name}"
+            for layer in self.layers
+            for name in ("weight", *(["bias"] if layer.bias else []))
+            if layer.new_classes
+        )
+
     def apply(self, model: nn.Module) -> None:
         """Put the new head into ``model``, wrapped or not, with its counts and class names.
 
@@ -79,9 +93,12 @@ class HeadSwap:
             inner.reset_classifier(0)  # timm knows what else goes with a head
             return
         fresh = [self._replacement(place, inner) for place in places]
+        counted = is_timm_head(inner, self.layers[0].path)
         for place, layer in zip(places, fresh, strict=True):
             _put(inner, place, layer)
             self._update_counts(inner, place)
+        if counted:  # a head that somebody put on by hand has left another count behind
+            inner.num_classes = self.num_classes
         if is_transformers(inner):
             _update_config(inner, self)
 

@@ -126,7 +126,7 @@ def rebuild_optimizer(
         optimizer=optimizer or rules.optimizer or class_of(old_optimizer),
         base=base,
     )
-    built = make_optimizer(model, groups, optimizer)
+    built = make_optimizer(model, groups)
     _carry(built, _targets(built, model), remembered)
     apply_training_state(model, groups)
     return built

@@ -8,15 +8,17 @@ target name), :mod:`~surgery.transfers.plan` (specs to a plan), :mod:`~surgery.t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from surgery.describe import describe
+from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.apply import TransferOutcome, apply_to_file, apply_to_model
-from surgery.transfers.plan import KeepInit, Load, TransferPlan, Unused, make_plan
+from surgery.transfers.decide import SourceNames, make_plan
+from surgery.transfers.plan import KeepInit, Load, TransferPlan, Unused
 from surgery.transfers.renames import RenamesLike, read_renames
-from surgery.transfers.source import open_source
+from surgery.transfers.source import names_of, open_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,13 +55,11 @@ def plan_transfer(
 
     >>> print(plan_transfer("old.pt", timm.create_model("resnet18", num_classes=10)))
     """
-    specs, ties = _source_specs(source, key)
     return make_plan(
-        specs,
+        _source_names(source, key),
         _target_spec(target),
         match=match,
         renames=read_renames(renames),
-        source_ties=ties,
     )
 
 
@@ -80,18 +80,30 @@ def transfer(
     :class:`~surgery.errors.TransferRefused` then, with the model bit for bit as it was.
     """
     opened = open_source(source, key)
-    plan = plan_transfer(opened, model, match=match, renames=renames)
+    plan = make_plan(
+        names_of(opened), _model_spec(model), match=match, renames=read_renames(renames)
+    )
     plan.refuse_unless(min_loaded=min_loaded, strict=strict)
     return apply_to_model(plan, opened, model, strict=strict)
 
 
-def _source_specs(
-    source: SourceLike | Iterable[TensorSpec], key: str | None
-) -> tuple[tuple[TensorSpec, ...], tuple[tuple[str, ...], ...]]:
-    if isinstance(source, list | tuple) and all(isinstance(s, TensorSpec) for s in source):
-        return tuple(source), ()
-    opened = open_source(cast("SourceLike", source), key)
-    return opened.specs, opened.ties
+def _source_names(source: SourceLike | Iterable[TensorSpec], key: str | None) -> SourceNames:
+    from torch import nn
+
+    if isinstance(source, Iterable) and not isinstance(source, str | Mapping | nn.Module):
+        specs = tuple(source)
+        if all(isinstance(spec, TensorSpec) for spec in specs):
+            return SourceNames(specs)
+    return names_of(open_source(cast("SourceLike", source), key))
+
+
+def _model_spec(model: nn.Module) -> ModelSpec:
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        name = getattr(model, "__name__", type(model).__name__)
+        raise SurgeryError(f"the weights go into a torch.nn.Module, and {name} is none")
+    return describe(model)
 
 
 def _target_spec(target: nn.Module | ModelSpec | Iterable[TensorSpec]) -> ModelSpec:
@@ -101,4 +113,11 @@ def _target_spec(target: nn.Module | ModelSpec | Iterable[TensorSpec]) -> ModelS
         return target
     if isinstance(target, nn.Module):
         return describe(target)
-    return ModelSpec.from_tensors(target)
+    if isinstance(target, Iterable) and not isinstance(target, str | Mapping):
+        specs = tuple(target)
+        if all(isinstance(spec, TensorSpec) for spec in specs):
+            return ModelSpec.from_tensors(specs)
+    raise SurgeryError(
+        f"the target is a torch.nn.Module, a ModelSpec or TensorSpecs, not a "
+        f"{getattr(target, '__name__', type(target).__name__)}"
+    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import SurgeryError, TransferRefused, ValueRefused
 from surgery.specs import TensorSpec
-from surgery.transfers.plan import Load, TransferPlan
+from surgery.transfers.plan import Load, TransferPlan, shape_text
 from surgery.transfers.source import Source
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ class TransferOutcome:
 
     @cached_property
     def unused(self) -> tuple[str, ...]:
-        """Source names that nothing used."""
-        return tuple(unused.source.name for unused in self.plan.unused)
+        """Source names that nothing used, those that cannot be read included."""
+        names = tuple(unused.source.name for unused in self.plan.unused)
+        return (*names, *(name for name, _ in self.plan.unread))
 
     @property
     def loaded_fraction(self) -> float:
@@ -69,6 +70,12 @@ class TransferOutcome:
             "overflowed": [[name, count] for name, count in self.overflowed],
             "plan": self.plan.to_dict(),
         }
+
+    def __repr__(self) -> str:
+        return (
+            f"<TransferOutcome: {len(self.loaded)} loaded, {len(self.fresh)} fresh, "
+            f"{len(self.unused)} unused, loaded_fraction={self.loaded_fraction:.4f}>"
+        )
 
     def __str__(self) -> str:
         from surgery.report import outcome_report
@@ -100,27 +107,24 @@ def apply_to_model(
 def apply_to_file(
     plan: TransferPlan,
     source: Source,
-    fresh: Mapping[str, torch.Tensor],
+    frame: OrderedDict[str, Any],
     path: str | Path,
     *,
     metadata: Mapping[str, str],
     strict: bool = False,
 ) -> TransferOutcome:
-    """Write the plan's tensors, and ``fresh`` for those that no source feeds, as one new file.
+    """Write the plan's tensors into a copy of ``frame`` and that as one new file.
 
-    ``fresh`` maps target names to initial values. The file appears whole or not at all, in the
-    target's order and dtypes; names of one tied parameter share one tensor.
+    ``frame`` is the target's state dict, its module versions (``_metadata``) and whatever else
+    it holds included; only the tensors that no source feeds need values. The file appears whole
+    or not at all, in the target's dtypes; names of one tied tensor share one tensor.
     """
     from surgery.checkpoint import save
 
     values, overflowed = read_values(plan, source, strict=strict)
-    state = OrderedDict(
-        (
-            step.target.name,
-            values[step.target.name] if step.status != "fresh" else fresh[step.target.name],
-        )
-        for step in plan.steps
-    )
+    state = frame.copy()
+    state._metadata = getattr(frame, "_metadata", None)  # type: ignore[attr-defined]
+    state.update(values)
     for names in plan.ties:
         for name in names[1:]:
             state[name] = state[names[0]]
@@ -161,14 +165,30 @@ def _cast(value: torch.Tensor, target: TensorSpec) -> tuple[torch.Tensor, int]:
     """The value in the target's dtype, and how many elements did not survive."""
     import torch
 
+    value = value.detach()
     dtype = getattr(torch, target.dtype)
     if value.dtype == dtype:
-        return value.detach(), 0
-    cast = value.detach().to(dtype)
-    if dtype.is_floating_point or dtype.is_complex:
-        broken = torch.isfinite(value.to(torch.promote_types(value.dtype, torch.float32)))
-        return cast, int((broken & ~torch.isfinite(cast.to(torch.float32))).sum())
-    return cast, int((cast.to(value.dtype) != value).sum())
+        return value, 0
+    cast = value.to(dtype)
+    if not value.is_floating_point() and not value.is_complex():
+        return cast, int((cast.to(value.dtype) != value).sum())
+    lost = _is_finite(value) & ~_is_finite(cast)
+    if target.dtype == "float8_e8m0fnu":  # it has no sign
+        lost |= _widened(value).real < 0
+    return cast, int(lost.sum())
+
+
+def _is_finite(value: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.isfinite(_widened(value))
+
+
+def _widened(value: torch.Tensor) -> torch.Tensor:
+    """In a dtype that every float fits and that every operation knows."""
+    import torch
+
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)
 
 
 def _refuse_torn_ties(plan: TransferPlan, values: Mapping[str, torch.Tensor]) -> None:
@@ -193,31 +213,49 @@ def _source(plan: TransferPlan, target: str) -> str:
 
 
 def _places(plan: TransferPlan, model: nn.Module) -> dict[str, torch.Tensor]:
-    """The live tensor of every name to be written, after a check that the plan is this model's."""
-    from surgery.describe import tensor_spec
-
-    live: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    live |= dict(model.named_buffers(remove_duplicate=False))
+    """The live tensor of every name to be written, after every check that can be made before."""
+    state = model.state_dict(keep_vars=True)
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    places: dict[str, torch.Tensor] = {}
     for step in plan.steps:
         name = step.target.name
         if step.status == "fresh":
             continue
-        if name not in live:
+        if name not in state or id(state[name]) not in own:
             raise SurgeryError(
-                f"the plan's target {name} is no parameter or buffer of this model; "
+                f"the plan's target {name} is no parameter or buffer of this model's state dict; "
                 "make the plan from the model as it is now"
             )
-        if (now := tensor_spec(name, live[name])) != step.target:
-            raise SurgeryError(
-                f"{name} was {step.target.shape} {step.target.dtype} when the plan was made and "
-                f"is {now.shape} {now.dtype} now; make the plan again"
-            )
-        if live[name].is_meta:
-            raise TransferRefused(
-                f"{name} lies on the meta device, where a copy does nothing; give the model "
-                "memory first (model.to_empty(device=...)), and initialise what stays fresh"
-            )
-    return live
+        _check_place(step.target, state[name])
+        places[name] = state[name]
+    return places
+
+
+def _check_place(target: TensorSpec, place: torch.Tensor) -> None:
+    """Raise where a copy into ``place`` would not be what the plan said, or would fail."""
+    from surgery.describe import tensor_spec
+
+    now = tensor_spec(target.name, place)
+    if now != target:
+        raise SurgeryError(
+            f"{target.name} was {shape_text(target)} {target.dtype} when the plan was made and is "
+            f"{shape_text(now)} {now.dtype} now; make the plan again"
+        )
+    if place.is_meta:
+        raise TransferRefused(
+            f"{target.name} lies on the meta device, where a copy does nothing; give the model "
+            "memory first (model.to_empty(device=...)), and initialise what stays fresh"
+        )
+    if place.is_inference():
+        raise TransferRefused(
+            f"{target.name} was made under torch.inference_mode() and cannot be written; build "
+            "the model outside of it"
+        )
+    if any(s == 0 and size > 1 for s, size in zip(place.stride(), place.shape, strict=True)):
+        raise TransferRefused(
+            f"{target.name} is an expanded view, whose elements share memory; make it contiguous "
+            "before the transfer"
+        )
 
 
 def _apart_from(

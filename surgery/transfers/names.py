@@ -1,20 +1,17 @@
 """Source names to target names: wrappers, spellings, prefixes.
 
-Four looks, each at what the one before left over, and none of them at values:
-
-1. the same name;
-2. the same name below wrappers (``module.``, ``_orig_mod.``, ...), on either side;
-3. another spelling of the same tensor (weight normalisation, old and new);
-4. a prefix that one side has and the other has not.
-
-A match is one-to-one or it is not made; what was ambiguous is said.
+Names agree as they are, below wrappers (``module.``, ``_orig_mod.``, ...) on either side, or in
+another spelling of the same tensor (weight normalisation, old and new). Where they do not, one
+side may nest what the other has at the top: each prefix that could be added or dropped is a
+hypothesis about the whole network, and competes with the names as they are. A match is
+one-to-one or it is not made, and what was ambiguous is said. No values are looked at.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from surgery.specs import TensorSpec
@@ -48,21 +45,24 @@ def match_names(sources: Mapping[str, TensorSpec], targets: Mapping[str, TensorS
     ``sources`` and ``targets`` map names (after any renames) to specs; shapes are evidence for
     prefixes only, since a tensor of another shape is still the tensor of that name.
     """
-    by_target: dict[str, Match] = {}
-    left = _Left(sources, targets)
-    for match in _same(left):
-        by_target[match.target] = match
-    left = left.without(by_target.values())
-    for match in _respelled(left):
-        by_target[match.target] = match
-    left = left.without(by_target.values())
-    prefixed = _prefixed(left)
-    by_target.update(prefixed.by_target)
-    return Matches(by_target, prefixed.ambiguous_targets, prefixed.ambiguous_sources)
+    sides = _Sides(sources, targets)
+    as_they_are = _as_they_are(sides)
+    accepted, rejected = _compete(sides, as_they_are, _prefixes(sides))
+    by_target = {match.target: match for guess in accepted for match in guess.matches}
+    ambiguous_targets: dict[str, str] = {}
+    ambiguous_sources: dict[str, str] = {}
+    for guess, why in rejected:
+        for match in guess.matches:
+            if match.target not in by_target:
+                ambiguous_targets[match.target] = why
+            ambiguous_sources[match.source] = why
+    for match in by_target.values():
+        ambiguous_sources.pop(match.source, None)
+    return Matches(by_target, ambiguous_targets, ambiguous_sources)
 
 
-class _Left:
-    """What is not matched yet, under unwrapped names."""
+class _Sides:
+    """Both sides under their own and under their unwrapped names."""
 
     def __init__(
         self, sources: Mapping[str, TensorSpec], targets: Mapping[str, TensorSpec]
@@ -71,22 +71,52 @@ class _Left:
         self.source_by_clean = {clean: raw for raw, clean in unwrap_names(sources).items()}
         self.target_by_clean = {clean: raw for raw, clean in unwrap_names(targets).items()}
 
-    def without(self, matches: Iterable[Match]) -> _Left:
-        used_sources = {match.source for match in matches}
-        used_targets = {match.target for match in matches}
-        return _Left(
-            {name: spec for name, spec in self.sources.items() if name not in used_sources},
-            {name: spec for name, spec in self.targets.items() if name not in used_targets},
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """One way to read all names: as they are, or with a prefix added or dropped.
+
+    ``votes`` counts the matches whose shapes agree as well.
+    """
+
+    matches: tuple[Match, ...]
+    votes: int
+    where: str
+
+    def contests(self, other: _Guess) -> bool:
+        """Whether both want the same target, or the same source."""
+        return bool(
+            {match.target for match in self.matches} & {match.target for match in other.matches}
+            or {match.source for match in self.matches} & {match.source for match in other.matches}
         )
 
 
-def _same(left: _Left) -> Iterator[Match]:
+def _guess(sides: _Sides, matches: Iterable[Match], where: str) -> _Guess:
+    matches = tuple(matches)
+    votes = sum(
+        sides.sources[match.source].shape == sides.targets[match.target].shape for match in matches
+    )
+    return _Guess(matches, votes, where)
+
+
+def _as_they_are(sides: _Sides) -> _Guess:
+    matches = {match.target: match for match in _same(sides)}
+    used = {match.source for match in matches.values()}
+    left = _Sides(
+        {name: spec for name, spec in sides.sources.items() if name not in used},
+        {name: spec for name, spec in sides.targets.items() if name not in matches},
+    )
+    matches |= {match.target: match for match in _respelled(left)}
+    return _guess(sides, matches.values(), "under its own name")
+
+
+def _same(sides: _Sides) -> Iterator[Match]:
     # Names that agree to the letter come first: a network that really has a submodule called
     # `module` must not be looked through.
-    exact = left.sources.keys() & left.targets.keys()
-    yield from (Match(name, name) for name in left.targets if name in exact)
-    for clean, target in left.target_by_clean.items():
-        source = left.source_by_clean.get(clean)
+    exact = sides.sources.keys() & sides.targets.keys()
+    yield from (Match(name, name) for name in sides.targets if name in exact)
+    for clean, target in sides.target_by_clean.items():
+        source = sides.source_by_clean.get(clean)
         if source is not None and source not in exact and target not in exact:
             yield Match(target, source, "wrapper")
 
@@ -106,11 +136,11 @@ _SPECTRAL_NORM = {
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.(?:original[01]?|0\._[uv])$")
 
 
-def _respelled(left: _Left) -> Iterator[Match]:
+def _respelled(sides: _Sides) -> Iterator[Match]:
     """Both directions of the spellings above, a whole family of names at a time."""
     pairs = (
-        (left.source_by_clean, left.target_by_clean, False),
-        (left.target_by_clean, left.source_by_clean, True),
+        (sides.source_by_clean, sides.target_by_clean, False),
+        (sides.target_by_clean, sides.source_by_clean, True),
     )
     for old_side, new_side, flipped in pairs:
         for path, tensor in _parametrized(new_side):
@@ -136,79 +166,46 @@ def _parametrized(names: Iterable[str]) -> list[tuple[str, str]]:
     return list(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Edge:
-    """A source and a target that a prefix could bring together. Names are unwrapped."""
+def _prefixes(sides: _Sides) -> list[_Guess]:
+    """A guess for every prefix that one side may have and the other not, if it is credible.
 
-    source: str
-    target: str
-    prefix: str
-    added: bool  # whether the target has the prefix; else the source has it
-
-    @property
-    def label(self) -> tuple[str, bool]:
-        return self.prefix, self.added
-
-    @property
-    def via(self) -> str:
-        return f"prefix {self.prefix}. {'added' if self.added else 'dropped'}"
-
-
-def _prefixed(left: _Left) -> Matches:
-    """Names that a prefix brings together, the best supported prefix first.
-
-    A prefix counts where it explains at least half of the tensors below it and at least one of
-    those in the same shape: `fc.weight` must not wander into some `se.fc.weight`. Where two
-    prefixes that are supported equally well want the same tensor (a student and a teacher,
-    a query and a key encoder), neither gets it.
+    It is where it explains half of the smaller side, and something in the same shape: names that
+    share an ending (`fc.weight` and some `se.fc.weight`) are no reason to think of nesting.
     """
-    edges = _credible(left, [*_added(left), *_dropped(left)])
-    votes = Counter(edge.label for edge in edges if _same_shape(left, edge))
-    by_target: dict[str, Match] = {}
-    ambiguous_targets: dict[str, str] = {}
-    ambiguous_sources: dict[str, str] = {}
-    taken: set[str] = set()
-    for rank in sorted(set(votes.values()), reverse=True):
-        level = [
-            edge
-            for edge in edges
-            if votes[edge.label] == rank
-            and f"s:{edge.source}" not in taken
-            and f"t:{edge.target}" not in taken
-        ]
-        rivals_of_source, rivals_of_target = _rivals(level)
-        for edge in level:
-            sources, targets = rivals_of_target[edge.target], rivals_of_source[edge.source]
-            source, target = left.source_by_clean[edge.source], left.target_by_clean[edge.target]
-            if len(sources) > 1:
-                ambiguous_targets[target] = f"fits {_either(sources)} equally well"
-                ambiguous_sources[source] = f"not the only one that fits {target}"
-            elif len(targets) > 1:
-                ambiguous_sources[source] = f"fits {_either(targets)} equally well"
-                ambiguous_targets[target] = f"not the only one that {source} fits"
-            else:
-                by_target[target] = Match(target, source, edge.via)
-            taken |= {f"s:{edge.source}", f"t:{edge.target}"}
-    return Matches(by_target, ambiguous_targets, ambiguous_sources)
+    families: dict[str, list[Match]] = defaultdict(list)
+    for match in (*_added(sides), *_dropped(sides)):
+        families[match.via].append(match)
+    enough = min(len(sides.sources), len(sides.targets)) / 2
+    guesses = [
+        _guess(sides, matches, _where(via))
+        for via, matches in sorted(families.items())
+        if len(matches) >= enough
+    ]
+    return [guess for guess in guesses if guess.votes]
 
 
-def _added(left: _Left) -> Iterator[_Edge]:
+def _where(via: str) -> str:
+    _, prefix, done = via.split(" ")
+    return f"into {prefix}" if done == "added" else f"below {prefix}"
+
+
+def _added(sides: _Sides) -> Iterator[Match]:
     """The target nests what the source has at the top. Longest suffix wins, because detection
     models nest the backbone below more than one name.
     """
-    for target in left.target_by_clean:
-        for prefix, suffix in _splits(target):
-            if suffix in left.source_by_clean:
-                yield _Edge(suffix, target, prefix, added=True)
+    for clean, target in sides.target_by_clean.items():
+        for prefix, suffix in _splits(clean):
+            if suffix in sides.source_by_clean:
+                yield Match(target, sides.source_by_clean[suffix], f"prefix {prefix}. added")
                 break
 
 
-def _dropped(left: _Left) -> Iterator[_Edge]:
+def _dropped(sides: _Sides) -> Iterator[Match]:
     """The source nests what the target has at the top, as Lightning's `model.` does."""
-    for source in left.source_by_clean:
-        for prefix, suffix in _splits(source):
-            if suffix in left.target_by_clean:
-                yield _Edge(source, suffix, prefix, added=False)
+    for clean, source in sides.source_by_clean.items():
+        for prefix, suffix in _splits(clean):
+            if suffix in sides.target_by_clean:
+                yield Match(sides.target_by_clean[suffix], source, f"prefix {prefix}. dropped")
                 break
 
 
@@ -220,33 +217,28 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
         at = name.find(".", at + 1)
 
 
-def _credible(left: _Left, edges: list[_Edge]) -> list[_Edge]:
-    explained = Counter(edge.label for edge in edges)
-    below = {
-        True: _tensors_below(left.target_by_clean),
-        False: _tensors_below(left.source_by_clean),
-    }
-    return [edge for edge in edges if 2 * explained[edge.label] >= below[edge.added][edge.prefix]]
+def _compete(
+    sides: _Sides, as_they_are: _Guess, prefixes: Sequence[_Guess]
+) -> tuple[list[_Guess], list[tuple[_Guess, str]]]:
+    """The guesses that hold, and those that do not with the reason.
+
+    Guesses that want no tensor in common hold side by side. Names as they are beat a prefix that
+    explains no more than they do. Any other two that want the same tensor (a student and a
+    teacher, weights and their average, two towers of one width) cannot be told apart by names,
+    and neither holds: half of one network and half of another would be worse than nothing.
+    """
+    rivals = [g for g in prefixes if not (g.contests(as_they_are) and g.votes <= as_they_are.votes)]
+    beaten = [g for g in prefixes if g not in rivals]
+    accepted, rejected = [], []
+    for guess in (as_they_are, *rivals):
+        others = [g for g in (as_they_are, *rivals) if g is not guess and g.contests(guess)]
+        if others:
+            rejected.append((guess, _fits(guess, *others)))
+        else:
+            accepted.append(guess)
+    return accepted, rejected + [(guess, "a tensor of the very name is there") for guess in beaten]
 
 
-def _tensors_below(names: Iterable[str]) -> Counter[str]:
-    return Counter(prefix for name in names for prefix, _ in _splits(name))
-
-
-def _same_shape(left: _Left, edge: _Edge) -> bool:
-    source = left.sources[left.source_by_clean[edge.source]]
-    target = left.targets[left.target_by_clean[edge.target]]
-    return source.shape == target.shape
-
-
-def _rivals(edges: Iterable[_Edge]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    by_source: dict[str, list[str]] = defaultdict(list)
-    by_target: dict[str, list[str]] = defaultdict(list)
-    for edge in edges:
-        by_source[edge.source].append(edge.target)
-        by_target[edge.target].append(edge.source)
-    return by_source, by_target
-
-
-def _either(names: list[str]) -> str:
-    return " and ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _fits(*guesses: _Guess) -> str:
+    """The reason in words that do not depend on the order of anything, nor on single names."""
+    return f"ambiguous: fits {' and '.join(sorted(guess.where for guess in guesses))}"

@@ -79,7 +79,7 @@ class Renames:
         used = Counter(line for _, lines in renamed.values() for line in lines)
         dead = [rename for rename in self.lines if not used[rename.line]]
         if dead:
-            raise RenameError(self.path, [_dead_line(rename, compiled, names) for rename in dead])
+            raise RenameError(self.path, _dead_lines(dead, compiled, names))
         return renamed
 
 
@@ -111,26 +111,20 @@ def _substitute(
     return new, tuple(sorted({line for *_, line in taken}))
 
 
-def _dead_line(
-    rename: Rename, compiled: Sequence[tuple[Rename, re.Pattern[str]]], names: list[str]
-) -> Problem:
-    regex = next(regex for other, regex in compiled if other is rename)
-    if any(regex.search(name) for name in names):
-        why = "matches only what an earlier line has renamed; put it first or remove it"
-    else:
-        why = f"matches none of the {len(names)} source names"
-        why += did_you_mean(rename.pattern, _paths(names))
-    return Problem(rename.line, f"{rename.pattern!r} (read as a {rename.kind}) {why}")
-
-
-def _paths(names: Iterable[str]) -> dict[str, None]:
-    """Every dotted path that a name runs through, itself included."""
-    paths: dict[str, None] = {}
-    for name in names:
-        segments = name.split(".")
-        for end in range(1, len(segments) + 1):
-            paths[".".join(segments[:end])] = None
-    return paths
+def _dead_lines(
+    dead: Sequence[Rename], compiled: Sequence[tuple[Rename, re.Pattern[str]]], names: list[str]
+) -> list[Problem]:
+    regexes = dict(compiled)
+    segments = dict.fromkeys(segment for name in names for segment in name.split("."))
+    problems = []
+    for rename in dead:
+        if any(regexes[rename].search(name) for name in names):
+            why = "matches only what an earlier line has renamed; put it first or remove it"
+        else:
+            near = did_you_mean(rename.pattern.rpartition(".")[2], segments)
+            why = f"matches none of the {len(names)} source names{near}"
+        problems.append(Problem(rename.line, f"{rename.pattern!r} (read as a {rename.kind}) {why}"))
+    return problems
 
 
 def parse_renames(text: str, path: str = "<renames>") -> Renames:
@@ -173,6 +167,15 @@ def _unreadable(rename: Rename) -> str | None:
     return None
 
 
+def _from_mapping(renames: Mapping[str, str]) -> Renames:
+    """Lines count from 1 in the mapping's order."""
+    lines = [Rename(line, old, new) for line, (old, new) in enumerate(renames.items(), start=1)]
+    problems = [Problem(line.line, why) for line in lines if (why := _unreadable(line))]
+    if problems:
+        raise RenameError("<renames>", problems)
+    return Renames("<renames>", tuple(lines))
+
+
 RenamesLike = Renames | str | Path | Mapping[str, str] | None
 
 
@@ -184,7 +187,7 @@ def read_renames(renames: RenamesLike) -> Renames | None:
     if renames is None or isinstance(renames, Renames):
         return renames
     if isinstance(renames, Mapping):
-        return parse_renames("\n".join(f"{old} -> {new}" for old, new in renames.items()))
+        return _from_mapping(renames)
     if isinstance(renames, str) and "->" in renames:
         return parse_renames(renames)
     path = Path(renames)

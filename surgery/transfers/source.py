@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard
 
 from surgery.describe import tensor_spec
 from surgery.errors import CheckpointError, SurgeryError
 from surgery.specs import TensorSpec
+from surgery.transfers.decide import SourceNames
 
 if TYPE_CHECKING:
     import torch
@@ -28,39 +28,58 @@ class Source(Protocol):
     @property
     def ties(self) -> tuple[tuple[str, ...], ...]: ...
 
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]: ...
+
+    @property
+    def not_tensors(self) -> tuple[str, ...]: ...
+
     def tensor(self, name: str) -> torch.Tensor: ...
 
 
-@dataclass(frozen=True)
+def names_of(source: Source) -> SourceNames:
+    """What planning may know of a source."""
+    others = tuple((name, "an entry that is no tensor") for name in source.not_tensors)
+    return SourceNames(tuple(source.specs), source.ties, (*source.unreadable, *others))
+
+
 class Tensors:
     """A state dict in memory. The tensors are the caller's own and are only read."""
 
-    tensors: Mapping[str, torch.Tensor]
+    def __init__(self, entries: Mapping[str, object]) -> None:
+        from torch import Tensor
+
+        from surgery.checkpoint.writer import tensor_problem
+
+        tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+        problems = {name: tensor_problem(value) for name, value in tensors.items()}
+        self.unreadable = tuple((name, problem) for name, problem in problems.items() if problem)
+        self.not_tensors = tuple(name for name in entries if name not in tensors)
+        self._tensors = {name: value for name, value in tensors.items() if not problems[name]}
 
     @cached_property
     def specs(self) -> tuple[TensorSpec, ...]:
-        return tuple(tensor_spec(name, value) for name, value in self.tensors.items())
+        return tuple(tensor_spec(name, value) for name, value in self._tensors.items())
 
     @cached_property
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """Names that show the very same elements."""
         groups: dict[tuple[object, ...], list[str]] = {}
-        for name, value in self.tensors.items():
-            if value.numel() and not value.is_meta:
+        for name, value in self._tensors.items():
+            if value.numel():
                 place = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
                 groups.setdefault(place, []).append(name)
         return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
     def tensor(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
+        return self._tensors[name]
 
 
 def open_source(source: SourceLike, key: str | None = None) -> Source:
     """A path, a state dict, a module or a checkpoint -> what a transfer reads.
 
     ``key`` chooses among several state dicts, in a file or in a mapping of mappings. Raises
-    :class:`~surgery.errors.CheckpointError` for a file that cannot be read and for mappings
-    that hold something other than tensors.
+    :class:`~surgery.errors.CheckpointError` for a file or a mapping that holds no state dict.
     """
     from torch import nn
 
@@ -71,37 +90,55 @@ def open_source(source: SourceLike, key: str | None = None) -> Source:
     if isinstance(source, nn.Module):
         source = source.state_dict()
     if isinstance(source, Mapping):
-        return Tensors(_tensors_of(source, key))
-    if hasattr(source, "specs") and hasattr(source, "tensor"):
-        return source
-    raise SurgeryError(
-        f"a source is a path, a state dict, a module or a checkpoint; found a "
-        f"{type(source).__name__}"
-    )
-
-
-def _tensors_of(state: Mapping[str, object], key: str | None) -> dict[str, torch.Tensor]:
-    import torch
-
-    if key is not None:
-        chosen = state.get(key)
-        if not isinstance(chosen, Mapping):
-            raise CheckpointError(
-                f"the mapping has no state dict under {key!r}; its keys are {_some_keys(state)}"
-            )
-        return _tensors_of(chosen, None)
-    # `_extra_state` entries belong to their module alone and may be anything.
-    weights = {k: v for k, v in state.items() if not k.endswith("_extra_state")}
-    others = [k for k, v in weights.items() if not isinstance(v, torch.Tensor)]
-    if others:
-        raise CheckpointError(
-            f"{len(others)} entries of the mapping are not tensors, the first is {others[0]!r} "
-            f"({type(state[others[0]]).__name__}); pass the state dict itself, or key= for one of "
-            f"{_some_keys(state)}"
+        return Tensors(_state_dict_in(source, key))
+    if not (hasattr(source, "specs") and hasattr(source, "tensor")):
+        raise SurgeryError(
+            f"a source is a path, a state dict, a module or a checkpoint, not a "
+            f"{type(source).__name__}"
         )
-    return {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)}
+    if key is not None:
+        raise SurgeryError(f"key={key!r} chooses in a file or a mapping; this one is open already")
+    return source
 
 
-def _some_keys(state: Mapping[str, object]) -> str:
-    keys = [repr(key) for key in state]
-    return ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")
+def _state_dict_in(entries: Mapping[str, object], key: str | None) -> Mapping[str, object]:
+    """The mapping itself, or the one state dict in it, as ``torch.load`` may have returned it."""
+    if key is not None:
+        chosen = entries.get(key)
+        if not isinstance(chosen, Mapping):
+            raise CheckpointError(f"no state dict is under {key!r}; {_what_is_there(entries)}")
+        return _named(chosen)
+    if _is_state_dict(entries) or not entries:
+        return _named(entries)
+    inside = [
+        value
+        for name, value in entries.items()
+        if _is_state_dict(value) and not str(name).startswith("optim")
+    ]
+    if len(inside) != 1:
+        raise CheckpointError(
+            f"the mapping holds {len(inside) or 'no'} state dicts; {_what_is_there(entries)}"
+        )
+    return _named(inside[0])
+
+
+def _is_state_dict(entries: object) -> TypeGuard[Mapping[str, object]]:
+    """Tensors for the most part: some modules keep other things beside them."""
+    from torch import Tensor
+
+    if not isinstance(entries, Mapping):
+        return False
+    return 2 * sum(isinstance(value, Tensor) for value in entries.values()) > len(entries)
+
+
+def _named(entries: Mapping[str, object]) -> Mapping[str, object]:
+    for name in entries:
+        if not isinstance(name, str):
+            raise CheckpointError(f"names of tensors are text, and {name!r} is none")
+    return entries
+
+
+def _what_is_there(entries: Mapping[str, object]) -> str:
+    keys = [f"{key!r} ({type(value).__name__})" for key, value in entries.items()]
+    more = ", ..." if len(keys) > 8 else ""
+    return f"pass one of {', '.join(keys[:8])}{more}, or its name as key="

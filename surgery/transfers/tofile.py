@@ -10,9 +10,10 @@ from typing import Any
 from surgery.architectures import Architecture, Blueprint, blueprint
 from surgery.record import Record
 from surgery.transfers.apply import TransferOutcome, apply_to_file
-from surgery.transfers.plan import TransferPlan, make_plan
+from surgery.transfers.decide import make_plan
+from surgery.transfers.plan import TransferPlan
 from surgery.transfers.renames import RenamesLike, read_renames
-from surgery.transfers.source import Source
+from surgery.transfers.source import Source, names_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FileTransfer:
         return apply_to_file(
             self.plan,
             self.source,
-            self.target.initial_values(self.plan.names("fresh")),
+            self.target.frame(self.plan.names("fresh")),
             path,
             metadata=Record(
                 self.architecture.label,
@@ -55,11 +56,5 @@ def plan_file_transfer(
     ``arguments``, ``num_classes`` and ``seed`` as for :func:`surgery.architectures.blueprint`.
     """
     target = blueprint(architecture, arguments=arguments, num_classes=num_classes, seed=seed)
-    plan = make_plan(
-        source.specs,
-        target.spec,
-        match=match,
-        renames=read_renames(renames),
-        source_ties=source.ties,
-    )
+    plan = make_plan(names_of(source), target.spec, match=match, renames=read_renames(renames))
     return FileTransfer(source, architecture, target, plan)

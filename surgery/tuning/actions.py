@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from surgery.errors import did_you_mean
+from surgery.errors import did_you_mean, nearest
 
 Value = float | int | bool | str | tuple[float | int | bool | str | None, ...] | None
 
@@ -20,6 +20,11 @@ KEY_ALIASES = {"wd": "weight_decay"}
 
 _WORDS = ("freeze", "train", "unfreeze@N", "bn=eval", "bn=train", "decay=F", "name=ID")
 _KEYED = re.compile(r"(?P<key>[A-Za-z_]\w*)(?P<operator>\*?=)(?P<value>.*)", re.DOTALL)
+_CONSTANTS: dict[str, bool | None] = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+    **dict.fromkeys(("none", "null")),
+}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -62,6 +67,11 @@ class Action:
 def is_action(word: str) -> bool:
     """Whether a word has the form of an action, misspelled or not: no selector has ``=``."""
     return word in ("freeze", "train") or word.startswith("unfreeze@") or bool(_KEYED.match(word))
+
+
+def resembles_an_action(word: str) -> bool:
+    """Whether a word looks like a misspelled action rather than like a name."""
+    return bool(nearest(word, _WORDS))
 
 
 def parse_action(word: str) -> Action:
@@ -170,9 +180,10 @@ def _decay(word: str, text: str) -> float:
 
 
 def parse_value(text: str) -> Value:
-    """A number, ``true``, ``false``, ``none``, several of them between commas, or a word.
+    """A number, a boolean, ``none``, several of them between commas, or a word.
 
-    Quotes keep a word a word. Infinities and NaN are refused: no optimizer means them.
+    ``true``, ``yes`` and ``on`` are one boolean, ``false``, ``no`` and ``off`` the other, in any
+    case. Quotes keep a word a word. Infinities and NaN are refused: no optimizer means them.
 
     >>> [parse_value(text) for text in ("0.9,0.999", "5", "true", "none", "'none'")]
     [(0.9, 0.999), 5, True, None, 'none']
@@ -184,9 +195,8 @@ def parse_value(text: str) -> Value:
 
 
 def _scalar(text: str) -> float | int | bool | str | None:
-    words: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    if text.lower() in _CONSTANTS:
+        return _CONSTANTS[text.lower()]
     if _NUMBER.fullmatch(text):
         return int(text) if text.lstrip("+-").isdigit() else _finite(text)
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":

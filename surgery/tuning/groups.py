@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import OptimizerError, Problem, RuleError, SelectorError, did_you_mean
@@ -11,14 +11,21 @@ from surgery.patterns import spec_of, statuses
 from surgery.specs import ModelSpec
 from surgery.tuning.group_names import group_names, rules_behind
 from surgery.tuning.history import Firing, History, Hyper, When, tell_histories
-from surgery.tuning.matching import Match, match_rules, overwritten, tied_disagreements, uncovered
+from surgery.tuning.matching import (
+    Match,
+    match_rules,
+    tied_disagreements,
+    uncovered,
+    without_effect,
+)
 from surgery.tuning.norms import HeldNorm, held_norms
 from surgery.tuning.optimizer_names import DEFAULT_OPTIMIZER, OptimizerChoice, find_optimizer
-from surgery.tuning.rules import Rules, RulesSource, read_rules
-from surgery.tuning.settings import read_settings, taken_for_granted
+from surgery.tuning.origin import opened
+from surgery.tuning.rules import Rules, RulesSource, read_what_can_be
+from surgery.tuning.settings import can_be_built, read_settings, taken_for_granted
 from surgery.tuning.stages import layer_depths
 from surgery.tuning.state_size import state_bytes
-from surgery.tuning.warnings import all_warnings
+from surgery.tuning.warnings import all_warnings, risks
 from surgery.wrappers import unwrap_name
 
 if TYPE_CHECKING:
@@ -86,7 +93,9 @@ class ParamGroups:
 
     ``optimizer`` finds the optimizer again by name, and ``base`` are the keys it is made with.
     ``norms`` are those that stay in eval mode, ``histories`` what happened to each parameter
-    (see :func:`why`), ``warnings`` what is allowed and probably not meant.
+    (see :func:`why`), ``warnings`` what is allowed and probably not meant, of which ``risks``
+    are those that :func:`surgery.build_optimizer` warns of as well. ``choice`` is the optimizer
+    itself, which may be a class that no name finds.
     """
 
     groups: tuple[Group, ...]
@@ -96,6 +105,8 @@ class ParamGroups:
     norms: tuple[HeldNorm, ...]
     histories: tuple[History, ...]
     warnings: tuple[str, ...]
+    risks: tuple[str, ...] = ()
+    choice: OptimizerChoice | None = field(default=None, compare=False, repr=False)
 
     @property
     def trained(self) -> tuple[Group, ...]:
@@ -143,7 +154,7 @@ class ParamGroups:
             "rules": self.rules.path,
             "model": self.rules.model,
             "groups": [group.to_dict() for group in self.groups],
-            "bn_eval": list(self.bn_eval),
+            "bn_eval": [{"path": norm.path, "until": norm.until} for norm in self.norms],
             "warnings": list(self.warnings),
             "total": {
                 "tensors": self.tensors,
@@ -190,31 +201,37 @@ def resolve_groups(
     """Decide, from names and shapes alone, which parameters train and how; nothing is touched.
 
     ``rules`` is a path, text, lines or :class:`Rules`; ``transfer`` is what
-    :func:`surgery.transfer` returned, or name to ``"loaded"``, ``"adapted"`` or ``"fresh"``.
+    :func:`surgery.transfer` or :func:`surgery.replace_head` returned, name to ``"loaded"``,
+    ``"adapted"`` or ``"fresh"``, a file that a transfer wrote (its path, or opened), or a list
+    of these, see :func:`surgery.patterns.statuses`.
     ``optimizer`` and ``base`` overrule the ``base`` lines. Where nobody names an optimizer it
     is torch's AdamW, and a rate that nobody gives is the optimizer's own.
 
-    Raises :class:`~surgery.errors.RuleError` with everything wrong in the rules at once, and
+    Raises :class:`~surgery.errors.RuleError` with everything wrong in the rules at once (lines
+    that can be read are held against the model even where others cannot), and
     :class:`~surgery.errors.OptimizerError` for what the call itself asked.
     """
     spec = spec_of(model)
-    rules = read_rules(rules)
-    status = statuses(transfer)
-    choice = find_optimizer(optimizer or rules.optimizer or DEFAULT_OPTIMIZER)
-    settings = read_settings(rules, base or {}, choice)
+    rules, unreadable = read_what_can_be(rules)
+    status = statuses(opened(transfer), spec)
     found, unmatched = match_rules(rules, spec, status)
+    faulty = (*unreadable, *unmatched)
+    try:
+        choice = _choice(optimizer, rules)
+        settings = read_settings(rules, base or {}, choice)
+    except RuleError as error:
+        raise RuleError(rules.path, (*faulty, *error.problems)) from error
     problems = (
+        *faulty,
         *settings.problems,
-        *unmatched,
-        *overwritten(found),
-        *tied_disagreements(found, spec),
-        *_not_covered(rules, found, spec),
+        # What a line that cannot be read would have said is not known.
+        *(() if unreadable else _contradictions(rules, found, spec)),
     )
     if problems:
         raise RuleError(rules.path, problems)
     histories = tell_histories(spec, found, settings.start, _depths_above(rules, spec))
     groups = _merge(histories, choice, settings.keys)
-    _check_values(groups, choice, settings.keys, rules)
+    _check_values(groups, histories, choice, settings.keys, rules)
     norms = held_norms(spec, found, histories)
     return ParamGroups(
         groups=groups,
@@ -229,7 +246,26 @@ def resolve_groups(
             ),
             *all_warnings(spec, rules, found, histories, norms, status),
         ),
+        risks=risks(spec, found, histories, status),
+        choice=choice,
     )
+
+
+def _contradictions(rules: Rules, found: Sequence[Match], spec: ModelSpec) -> Iterable[Problem]:
+    yield from without_effect(found, spec)
+    yield from tied_disagreements(found, spec)
+    yield from _not_covered(rules, found, spec)
+
+
+def _choice(optimizer: str | type[torch.optim.Optimizer] | None, rules: Rules) -> OptimizerChoice:
+    """The call's optimizer, else the rules', else the default; a rule's error has its line."""
+    if optimizer is not None or rules.optimizer is None:
+        return find_optimizer(optimizer or DEFAULT_OPTIMIZER)
+    try:
+        return find_optimizer(rules.optimizer)
+    except OptimizerError as error:
+        problem = Problem(rules.optimizer_line, error.message)
+        raise RuleError(rules.path, [problem]) from error
 
 
 def _not_covered(rules: Rules, found: Sequence[Match], spec: ModelSpec) -> Iterable[Problem]:
@@ -290,15 +326,33 @@ def _group(
 
 
 def _check_values(
-    groups: Iterable[Group], choice: OptimizerChoice, base: Mapping[str, Any], rules: Rules
+    groups: Iterable[Group],
+    histories: Iterable[History],
+    choice: OptimizerChoice,
+    base: Mapping[str, Any],
+    rules: Rules,
 ) -> None:
     """Check what torch does not: it looks at the values that an optimizer is made with only."""
+    by_name = {history.parameter.name: history for history in histories}
     problems = []
     for group in groups:
+        hyper = {key: value for key, value in group.hyper if key in choice.accepted}
         try:
-            choice.defaults({**base, **{k: v for k, v in group.hyper if k in choice.accepted}})
+            choice.defaults({**base, **hyper})
         except OptimizerError as error:
-            last = group.lines[-1].line if group.lines else 0
-            problems.append(Problem(last, f"group {group.name!r}: {error.message}"))
+            line = _refused_line(by_name[group.param_names[0]], hyper, choice, base)
+            problems.append(Problem(line, f"group {group.name!r}: {error.message}"))
     if problems:
         raise RuleError(rules.path, problems)
+
+
+def _refused_line(
+    history: History, hyper: Mapping[str, Any], choice: OptimizerChoice, base: Mapping[str, Any]
+) -> int:
+    """The last line that set the value which the optimizer refuses; the last of all if unclear."""
+    ruled = {firing.attribute: firing.line for firing in history.firings if firing.line}
+    for key in ruled.keys() & hyper.keys():
+        rest = {name: value for name, value in hyper.items() if name != key}
+        if can_be_built(choice, {**base, **rest}):
+            return ruled[key]
+    return max((rule.line for rule in history.rules), default=0)

@@ -80,16 +80,17 @@ def tell_histories(
 def _history(
     index: int,
     parameter: ParameterSpec,
-    fired: Sequence[Match],
+    found: Sequence[Match],
     start: Sequence[Firing],
     above: int,
 ) -> History:
+    norms = {alias.rpartition(".")[0] for alias in parameter.aliases}
     values: dict[str, Any] = {firing.attribute: firing.value for firing in start}
     keys = tuple(values)
     firings = list(start)
-    for match in fired:
+    for match in found:
         for action in match.rule.actions:
-            if action.kind != "bn":
+            if action.kind != "bn" or norms & set(match.norms):
                 before, value = values.get(action.attribute), match.value(action, index)
                 values[action.attribute] = _after(action, before, value, above)
                 firings.append(_firing(match.rule, action, values[action.attribute]))
@@ -99,7 +100,7 @@ def _history(
         when=_when(parameter, values.get("when")),
         name=values.get("name"),
         frozen_by_model=not parameter.trainable and "when" not in values,
-        rules=tuple(match.rule for match in fired),
+        rules=tuple(match.rule for match in found),
         firings=tuple(firings),
     )
 

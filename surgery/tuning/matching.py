@@ -14,6 +14,7 @@ from surgery.patterns import (
     matches,
     module_subjects,
     parameter_subjects,
+    unmet_atoms,
     why_nothing,
 )
 from surgery.specs import ModelSpec, ParameterSpec
@@ -89,7 +90,9 @@ def match_rules(
             continue
         found.append(replace(match, rates=rates))
         if not rule.optional:
-            problems.extend(_dead_actions(match, (*parameters, *modules)))
+            unmet = tuple(unmet_atoms(rule.selector, (*parameters, *modules)))
+            problems.extend(Problem(rule.line, message) for message in unmet)
+            problems.extend(() if unmet else _dead_actions(match))
     return tuple(found), tuple(problems)
 
 
@@ -121,10 +124,10 @@ def _meant(selector: Selector, subjects: Mapping[str, Subject]) -> frozenset[str
     return frozenset(names or subjects)
 
 
-def _dead_actions(match: Match, subjects: Sequence[Subject]) -> Iterator[Problem]:
+def _dead_actions(match: Match) -> Iterator[Problem]:
     rule = match.rule
     if not match.parameters and not match.norms:
-        yield Problem(rule.line, why_nothing(rule.selector, subjects))
+        yield Problem(rule.line, why_nothing(rule.selector))
         return
     for action in rule.actions:
         if not match.targets(action):
@@ -134,21 +137,83 @@ def _dead_actions(match: Match, subjects: Sequence[Subject]) -> Iterator[Problem
             )
 
 
-def overwritten(found: Sequence[Match]) -> Iterator[Problem]:
-    """Rules of which later lines leave nothing, each with the lines that overwrite it."""
-    later: dict[tuple[Target, str, str], int] = {}
+def without_effect(
+    found: Sequence[Match], spec: ModelSpec, *, frozen_below: bool = False
+) -> Iterator[Problem]:
+    """Rules of which nothing is left: later lines overwrite it, or what it scales never trains.
+
+    A rule that also reaches something that trains is fine. Where nothing trains at all that is
+    the thing to say, and no rule's fault. What a line further down freezes counts only with
+    ``frozen_below``: people switch a part off below the rates that they keep for later.
+    """
+    frozen = frozen_for_good(found, spec)
+    never = {} if len(frozen) == len(spec.parameters) else frozen
+    later: dict[_Effect, int] = {}
     for match in reversed(found):
-        effects = {effect for action in match.rule.actions for effect in match.effects(action)}
-        if effects and effects <= later.keys():
-            lines = sorted({later[effect] for effect in effects})
+        still = {i: line for i, line in never.items() if frozen_below or line < match.rule.line}
+        reasons = [
+            _lost(action, effect, later, still, spec)
+            for action in match.rule.actions
+            for effect in match.effects(action)
+        ]
+        if reasons and all(reasons):
             yield Problem(
-                match.rule.line,
-                f"{match.rule.text!r} has no effect: overwritten by {_lines(lines)}",
+                match.rule.line, f"{match.rule.text!r} has no effect: {_because(reasons)}"
             )
         for action in match.rule.actions:
             if action.overwrites:
                 for effect in match.effects(action):
                     later.setdefault(effect, match.rule.line)
+
+
+#: Target, alias and attribute, as in :meth:`Match.effects`.
+_Effect = tuple[Target, str, str]
+
+
+def frozen_for_good(found: Sequence[Match], spec: ModelSpec) -> dict[int, int]:
+    """Index of every parameter that never trains, to the line that says so, 0 for the model."""
+    frozen = {
+        index: 0
+        for index, parameter in enumerate(spec.parameters)
+        if not (parameter.trainable and parameter.tensor.is_floating)
+    }
+    for match in found:
+        for action in match.rule.actions:
+            for index in match.parameters if action.kind == "when" else ():
+                if action.value == "frozen":
+                    frozen[index] = match.rule.line
+                elif spec.parameters[index].tensor.is_floating:
+                    frozen.pop(index, None)
+    return frozen
+
+
+def _lost(
+    action: Action,
+    effect: _Effect,
+    later: Mapping[_Effect, int],
+    frozen: Mapping[int, int],
+    spec: ModelSpec,
+) -> int | str | None:
+    """Why an effect comes to nothing: the line that overwrites it, a reason; None if it counts."""
+    if effect in later:
+        return later[effect]
+    target = effect[0]
+    if not isinstance(target, int):
+        return None
+    if not spec.parameters[target].tensor.is_floating:
+        trains = action.kind == "when" and action.value != "frozen"
+        return "integers have no gradient" if trains or action.is_hyper else None
+    if not action.is_hyper or target not in frozen:
+        return None
+    if frozen[target]:
+        return f"line {frozen[target]} freezes it"
+    return "the model has requires_grad off there, and no rule says `train`"
+
+
+def _because(reasons: Sequence[int | str | None]) -> str:
+    lines = sorted({reason for reason in reasons if isinstance(reason, int)})
+    others = dict.fromkeys(reason for reason in reasons if isinstance(reason, str))
+    return "; ".join([*([f"overwritten by {_lines(lines)}"] if lines else []), *others])
 
 
 def _lines(lines: Sequence[int]) -> str:

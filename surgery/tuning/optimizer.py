@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import OptimizerError, did_you_mean
+from surgery.errors import OptimizerError, SurgeryWarning
 from surgery.tuning.groups import Group, ParamGroups, resolve_groups
-from surgery.tuning.optimizer_names import find_optimizer
+from surgery.tuning.optimizer_names import OptimizerChoice, find_optimizer
 from surgery.tuning.rules import RulesSource
-from surgery.tuning.training_state import apply_training_state
+from surgery.tuning.training_state import apply_training_state, check_same_model
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,8 @@ def build_optimizer(
     start, without a gradient until someone gives them one. ``requires_grad`` is set on the
     model, and frozen norms are held in eval mode, see
     :func:`surgery.tuning.apply_training_state`. Nothing is changed where an error is raised.
+    What probably was not meant is a :class:`~surgery.errors.SurgeryWarning`: parameters that
+    the model came frozen with, new ones at the rate of loaded ones, and the like.
 
     ``rules`` may also be groups that were resolved before; everything else is in them already.
 
@@ -38,53 +41,65 @@ def build_optimizer(
     [('layer4', 3e-05), ('fc', 0.0003)]
     """
     if isinstance(rules, ParamGroups):
-        groups = _as_resolved(rules, transfer, base)
+        groups = _as_resolved(rules, transfer, optimizer, base)
     else:
         groups = resolve_groups(model, rules, transfer=transfer, optimizer=optimizer, base=base)
-    built = make_optimizer(model, groups, optimizer)
+    built = make_optimizer(model, groups)
     apply_training_state(model, groups)
+    for risk in groups.risks:
+        warnings.warn(risk, SurgeryWarning, stacklevel=2)
     return built
 
 
-def make_optimizer(
-    model: nn.Module,
-    groups: ParamGroups,
-    optimizer: str | type[torch.optim.Optimizer] | None = None,
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, groups: ParamGroups) -> torch.optim.Optimizer:
     """The optimizer alone; the model is not touched."""
-    choice = find_optimizer(optimizer or groups.optimizer)
+    choice = groups.choice or find_optimizer(groups.optimizer)
+    check_same_model(model, groups)
     parameters = _trained_parameters(model, groups)
-    _check_kind(choice.name, model, parameters)
+    _check_kind(choice, model, parameters)
     return choice.build_checked(
         [_torch_group(group, parameters) for group in groups.trained], dict(groups.base)
     )
 
 
-def _as_resolved(groups: ParamGroups, transfer: object | None, base: dict[str, Any]) -> ParamGroups:
+def _as_resolved(
+    groups: ParamGroups,
+    transfer: object | None,
+    optimizer: str | type[torch.optim.Optimizer] | None,
+    base: dict[str, Any],
+) -> ParamGroups:
     if transfer is not None or base:
         raise OptimizerError("resolved groups are complete: give transfer and base to them instead")
+    if optimizer is not None and find_optimizer(optimizer).kind is not _kind(groups):
+        raise OptimizerError(
+            f"resolved groups are complete, and for {groups.optimizer}: give the optimizer to them "
+            "instead"
+        )
     return groups
 
 
+def _kind(groups: ParamGroups) -> type:
+    return (groups.choice or find_optimizer(groups.optimizer)).kind
+
+
 def _trained_parameters(model: nn.Module, groups: ParamGroups) -> dict[str, nn.Parameter]:
-    """What the optimizer is to have, by name; it must be there, and be something at all."""
+    """What the optimizer is to have, by name; it must be something at all."""
     names = [name for group in groups.trained for name in group.param_names]
+    if not groups.groups:
+        raise OptimizerError("the model has no parameters: there is nothing to optimize")
     if not names:
         raise OptimizerError(
             "every parameter is frozen: there is nothing to optimize",
-            [
-                f"{group.name}: {', '.join(line.text for line in group.lines)}"
-                for group in groups.groups
-            ],
+            [f"{group.name}: {_frozen_by(group)}" for group in groups.groups],
         )
     parameters = dict(model.named_parameters())
-    missing = [name for name in names if name not in parameters]
-    if missing:
-        raise OptimizerError(
-            f"these groups are another model's: {missing[0]!r} is no parameter of this one"
-            f"{did_you_mean(missing[0], parameters)}"
-        )
     return {name: parameters[name] for name in names}
+
+
+def _frozen_by(group: Group) -> str:
+    if group.frozen_by_model:
+        return f"the model has requires_grad off; write `{group.name} train`"
+    return ", ".join(line.text for line in group.lines)
 
 
 def _torch_group(group: Group, parameters: dict[str, nn.Parameter]) -> dict[str, Any]:
@@ -96,12 +111,17 @@ def _torch_group(group: Group, parameters: dict[str, nn.Parameter]) -> dict[str,
     }
 
 
-def _check_kind(optimizer: str, model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+def _check_kind(
+    choice: OptimizerChoice, model: nn.Module, parameters: dict[str, nn.Parameter]
+) -> None:
     """Optimizers for one kind of parameter: torch's own words name no parameter, or come late."""
-    if optimizer == "Muon":
+    import torch
+
+    optimizer = choice.kind.__name__
+    if issubclass(choice.kind, torch.optim.Muon):
         unfit = [name for name, parameter in parameters.items() if parameter.ndim != 2]
         reason = "takes matrices only (timm:muon trains the rest as AdamW does)"
-    elif optimizer == "SparseAdam":
+    elif issubclass(choice.kind, torch.optim.SparseAdam):
         sparse = _sparse_parameters(model)
         unfit = [name for name, parameter in parameters.items() if id(parameter) not in sparse]
         reason = "takes sparse gradients only, those of nn.Embedding(sparse=True)"

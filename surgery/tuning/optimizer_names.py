@@ -23,11 +23,20 @@ CONSTRUCTION_ERRORS = (ValueError, TypeError, RuntimeError, ImportError, Asserti
 
 @dataclass(frozen=True, slots=True)
 class OptimizerChoice:
-    """An optimizer that was found. ``name`` finds it again; ``build`` takes groups and keys."""
+    """An optimizer that was found. ``name`` finds it again; ``build`` takes groups and keys.
+
+    ``signature`` are the constructor's parameters but the groups; ``kind`` is the class.
+    """
 
     name: str
     build: Callable[..., torch.optim.Optimizer]
-    accepted: frozenset[str]
+    signature: Mapping[str, inspect.Parameter]
+    kind: type
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The keys that it can be made with."""
+        return frozenset(self.signature)
 
     def defaults(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """Every key that a group can have, with its value under ``base``.
@@ -47,19 +56,31 @@ class OptimizerChoice:
         try:
             return self.build(groups, **base)
         except CONSTRUCTION_ERRORS as error:
-            details = [] if "lr" in base else ["no rate was given: set one with `base lr=...`"]
-            raise OptimizerError(f"{self.name} cannot be built: {error}", details) from error
+            details = ["no rate was given: set one with `base lr=...`"]
+            raise OptimizerError(
+                f"{self.name} cannot be built: {error}", details if self._lacks_rate(base) else ()
+            ) from error
+
+    def _lacks_rate(self, base: Mapping[str, Any]) -> bool:
+        rate = self.signature.get("lr")
+        return "lr" not in base and rate is not None and rate.default is inspect.Parameter.empty
 
 
 def find_optimizer(optimizer: str | type[torch.optim.Optimizer]) -> OptimizerChoice:
-    """By class, or by name: torch's in any case, else timm's, else ``package.module:Class``.
+    """By class, or by name: torch's in any case, else timm's, else ``package.module:Class``,
+    with a dot for the colon as well.
 
     Where torch and timm share a name, ``timm:`` asks for timm's, which comes as timm's factory
     makes it (its momentum of 0.9, no weight decay by default).
     """
     if isinstance(optimizer, type):
         return _from_class(f"{optimizer.__module__}:{optimizer.__qualname__}", optimizer)
-    library, colon, rest = optimizer.rpartition(":")
+    if not isinstance(optimizer, str):
+        raise OptimizerError(
+            f"an optimizer is a name or a class, not {optimizer!r:.60}; its keys are arguments of "
+            "their own, or stand in a base line"
+        )
+    library, colon, rest = optimizer.rpartition(":" if ":" in optimizer else ".")
     if not colon:
         return _by_bare_name(optimizer)
     if library in ("torch", "timm"):
@@ -68,7 +89,7 @@ def find_optimizer(optimizer: str | type[torch.optim.Optimizer]) -> OptimizerCho
         if choice is None:
             raise _unknown(optimizer, rest)
         return choice
-    return _from_class(optimizer, _imported(library, rest))
+    return _from_class(f"{library}:{rest}", _imported(library, rest))
 
 
 def _by_bare_name(name: str) -> OptimizerChoice:
@@ -108,7 +129,9 @@ def _from_timm(name: str) -> OptimizerChoice | None:
     except (ImportError, AssertionError) as error:
         raise OptimizerError(f"timm's {name} cannot be used here: {error}") from error
     build = partial(create_optimizer_v2, opt=name.lower())
-    return OptimizerChoice(f"timm:{name.lower()}", build, _accepted(optimizer_class))
+    return OptimizerChoice(
+        f"timm:{name.lower()}", build, _signature(optimizer_class), optimizer_class
+    )
 
 
 def _imported(module: str, name: str) -> type[torch.optim.Optimizer]:
@@ -126,15 +149,28 @@ def _imported(module: str, name: str) -> type[torch.optim.Optimizer]:
 
 
 def _from_class(name: str, optimizer_class: type[torch.optim.Optimizer]) -> OptimizerChoice:
-    return OptimizerChoice(name, optimizer_class, _accepted(optimizer_class))
+    if not issubclass(optimizer_class, _optimizer_base()):
+        raise OptimizerError(f"{name} is no torch.optim.Optimizer")
+    return OptimizerChoice(name, optimizer_class, _signature(optimizer_class), optimizer_class)
 
 
-def _accepted(optimizer_class: type) -> frozenset[str]:
-    """The keys of the constructor, and of its base's where it passes ``**kwargs`` on."""
-    keys: set[str] = set()
+def _optimizer_base() -> type:
+    import torch
+
+    return torch.optim.Optimizer
+
+
+def _signature(optimizer_class: type) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters, and its base's where it passes ``**kwargs`` on."""
+    found: dict[str, inspect.Parameter] = {}
     for cls in optimizer_class.__mro__:
-        parameters = inspect.signature(cls).parameters.values()
-        keys.update(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        parameters = inspect.signature(cls).parameters
+        found = {**parameters, **found}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             break
-    return frozenset(keys) - {"params"}
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        key: parameter
+        for key, parameter in found.items()
+        if key != "params" and parameter.kind not in variable
+    }

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,7 @@ from surgery.tuning.actions import (
     key_value,
     parse_action,
     parse_split,
+    resembles_an_action,
 )
 from surgery.tuning.schedule_line import ScheduleLine, ScheduleLineError, parse_schedule
 
@@ -81,7 +83,8 @@ class Rules:
     """A rules file, read. ``path`` is as the user named it, ``<rules>`` for text.
 
     ``base`` are the settings of all ``base`` lines but ``optimizer=``, which is ``optimizer``.
-    ``default_line`` is where ``default`` was said, 0 where it was not.
+    ``default_line`` is where ``default`` was said and ``model_line`` where ``model`` was, 0
+    where they were not.
     """
 
     path: str
@@ -93,6 +96,7 @@ class Rules:
     default: Default = "base"
     default_line: int = 0
     schedule: ScheduleLine | None = None
+    model_line: int = 0
 
 
 #: A path, text, lines, or rules that were read before; :func:`read_rules` tells them apart.
@@ -106,17 +110,35 @@ def read_rules(source: RulesSource) -> Rules:
     an action (``fc freeze``), or nothing at all, is the text itself; a sequence holds one line
     each. A file that cannot be read is a :class:`~surgery.errors.RuleError` too.
     """
+    rules, problems = read_what_can_be(source)
+    if problems:
+        raise RuleError(rules.path, problems)
+    return rules
+
+
+def read_what_can_be(source: RulesSource) -> tuple[Rules, tuple[Problem, ...]]:
+    """The rules of every line that can be read, and what is wrong with the others.
+
+    A file that cannot be read is a :class:`~surgery.errors.RuleError`, as is what is no rules.
+    """
     if isinstance(source, Rules):
-        return source
-    text, path = rules_text(source)
-    return parse_rules(text, path)
+        return source, ()
+    return _parse(*rules_text(source))
 
 
 def rules_text(source: str | Path | Sequence[str]) -> tuple[str, str]:
     """The text of rules, unread, and what to call where it is from, as :func:`read_rules` does."""
     if isinstance(source, Path) or (isinstance(source, str) and _names_a_file(source)):
         return _read_text(Path(source)), str(source)
-    return (source if isinstance(source, str) else "\n".join(source)), "<rules>"
+    return (source if isinstance(source, str) else _joined(source)), "<rules>"
+
+
+def _joined(lines: object) -> str:
+    if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
+        raise RuleError(
+            "<rules>", [Problem(0, f"rules are a path, a text or its lines, not {lines!r:.60}")]
+        )
+    return "\n".join(lines)
 
 
 def _names_a_file(source: str) -> bool:
@@ -138,12 +160,17 @@ def _read_text(path: Path) -> str:
 
 def parse_rules(text: str, path: str = "<rules>") -> Rules:
     """Read the text of a rules file; ``path`` is what errors call it."""
+    rules, problems = _parse(text, path)
+    if problems:
+        raise RuleError(path, problems)
+    return rules
+
+
+def _parse(text: str, path: str) -> tuple[Rules, tuple[Problem, ...]]:
     draft = _Draft(path)
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
         draft.read_line(number, line)
-    if draft.problems:
-        raise RuleError(path, draft.problems)
-    return Rules(
+    rules = Rules(
         path=path,
         rules=tuple(draft.rules),
         model=draft.model,
@@ -153,7 +180,9 @@ def parse_rules(text: str, path: str = "<rules>") -> Rules:
         default=draft.default,
         default_line=draft.default_line,
         schedule=draft.schedule,
+        model_line=draft.model_line,
     )
+    return rules, tuple(draft.problems)
 
 
 @dataclass(slots=True)
@@ -209,6 +238,9 @@ class _Draft:
     def read_base(self, number: int, words: list[str]) -> None:
         if not words:
             self.problem(number, "expected KEY=VALUE after base, as in `base lr=1e-3`")
+        if _spaced(words):
+            self.problem(number, _SPACED)
+            return
         for word in words:
             try:
                 self._setting(number, word)
@@ -255,11 +287,14 @@ class _Draft:
         optional = words[0].startswith("?")
         words = [word for word in (words[0].removeprefix("?"), *words[1:]) if word]
         selector_words, action_words = _split_selector(words)
+        if _spaced(words[1:]):
+            self.problem(number, _SPACED)
+            return
         if _starts_with_an_action(words):
             self.problem(number, f"expected a selector before {words[0]!r}, as in `fc freeze`")
             return
         selector = self._selector(number, selector_words, action_words)
-        actions = self._actions(number, action_words)
+        actions = self._actions(number, " ".join(selector_words), action_words)
         if selector is not None and not action_words:
             self.problem(
                 number,
@@ -278,13 +313,13 @@ class _Draft:
             self.problem(number, error.message)
             return None
 
-    def _actions(self, number: int, words: list[str]) -> tuple[Action, ...]:
+    def _actions(self, number: int, selector: str, words: list[str]) -> tuple[Action, ...]:
         actions: list[Action] = []
         for word in words:
             try:
                 action = parse_action(word)
             except ActionError as error:
-                self.problem(number, str(error))
+                self.problem(number, f"{error}{_comma_hint(selector, word, words)}")
                 continue
             lost = next((one for one in actions if one.attribute == action.attribute), None)
             if lost and action.overwrites:
@@ -311,6 +346,25 @@ def _starts_with_an_action(words: list[str]) -> bool:
     if not words or not is_action(words[0]):
         return False
     return _is_assignment(words[0]) or not any(map(is_action, words[1:]))
+
+
+_SPACED = "put no blanks around =, as in `lr=0.01` and `lr*=0.1`"
+
+
+def _spaced(words: Sequence[str]) -> bool:
+    """Whether an assignment was torn apart: ``lr = 0.01``, ``lr =0.01``, ``lr= 0.01``."""
+    torn = any(word.startswith(("=", "*=")) for word in words)
+    return torn or any(
+        word.endswith("=") and not is_action(after) for word, after in pairwise(words)
+    )
+
+
+def _comma_hint(selector: str, word: str, words: Sequence[str]) -> str:
+    """For ``layer1 layer2 freeze``: a word before the actions that looks like none of them."""
+    actions = words[words.index(word) + 1 :]
+    if is_action(word) or resembles_an_action(word) or not any(map(is_action, actions)):
+        return ""
+    return f"; put a comma between selectors, as in `{selector}, {word}`"
 
 
 def _found(words: Iterable[str]) -> str:

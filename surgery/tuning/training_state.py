@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from surgery.errors import OptimizerError, did_you_mean
 from surgery.tuning.groups import ParamGroups
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ def apply_training_state(model: nn.Module, groups: ParamGroups, epoch: int = 0) 
     Call it again at an epoch that a rule names by ``unfreeze@N``, or with other groups: a norm
     that these no longer hold takes up the model's own mode. Frozen parameters lose their
     gradient, which would otherwise stay and count in ``clip_grad_norm_``.
+
+    Raises :class:`~surgery.errors.OptimizerError`, with nothing changed, for another model.
     """
+    check_same_model(model, groups)
     parameters = dict(model.named_parameters())
     for group in groups.groups:
         trains = group.when == "train" or (isinstance(group.when, int) and epoch >= group.when)
@@ -31,6 +35,27 @@ def apply_training_state(model: nn.Module, groups: ParamGroups, epoch: int = 0) 
         elif is_held(module):
             release(module)
             module.train(model.training)
+
+
+def check_same_model(model: nn.Module, groups: ParamGroups) -> None:
+    """Raise :class:`~surgery.errors.OptimizerError` unless the parameters are the groups', all."""
+    decided = {h.parameter.name: h.parameter.tensor.shape for h in groups.histories}
+    found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    problems = [
+        *(
+            f"{name!r} is no parameter of this one{did_you_mean(name, found)}"
+            for name in decided
+            if name not in found
+        ),
+        *(f"{name!r} has no group" for name in found if name not in decided),
+        *(
+            f"{name!r} was {shape} and is {found[name]} now"
+            for name, shape in decided.items()
+            if found.get(name, shape) != shape
+        ),
+    ]
+    if problems:
+        raise OptimizerError(f"these groups are another model's: {problems[0]}", problems[1:4])
 
 
 def hold_in_eval(module: nn.Module) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from surgery.patterns import parameter_subjects
 from surgery.specs import ModelSpec
+from surgery.tuning.actions import Action
 from surgery.tuning.history import History
-from surgery.tuning.matching import Match, uncovered
+from surgery.tuning.matching import Match, uncovered, without_effect
 from surgery.tuning.norms import HeldNorm
 from surgery.tuning.rules import Rules
 from surgery.tuning.stages import knows_depths, layer_depths
+from surgery.wrappers import unwrap_name
 
 
 def all_warnings(
@@ -25,12 +27,28 @@ def all_warnings(
     return (
         *_guessed_regexes(rules),
         *_guessed_depths(spec, rules),
+        *_unmet_options(found),
+        *_switched_off(found, spec),
         *_unnamed(rules, found, spec),
+        *_zero_rates(histories),
+        *_restless_norms(spec, histories, norms),
+        *risks(spec, found, histories, status),
+    )
+
+
+def risks(
+    spec: ModelSpec,
+    found: Sequence[Match],
+    histories: Sequence[History],
+    status: Mapping[str, str] | None,
+) -> tuple[str, ...]:
+    """Those of the warnings that spoil a training that nobody looks at: built all the same."""
+    return (
+        *_nothing_trains(histories),
         *_shadowed(spec),
         *_frozen_by_model(histories),
-        *_zero_rates(histories),
+        *_compound_scales(found, spec),
         *_new_at_old_rates(spec, histories, status),
-        *_restless_norms(spec, histories, norms),
     )
 
 
@@ -58,8 +76,19 @@ def _guessed_depths(spec: ModelSpec, rules: Rules) -> Iterator[str]:
         )
 
 
+def _unmet_options(found: Sequence[Match]) -> Iterator[str]:
+    for match in found:
+        if match.rule.optional and not match.parameters and not match.norms:
+            yield f"line {match.rule.line}: {match.rule.text!r} matches nothing here"
+
+
+def _switched_off(found: Sequence[Match], spec: ModelSpec) -> Iterator[str]:
+    for problem in without_effect(found, spec, frozen_below=True):
+        yield f"line {problem.line}: {problem.message}"
+
+
 def _unnamed(rules: Rules, found: Sequence[Match], spec: ModelSpec) -> Iterator[str]:
-    missed = uncovered(found, spec)
+    missed = [parameter for parameter in uncovered(found, spec) if parameter.trainable]
     if missed and rules.rules:
         names = _listed([parameter.name for parameter in missed])
         yield f"no rule names {names}: the base settings hold there"
@@ -68,16 +97,45 @@ def _unnamed(rules: Rules, found: Sequence[Match], spec: ModelSpec) -> Iterator[
 def _shadowed(spec: ModelSpec) -> Iterator[str]:
     for module in spec.modules:
         if module.shadowed:
+            # A selector sees no wrappers, and `module` alone is one.
+            path = unwrap_name(f"{module.path}.weight").rpartition(".")[0] if module.path else ""
             yield (
                 f"module.requires_grad was set on {module.path or 'the model'}: a plain "
-                f"attribute, which changes nothing; `{module.path or ':all'} freeze` would"
+                f"attribute, which changes nothing; `{path or ':all'} freeze` would"
             )
 
 
 def _frozen_by_model(histories: Sequence[History]) -> Iterator[str]:
-    names = [history.parameter.name for history in histories if history.frozen_by_model]
+    names = [
+        history.parameter.name
+        for history in histories
+        if history.frozen_by_model and history.parameter.tensor.is_floating
+    ]
     if names:
-        yield f"the model has requires_grad off, and no rule a word, on {_listed(names)}"
+        yield (
+            f"the model has requires_grad off, and no rule a word, on {_listed(names)}; "
+            "`:all train` unfreezes them"
+        )
+
+
+def _nothing_trains(histories: Sequence[History]) -> Iterator[str]:
+    if histories and all(history.when == "frozen" for history in histories):
+        yield "nothing trains: every parameter is frozen"
+
+
+def _compound_scales(found: Sequence[Match], spec: ModelSpec) -> Iterator[str]:
+    """Scales that a tied parameter has got under one of its names each: all of them count."""
+    for index, parameter in enumerate(spec.parameters):
+        scales: dict[str, list[tuple[Match, Action]]] = {}
+        for match in found:
+            for action in match.rule.actions if index in match.aliases else ():
+                if action.kind == "scale":
+                    scales.setdefault(action.attribute, []).append((match, action))
+        for scaled in scales.values():
+            if not frozenset.intersection(*(match.aliases[index] for match, _ in scaled)):
+                said = " and ".join(f"{a.text} of line {m.rule.line}" for m, a in scaled)
+                names = " and ".join(parameter.aliases)
+                yield f"{names} are one tied parameter: {said} both count"
 
 
 def _zero_rates(histories: Sequence[History]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import io
 import os
@@ -99,6 +100,7 @@ def test_opening_does_not_import_torch(fixtures: Path) -> None:
         ),
         pytest.param({"net": W, "optim_d": {"m": torch.ones(1)}}, "net", id="optim"),
         pytest.param({"net": W, "opt": OPTIMIZER}, "net", id="optimizer-by-its-looks"),
+        pytest.param({"net": W, "optimisers": {"m": torch.ones(1)}}, "net", id="optimisers"),
         pytest.param({"net": W, "mean": torch.ones(3), "std": torch.ones(3)}, "net", id="stats"),
         pytest.param({**W, "x._extra_state": {"s": torch.ones(1)}}, None, id="extra-state"),
         pytest.param({**W, "version": 3}, None, id="mostly-tensors"),
@@ -125,11 +127,46 @@ def test_several_state_dicts_are_never_chosen_from(
 
 
 @pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        pytest.param({**W, "ema": dict(W)}, ["ema", "."], id="ema-inside"),
+        pytest.param(
+            {**W, "class_weights": {"a": torch.ones(1)}}, ["class_weights", "."], id="class-weights"
+        ),
+        pytest.param(
+            {"a": torch.ones(1), "b": torch.ones(1), "ema": {"a": torch.ones(1)}},
+            ["ema", "."],
+            id="names-without-dots",
+        ),
+        pytest.param({"model": W, "optimal_model": dict(W)}, ["model", "optimal_model"], id="best"),
+    ],
+)
+def test_a_model_is_never_dropped_for_what_lies_in_or_beside_it(
+    value: Any, keys: list[str], tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    torch.save(value, tmp_path / "a.pt")
+    lines = refusal(tmp_path / "a.pt").splitlines()[1:]
+    assert [line.strip().partition(":")[0] for line in lines] == keys
+    opened = [open_checkpoint(tmp_path / "a.pt", key=key) for key in keys]
+    assert [checkpoint.key or "." for checkpoint in opened] == keys
+
+
+@pytest.mark.parametrize("value", [W, {"net": W, "mean": torch.ones(3), "std": torch.ones(3)}])
+def test_the_key_of_the_file_itself(value: Any, tmp_path: Path) -> None:
+    torch.save(value, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt", key=".")
+    assert checkpoint.key is None
+    assert [spec.name for spec in checkpoint.specs] == [
+        name for name, entry in value.items() if isinstance(entry, torch.Tensor)
+    ]
+
+
+@pytest.mark.parametrize(
     ("value", "key", "problem"),
     [
         pytest.param({"model": W}, "modell", "key modell; did you mean model", id="nearest"),
         pytest.param({"model": W}, "zzz", "  model: 2 tensors", id="candidates"),
-        pytest.param(W, "model", "(the file itself): 2 tensors", id="flat"),
+        pytest.param(W, "model", "  .: 2 tensors (the file itself)", id="flat"),
         pytest.param(OPTIMIZER, None, "holds no state dict\n  an optimizer state", id="optimizer"),
         pytest.param(
             {"epoch": 3, "lr": 0.1}, None, "  epoch: int 3\n  lr: float 0.1", id="numbers"
@@ -203,6 +240,20 @@ def test_what_is_no_checkpoint_is_named(
     message = refusal(tmp_path / name)
     assert problem in message or "safetensors header" in message
     assert message.isprintable()
+
+
+def test_a_trainers_folder_is_its_model(tmp_path: Path, fixtures: Path) -> None:
+    """transformers' Trainer keeps its optimizer, arguments and random state beside the model."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    shutil.copy(fixtures / "flat.safetensors", tmp_path / "model.safetensors")
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save({"last_epoch": 3, "_last_lr": [0.1]}, tmp_path / "scheduler.pt")
+    torch.save(argparse.Namespace(lr=0.1), tmp_path / "training_args.bin")
+    torch.save({"cpu": torch.get_rng_state(), "python": (3, 4)}, tmp_path / "rng_state.pth")
+    assert open_checkpoint(tmp_path).path == tmp_path / "model.safetensors"
 
 
 def test_folders(tmp_path: Path, fixtures: Path, refusal: Callable[..., str]) -> None:
@@ -286,6 +337,15 @@ def test_contents(fixtures: Path) -> None:
     assert others["args"] == "argparse.Namespace (opaque)"
     assert others["optimizer"] == "an optimizer state"
     assert "argparse.Namespace" in contents.opaque
+
+
+def test_contents_name_what_has_no_spec(tmp_path: Path) -> None:
+    state = {**W, "s": torch.eye(2).to_sparse(), "step": 3}
+    torch.save({"model": state}, tmp_path / "a.pt")
+    assert read_contents(tmp_path / "a.pt").unlisted == (
+        ("model", "s", "a sparse tensor"),
+        ("model", "step", "not a tensor"),
+    )
 
 
 def test_contents_of_shards_count_them_all(fixtures: Path) -> None:

@@ -56,6 +56,38 @@ def test_tied_names_follow_the_convention_of_save_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "metadata"),
+    [
+        pytest.param(["fc.weight"], {"best_layer": "fc.weight"}, id="best-layer"),
+        pytest.param(["fc.weight"], {"training.best": "fc.weight"}, id="dotted"),
+        pytest.param(["pt"], {"format": "pt"}, id="a-tensor-called-pt"),
+    ],
+)
+def test_a_callers_text_is_no_alias(
+    names: list[str], metadata: dict[str, str], tmp_path: Path
+) -> None:
+    state = {name: torch.ones(1) for name in names}
+    save_file(state, tmp_path / "a.safetensors", metadata=metadata)
+    checkpoint = open_checkpoint(tmp_path / "a.safetensors")
+    assert [spec.name for spec in checkpoint.specs] == names
+    assert checkpoint.metadata == metadata
+
+
+@pytest.mark.parametrize(
+    ("dropped", "kept"),
+    [
+        pytest.param("lm_head.weight", "wte.weight", id="another-module"),
+        pytest.param("fc.alias", "fc.weight", id="another-name-in-a-module"),
+    ],
+)
+def test_what_a_parameter_could_be_called_is_an_alias(
+    dropped: str, kept: str, tmp_path: Path
+) -> None:
+    save_file({kept: torch.ones(1)}, tmp_path / "a.safetensors", metadata={dropped: kept})
+    assert open_checkpoint(tmp_path / "a.safetensors").ties == ((kept, dropped),)
+
+
+@pytest.mark.parametrize(
     ("header", "values"),
     [
         pytest.param({}, b"", id="no-tensor"),

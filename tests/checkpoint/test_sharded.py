@@ -59,9 +59,9 @@ def test_a_folder_is_its_index(folder: str, kind: str, fixtures: Path) -> None:
 
 
 def test_a_tied_name_that_only_its_shard_knows_is_an_alias(shards: Path) -> None:
-    save_file({"c": torch.ones(4)}, shards / "two.safetensors", metadata={"tied": "c"})
+    save_file({"c": torch.ones(4)}, shards / "two.safetensors", metadata={"tied.c": "c"})
     checkpoint = open_checkpoint(write_index(shards, GOOD))
-    assert checkpoint.ties == (("c", "tied"),)
+    assert checkpoint.ties == (("c", "tied.c"),)
     assert checkpoint.metadata == {}
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from surgery.checkpoint import open_checkpoint, save
 from surgery.checkpoint.safetensors import DTYPES
+from surgery.checkpoint.writer import check_output
 from surgery.errors import CheckpointError
 
 both_formats = pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -216,6 +217,38 @@ def test_every_refused_entry_is_named(tmp_path: Path) -> None:
         save({"a": 1, "b": torch.ones(1), "c": "x"}, tmp_path / "a.pt", metadata={"n": 1})  # type: ignore[dict-item]
     assert "a: expected a tensor" in caught.value.message
     assert caught.value.details == ("c: expected a tensor, found str", "metadata n: expected text")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        pytest.param("x.txt", "no format has the suffix .txt", id="suffix"),
+        pytest.param("no/x.pt", "no folder", id="folder"),
+    ],
+)
+def test_an_output_can_be_refused_before_any_work(name: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=problem):
+        check_output(tmp_path / name)
+    assert check_output(tmp_path / "x.pt") == tmp_path / "x.pt"
+    assert list(tmp_path.iterdir()) == []
+
+
+TWICE = r"""
+import sys, torch
+from surgery.checkpoint import save
+one = torch.ones(1)
+metadata = {f"key {i}": f"text \u00e9\x7f\n {i}" for i in range(9)}
+save({"b": one, "a": torch.ones(2).half(), "tied": one}, sys.argv[1], metadata=metadata)
+"""
+
+
+@both_formats
+def test_equal_input_gives_equal_bytes(suffix: str, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{at}{suffix}" for at in range(2)]
+    for path in paths:
+        subprocess.run([sys.executable, "-c", TWICE, str(path)], check=True)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert open_checkpoint(paths[0]).ties == (("b", "tied"),)
 
 
 def test_extra_state_goes_into_torch_files(tmp_path: Path) -> None:

@@ -153,10 +153,24 @@ def test_errors_of_the_rules(run, rules, lines, place, message):
     assert error["line"] == int(place.split(":")[1])
 
 
+def test_a_model_line_that_nobody_knows_has_its_line(run, rules):
+    rules("# mine", "model timm:resnet81", "fc lr=1")
+    result = run("groups")
+    assert result.exit_code == 2
+    assert "rules.txt:2: timm has no architecture 'resnet81'; did you mean" in result.stderr
+
+
+def test_errors_of_reading_and_of_meaning_come_together(run, rules):
+    rules("layer5 freeze", "blocks frezze", "stem lr=-1")
+    result = run("groups", TINY)
+    assert result.exit_code == 2
+    assert [f"rules.txt:{line}:" in result.stderr for line in (1, 2, 3)] == [True] * 3
+
+
 def test_no_model_and_no_rules(run, rules):
     result = run("groups")
     assert result.exit_code == 2
-    assert "rules.txt: cannot be read" in result.stderr
+    assert "there is no rules.txt; `surgery groups MODEL --init" in result.stderr
     rules("fc lr=1")
     result = run("groups")
     assert result.exit_code == 2

@@ -8,6 +8,7 @@ from surgery_cli.main import surgery as command
 from tiny_models import TinyNet, randomise
 
 import surgery
+from surgery.specs import TensorSpec
 
 COMMANDS = ["transfer", "groups", "inspect", "diff", "archs", "completion"]
 
@@ -90,6 +91,18 @@ class TestInspect:
         assert [entry["key"] for entry in shown["state_dicts"]] == ["state_dict", "state_dict_ema"]
         assert "epoch" in shown["others"]
 
+    def test_what_cannot_be_transferred_is_shown(self, run, tmp_path):
+        torch.save({"a": torch.ones(2), "s": torch.eye(2).to_sparse(), "n": 3}, tmp_path / "x.pt")
+        lines = [line.split(maxsplit=1) for line in run("inspect", "x.pt").stdout.splitlines()]
+        assert ["s", "a sparse tensor"] in lines
+        assert ["n", "not a tensor"] in lines
+        (shown,) = json.loads(run("inspect", "x.pt", "--json").stdout)["state_dicts"]
+        assert shown["unlisted"] == [["s", "a sparse tensor"], ["n", "not a tensor"]]
+
+    def test_a_number_of_any_length(self, run, tmp_path):
+        torch.save({f"a.{'9' * 5000}.w": torch.ones(2)}, tmp_path / "x.pt")
+        assert run("inspect", "x.pt").exit_code == 0
+
     def test_a_strangers_names_cannot_drive_the_terminal(self, run, tmp_path):
         torch.save({"\x1b[31mred\x07": torch.zeros(1)}, tmp_path / "x.pt")
         result = run("inspect", "x.pt")
@@ -121,6 +134,60 @@ class TestDiff:
         found = json.loads(run("diff", "a.pt", "b.pt", "--json").stdout)
         assert found["same"] is False
         assert [pair[0][0] for pair in found["respecified"]] == ["fc.weight", "fc.bias"]
+
+
+class TestKey:
+    """One --key for all files: it is for those that hold several state dicts."""
+
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path):
+        one, other = randomise(TinyNet(), 1).state_dict(), randomise(TinyNet(), 2).state_dict()
+        torch.save({"model": one, "ema": other}, tmp_path / "two.pt")
+        torch.save({**one, "ema": other}, tmp_path / "mixed.pt")
+        torch.save(one, tmp_path / "flat.pt")
+
+    @pytest.mark.parametrize(
+        ("words", "code"),
+        [
+            pytest.param(["two.pt", "flat.pt", "--key", "model"], 0, id="second-is-flat"),
+            pytest.param(["flat.pt", "two.pt", "--key", "ema"], 1, id="first-is-flat"),
+            pytest.param(["two.pt", "two.pt", "--key", "ema"], 0, id="both-have-it"),
+            pytest.param(["mixed.pt", "flat.pt", "--key", "."], 0, id="the-file-itself"),
+            pytest.param(["two.pt", "flat.pt", "--key", "modle"], 2, id="misspelled"),
+            pytest.param(["flat.pt", "flat.pt", "--key", "model"], 2, id="none-has-it"),
+            pytest.param(["two.pt", "flat.pt"], 2, id="not-chosen"),
+        ],
+    )
+    def test_diff(self, run, words, code):
+        assert run("diff", *words).exit_code == code
+
+    def test_groups_of_a_file(self, run, tmp_path):
+        (tmp_path / "rules.txt").write_text("base optimizer=sgd lr=0.1\n")
+        assert "--key" in run("groups", "two.pt").stderr
+        assert run("groups", "two.pt", "--key", "ema").exit_code == 0
+        assert run("groups", "flat.pt", "--from", "two.pt", "--key", "ema").exit_code == 0
+        assert run("groups", "timm:resnet18", "--key", "ema").exit_code == 2
+
+    def test_the_file_that_names_are_taken_from(self, run):
+        assert "like:two.pt#ema" in run("transfer", "flat.pt", "like:two.pt").stderr
+        assert run("transfer", "flat.pt", "like:two.pt#ema", "--dry-run").exit_code == 0
+
+
+def test_names_are_folded_between_their_parts():
+    from rich.console import Console
+
+    names = ["bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.num_batches_tracked", "a" * 50]
+    plan = surgery.plan_transfer(
+        {f"net.{name}": torch.ones(2) for name in names},
+        [TensorSpec(name, (2,), "float32") for name in names],
+    )
+    report = __import__("surgery.report").report.plan_report(plan)
+    console = Console(width=60, color_system=None)
+    with console.capture() as capture:
+        console.print(report)
+    words = re.split(r"[\s.,{}]+", capture.get())
+    assert {"weight", "running_mean", "num_batches_tracked"} <= set(words)
+    assert max(map(len, capture.get().splitlines())) <= 60
 
 
 def test_a_terminal_gets_tables_and_no_color_is_respected(monkeypatch, capsys):

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,7 +132,7 @@ class TestRefusals:
         ("words", "code", "message"),
         [
             pytest.param(["--strict"], 1, "strict: 4 tensors differ", id="strict"),
-            pytest.param(["--min-loaded", "0.99"], 1, "only 97.8% of the parameters", id="little"),
+            pytest.param(["--min-loaded", "0.99"], 1, "only 97.83% of the parameters", id="little"),
             pytest.param(
                 ["--map", "none.txt"], 2, "none.txt: cannot be read: No such", id="no-map"
             ),
@@ -141,6 +142,7 @@ class TestRefusals:
             pytest.param(["--arg", "width"], 2, "expected name=value, found 'width'", id="arg"),
             pytest.param(["--arg", "widht=3"], 2, "did you mean width?", id="arg-name"),
             pytest.param(["--match", "structure"], 2, "has not been built yet", id="structure"),
+            pytest.param(["--seed", "9" * 23], 2, "is not in the range", id="seed"),
             pytest.param(["-o", "x.onnx"], 2, ".onnx", id="suffix"),
         ],
     )
@@ -179,6 +181,36 @@ class TestRefusals:
         result = run("transfer", *tiny, "--json", "--nonsense")
         assert result.exit_code == 2
         assert json.loads(result.stdout)["error"]["kind"] == "NoSuchOption"
+
+
+@pytest.mark.parametrize("out", ["x.txt", "nofolder/x.safetensors"])
+def test_an_output_is_refused_before_anything_is_read(run, out):
+    result = run("transfer", "not-even-there.pt", "resnet18", "-o", out)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {out}: no f")
+
+
+def test_the_same_command_gives_the_same_bytes(run, tiny):
+    old, arch = tiny
+    for at in range(2):
+        assert run("transfer", old, arch, "-o", f"{at}.safetensors").exit_code == 0
+    assert Path("0.safetensors").read_bytes() == Path("1.safetensors").read_bytes()
+
+
+def test_a_factory_that_prints_leaves_one_json_object(run, tiny, tmp_path):
+    (tmp_path / "loud.py").write_text(
+        f"import sys; sys.path.insert(0, {str(SUPPORT.parent)!r})\n"
+        "print('importing')\n"
+        "from tiny_models import TinyNet\n"
+        "def make():\n    print('making')\n    return TinyNet()\n"
+    )
+    result = run("transfer", tiny[0], "loud.py:make", "--dry-run", "--json")
+    assert json.loads(result.stdout)["architecture"] == "loud.py:make"
+    assert "importing\nmaking\n" in result.stderr
+
+
+def test_rename_examples_keep_their_lines(run):
+    assert re.search(r"\n +encoder -> backbone\n", run("transfer", "--help").stdout)
 
 
 def test_an_existing_file_is_refused_without_force(run, tiny, tmp_path):

@@ -40,9 +40,8 @@ def test_parameters_stay_the_objects_that_an_optimizer_holds():
         pytest.param({"fc.bias": torch.ones(5)}, {}, TransferRefused, id="too-little"),
         pytest.param(TinyNet(7), {"strict": True}, TransferRefused, id="strict"),
         pytest.param(TinyNet(), {"renames": {"none": "x"}}, SurgeryError, id="dead-rename"),
-        pytest.param(
-            {**TinyNet().state_dict(), "fc.bias": 3}, {}, CheckpointError, id="not-a-tensor"
-        ),
+        pytest.param({"a": 3, "b": torch.ones(2)}, {}, CheckpointError, id="no-state-dict"),
+        pytest.param({1: torch.ones(2)}, {}, CheckpointError, id="names-that-are-no-text"),
         pytest.param("nowhere.pt", {}, CheckpointError, id="no-such-file"),
     ],
 )
@@ -144,18 +143,96 @@ def test_wrapped_on_both_sides():
     assert same_bits(snapshot(source.module.module), snapshot(model.module))
 
 
-def test_a_container_in_memory_wants_its_key():
-    container = {"state_dict": TinyNet().state_dict(), "epoch": 3}
-    with pytest.raises(CheckpointError, match="pass the state dict itself, or key="):
-        transfer(container, TinyNet())
-    assert transfer(container, TinyNet(), key="state_dict").loaded_fraction == 1.0
-    with pytest.raises(CheckpointError, match="no state dict under 'ema'"):
-        transfer(container, TinyNet(), key="ema")
+class TestContainersInMemory:
+    def test_the_only_state_dict_is_taken_as_from_a_file(self):
+        container = {"state_dict": TinyNet().state_dict(), "epoch": 3, "optimizer": {"state": {}}}
+        assert transfer(container, TinyNet()).loaded_fraction == 1.0
+
+    def test_several_want_a_key(self):
+        container = {"model": TinyNet().state_dict(), "ema": TinyNet().state_dict()}
+        with pytest.raises(CheckpointError, match="holds 2 state dicts; pass one of 'model'"):
+            transfer(container, TinyNet())
+        assert transfer(container, TinyNet(), key="ema").loaded_fraction == 1.0
+        with pytest.raises(CheckpointError, match="no state dict is under 'emma'"):
+            transfer(container, TinyNet(), key="emma")
+
+    def test_a_key_is_for_what_has_keys(self):
+        with pytest.raises(SurgeryError, match="this one is open already"):
+            transfer(open_source(TinyNet()), TinyNet(), key="model")
 
 
-def test_what_is_no_source_is_named():
-    with pytest.raises(SurgeryError, match="found a int"):
+def test_what_is_no_source_or_no_model_is_named():
+    with pytest.raises(SurgeryError, match="not a int"):
         transfer(3, TinyNet())
+    with pytest.raises(SurgeryError, match=r"go into a torch.nn.Module, and str is none"):
+        transfer(TinyNet(), "timm:resnet18")
+
+
+def test_names_of_state_dicts_may_differ_from_names_of_modules():
+    """Activation checkpointing takes its segment out of state dicts and leaves it in modules."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = nn.Sequential(checkpoint_wrapper(nn.Linear(3, 3)), nn.Linear(3, 2))
+    source = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    assert transfer(source, model, strict=True).loaded_fraction == 1.0
+    assert torch.equal(model[0].weight, source[0].weight)
+
+
+class TestNothingIsHalfDone:
+    """What torch would refuse in the middle is refused before the first value is written."""
+
+    def unchanged(self, source, model, error, message):
+        before = snapshot(model)
+        with pytest.raises(error, match=message):
+            transfer(source, model, min_loaded=0)
+        assert same_bits(before, snapshot(model))
+
+    def test_an_expanded_buffer(self):
+        model = nn.BatchNorm1d(4)
+        model.running_mean = torch.zeros(1).expand(4)
+        self.unchanged(nn.BatchNorm1d(4), model, TransferRefused, "running_mean is an expanded")
+
+    def test_an_inference_tensor(self):
+        with torch.inference_mode():
+            model = nn.Linear(2, 2)
+        self.unchanged(nn.Linear(2, 2), model, TransferRefused, "inference_mode")
+
+    def test_a_source_without_values(self):
+        source = {"weight": torch.ones(2, 2), "bias": torch.ones(2, device="meta")}
+        outcome = transfer(source, nn.Linear(2, 2))
+        assert outcome.fresh == ("bias",)
+        assert outcome.unused == ("bias",)
+
+
+@pytest.mark.parametrize(
+    ("values", "source", "target", "lost"),
+    [
+        pytest.param([1e6, 1.0], "float32", "float16", 1, id="overflow"),
+        pytest.param([float("inf"), float("nan")], "float32", "float16", 0, id="not-finite-before"),
+        pytest.param([1.0, 2.0], "float8_e4m3fn", "float32", 0, id="from-float8"),
+        pytest.param([1e30, 1.0], "float32", "float8_e5m2", 1, id="to-float8"),
+        pytest.param([-2.0, 2.0], "float32", "float8_e8m0fnu", 1, id="a-sign-is-lost"),
+        pytest.param([complex(1, 1e300), 1], "complex128", "complex64", 1, id="complex"),
+        pytest.param([1e300, 1.0], "float64", "complex128", 0, id="real-to-complex"),
+        pytest.param([300, 1], "int64", "int8", 1, id="integers"),
+    ],
+)
+def test_what_casts_break(values, source, target, lost):
+    model = nn.Module()
+    model.register_buffer("x", torch.zeros(2, dtype=getattr(torch, target)))
+    tensor = torch.tensor(
+        values, dtype=None if source.startswith("float8") else getattr(torch, source)
+    ).to(getattr(torch, source))
+    outcome = transfer({"x": tensor}, model)
+    assert sum(count for _, count in outcome.overflowed) == lost
+    expected = tensor.to(getattr(torch, target))
+    assert same_bits({"x": model.x}, {"x": expected})
+
+
+def test_an_outcome_is_short_where_it_is_not_printed():
+    assert repr(transfer(TinyNet(), TinyNet())) == (
+        "<TransferOutcome: 29 loaded, 0 fresh, 0 unused, loaded_fraction=1.0000>"
+    )
 
 
 def test_three_steps_through_a_file(tmp_path):

@@ -64,7 +64,12 @@ def pairs(sources, targets):
             {},
             id="shared-backbone",
         ),
-        pytest.param(["fc.w"], ["se.fc.w", "se.x.w", "se.y.w"], {}, id="a-leaf-does-not-wander"),
+        pytest.param(
+            ["a.w", "b.w", "c.w", "fc.w"],
+            ["a.w", "b.w", "c.w", "se.fc.w"],
+            {"a.w": "a.w", "b.w": "b.w", "c.w": "c.w"},
+            id="a-leaf-does-not-wander",
+        ),
         pytest.param(["cpb_mlp.0.w"], ["mlp.0.w"], {}, id="text-inside-a-segment-is-no-suffix"),
         pytest.param(
             ["conv.weight_g", "conv.weight_v"],
@@ -130,8 +135,50 @@ def test_under_a_proven_prefix_another_shape_is_still_the_same_name():
 
 def test_ambiguity_is_said_on_both_sides():
     found = match_names(specs("q.a.w", "k.a.w"), specs("a.w"))
-    assert found.ambiguous_targets == {"a.w": "fits q.a.w and k.a.w equally well"}
+    assert found.ambiguous_targets == {"a.w": "ambiguous: fits below k. and below q."}
     assert found.ambiguous_sources.keys() == {"q.a.w", "k.a.w"}
+
+
+def test_two_towers_of_one_width_are_not_mixed():
+    """CLIP keeps its text tower under the names that the image tower has below `visual.`."""
+    blocks = [f"transformer.{i}.w" for i in range(4)]
+    sources = ["visual.conv.w", *(f"visual.{name}" for name in blocks), "token.w", *blocks]
+    found = match_names(specs(*sources), specs("conv.w", *blocks))
+    assert not found.by_target
+    assert found.ambiguous_targets["transformer.0.w"] == (
+        "ambiguous: fits below visual. and under its own name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(["a.w", "b.w", "c.w"], ["a.w", "b.w", "head.w"], id="student-and-teacher"),
+        pytest.param(["a.w", "b.w", "c.w", "head.w"], ["a.w", "b.w"], id="one-has-less"),
+    ],
+)
+def test_two_networks_below_two_prefixes_are_not_mixed(first, second):
+    sources = [*(f"model.{name}" for name in first), *(f"ema.{name}" for name in second)]
+    assert not pairs(sources, ["a.w", "b.w", "c.w", "head.w"])
+
+
+def test_an_encoder_and_a_decoder_cannot_both_be_meant():
+    layers = [f"layers.{i}.w" for i in range(4)]
+    targets = [f"encoder.{n}" for n in layers] + [f"decoder.{n}" for n in layers[:3]]
+    assert not pairs(layers, targets)
+
+
+def test_names_as_they_are_beat_a_copy_below_a_prefix():
+    names = ["a.w", "b.w", "c.w"]
+    sources = [*names, *(f"ema.{name}" for name in names)]
+    assert pairs(sources, names) == {name: name for name in names}
+
+
+def test_prefixes_that_want_nothing_in_common_hold_side_by_side():
+    found = pairs(
+        ["x.enc.a", "x.enc.b", "y.dec.c", "y.dec.d"], ["enc.a", "enc.b", "dec.c", "dec.d"]
+    )
+    assert len(found) == 4
 
 
 def test_order_of_keys_does_not_matter():

@@ -7,12 +7,15 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from timm.optim import param_groups_layer_decay
 from tiny_models import TiedLanguageModel, TinyNet
 from torch import nn
 
+import surgery
 from surgery.describe import describe
-from surgery.errors import OptimizerError, RuleError, SelectorError
+from surgery.errors import OptimizerError, RuleError, SelectorError, SurgeryError
+from surgery.record import Record
 from surgery.specs import ModelSpec
 from surgery.tuning import ParamGroups, initial_rules, resolve_groups, why
 
@@ -216,7 +219,27 @@ class TestErrors:
                 "no rule names 1 of 17 parameters",
             ),
             ("fc eps=small", 1, "'eps=small': expected a number, found 'small'"),
-            ("fc betas=2", 1, "group 'fc': AdamW cannot be built"),
+            ("fc betas=2", 1, "'betas=2': expected 2 numbers, found 2"),
+            ("fc betas=0.9,0.99,0.999", 1, "expected 2 numbers, found (0.9, 0.99, 0.999)"),
+            ("fc amsgrad=maybe", 1, "'amsgrad=maybe': expected true or false, found 'maybe'"),
+            ("fc foreach=2", 1, "expected true, false or none, found 2"),
+            ("fc eps=-1\nfc wd=0", 1, "group 'fc': AdamW cannot be built: Invalid epsilon"),
+            ("base betas=2,3", 1, "AdamW cannot be built: Invalid beta parameter"),
+            ("base lr=1\nbase betas=2", 2, "betas: expected 2 numbers, found 2"),
+            ("base optimizer=sgd lr=1\nbase momentum=-1", 2, "SGD cannot be built: Invalid mom"),
+            ("base optimizer=sgd\nbase nesterov=true", 2, "Nesterov momentum requires"),
+            ("base optimizer=sgd\nbase nesterov=maybe", 2, "nesterov: expected true or false"),
+            ("fc, stme lr=1", 1, "'stme' matches nothing; did you mean stem"),
+            ("!fcc lr=1", 1, "'fcc' matches nothing; did you mean fc?"),
+            ("fc & !type:Linaer lr=1", 1, "'type:Linaer' matches nothing; did you mean Linear?"),
+            ("!!fc lr=1", 1, "'!!fc' has more than one !"),
+            ("FC lr=1", 1, "'FC' matches nothing; did you mean fc?"),
+            ("bias lr=1", 1, "did you mean :bias or **.bias?"),
+            ("*bias lr=1", 1, "did you mean :bias or **.bias?"),
+            ("b*.weight & blocks*.bias lr=1", 1, "** crosses dots: did you mean blocks**.bias?"),
+            ("0.1 lr=1", 1, "did you mean **.0.1?"),
+            ("default freeze", 1, "'default' matches nothing; `:all` means every parameter"),
+            ("fc freeze\nfc lr*=2", 2, "'fc lr*=2' has no effect: line 1 freezes it"),
             ("fc eps=-1", 1, "group 'fc': AdamW cannot be built: Invalid epsilon value: -1"),
         ],
     )
@@ -259,6 +282,14 @@ class TestErrors:
         assert message in caught.value.message
 
 
+def test_an_optimizer_that_the_rules_misspell_has_their_line():
+    with pytest.raises(RuleError) as caught:
+        resolve_groups(TINY, "# mine\nbase optimizer=adamv\nfc lr=1")
+    assert caught.value.line == 2
+    assert "no optimizer is called 'adamv'" in caught.value.message
+    assert "did you mean adam" in caught.value.message
+
+
 class TestTied:
     def test_counts_once(self):
         groups = resolve_groups(TiedLanguageModel(), "lm_head lr=1")
@@ -272,7 +303,6 @@ class TestTied:
             ":all lr=2\nlm_head lr=1",
             "embed lr*=2\nlm_head lr*=3",
             "embed lr=1\nembed, lm_head wd=0\nembed & !body lr*=2",
-            "embed freeze\nlm_head lr=1",
         ],
     )
     def test_agreeing_names(self, rules):
@@ -519,3 +549,168 @@ class TestLaws:
         rules = "base optimizer=sgd lr=1\n:1d wd=0\nblocks.[01] freeze\n:all decay=0.5"
         assert table(resolve_groups(file, rules)) == table(resolve_groups(TINY, rules))
         assert resolve_groups(file, rules).bn_eval == resolve_groups(TINY, rules).bn_eval
+
+
+class TestStatuses:
+    """What ``transfer=`` may be, and what it says."""
+
+    def new(self, model: nn.Module | ModelSpec, transfer: object) -> set[str]:
+        groups = resolve_groups(model, "base optimizer=sgd lr=1\n:new name=new", transfer=transfer)
+        return {n for g in groups.groups if g.name.startswith("new") for n in g.param_names}
+
+    def test_a_head_that_was_replaced_is_new(self):
+        model = TinyNet()
+        swap = surgery.replace_head(model, 3)
+        assert self.new(model, swap) == {"fc.weight", "fc.bias"}
+        groups = resolve_groups(model, "base lr=1\n!:new wd=0", transfer=swap)
+        assert groups.parameters == sum(p.numel() for p in model.parameters())
+
+    def test_what_was_replaced_after_the_transfer_is_new(self):
+        model = TinyNet()
+        outcome = surgery.transfer(TinyNet(), model)
+        surgery.replace_head(model, 10)
+        model.extra = nn.Linear(2, 2)
+        fresh = {"fc.weight", "fc.bias", "extra.weight", "extra.bias"}
+        assert self.new(model, outcome) == fresh
+        assert self.new(nn.DataParallel(model), outcome) == {f"module.{name}" for name in fresh}
+
+    def test_later_ones_overrule(self):
+        model = TinyNet()
+        outcome = surgery.transfer(TinyNet(), model)
+        swap = surgery.replace_head(model, 5)
+        assert self.new(model, [outcome, swap]) == {"fc.weight", "fc.bias"}
+        assert self.new(model, (swap, outcome, {"stem.weight": "fresh"})) == {"stem.weight"}
+
+    def test_a_file_that_a_transfer_wrote(self, tmp_path):
+        surgery.save(TinyNet(7), tmp_path / "old.safetensors")
+        path = tmp_path / "new.safetensors"
+        model = TinyNet()
+        spec = describe(model)
+        status = {t.name: "fresh" if t.name == "fc.bias" else "loaded" for t in spec.tensors}
+        metadata = Record("tiny", status, spec).to_metadata()
+        save_file(model.state_dict(), path, metadata=metadata)
+        for source in (path, str(path), surgery.open_checkpoint(path), [path]):
+            assert self.new(model, source) == {"fc.bias"}
+        with pytest.raises(SelectorError, match="has no record of a transfer"):
+            self.new(model, tmp_path / "old.safetensors")
+
+    @pytest.mark.parametrize("transfer", [5, True, object(), TinyNet(), [None]])
+    def test_anything_else_is_refused(self, transfer):
+        with pytest.raises(SelectorError, match=r"transfer takes what surgery\.transfer or"):
+            self.new(TINY, transfer)
+
+
+class TestTogether:
+    def test_lines_that_can_be_read_are_checked_beside_those_that_cannot(self):
+        found = problems(TINY, "base optimizer=adamv\nfc freze\nfx lr=1\nfc lr=1\nfc lr=2")
+        assert [line for line, _ in found] == [1, 2, 3]
+        found = problems(TINY, "base weight_deacy=1\nfc freze\nfx lr=1\nfc foo=1")
+        assert [line for line, _ in found] == [1, 2, 3, 4]
+
+    def test_the_rate_is_missed_only_where_it_is_missing(self):
+        with pytest.raises(OptimizerError) as caught:
+            resolve_groups(TINY, "", base={"betas": (2.0, 3.0)})
+        assert caught.value.details == ()
+
+    @pytest.mark.parametrize("value", ["no", 0, "maybe"])
+    def test_the_calls_values_are_held_to_the_same(self, value):
+        with pytest.raises(OptimizerError, match="nesterov: expected true or false"):
+            resolve_groups(TINY, "base optimizer=sgd lr=1 momentum=0.9", base={"nesterov": value})
+
+    @pytest.mark.parametrize("word", ["no", "off", "False"])
+    def test_words_for_booleans(self, word):
+        groups = resolve_groups(TINY, f"base optimizer=sgd lr=1 momentum=0.9 nesterov={word}")
+        assert dict(groups.base)["nesterov"] is False
+
+    def test_adafactors_eps_may_lack_one(self):
+        groups = resolve_groups(TINY, "base optimizer=torch:adafactor eps=none,1e-3 lr=1")
+        assert dict(groups.base)["eps"] == (None, 1e-3)
+
+
+class TestFrozen:
+    def test_the_second_phase(self):
+        model = TinyNet()
+        surgery.build_optimizer(model, "base optimizer=sgd lr=1\n!fc freeze")
+        (warning,) = resolve_groups(model, "base optimizer=sgd lr=1\nfc lr*=2").warnings
+        assert warning.startswith("the model has requires_grad off, and no rule a word, on 15")
+        assert warning.endswith("`:all train` unfreezes them")
+        ((_, message),) = problems(model, "base optimizer=sgd lr=1\nstem lr*=2\nfc lr*=3")
+        assert "the model has requires_grad off there, and no rule says `train`" in message
+
+    @pytest.mark.parametrize("rules", ["fc freeze\n:all lr*=0.1", "fc freeze\n:1d wd=0"])
+    def test_broad_rules_may_reach_what_is_frozen(self, rules):
+        resolve_groups(TINY, "base optimizer=sgd lr=1\n" + rules)
+
+    def test_what_is_switched_off_further_down_is_a_note(self):
+        groups = resolve_groups(TINY, "base optimizer=sgd lr=1\nfc lr*=2\nfc freeze")
+        assert "line 2: 'fc lr*=2' has no effect: line 3 freezes it" in groups.warnings
+
+    def test_nothing_trains(self):
+        groups = resolve_groups(TINY, "base optimizer=sgd lr=1\n:1d wd=0\n:all freeze")
+        assert groups.risks == ("nothing trains: every parameter is frozen",)
+
+    def test_an_optional_rule_that_matches_nothing_is_noted(self):
+        groups = resolve_groups(TINY, "base optimizer=sgd lr=1\n:all wd=0\n? layer9 lr=1")
+        assert groups.warnings == ("line 3: '? layer9 lr=1' matches nothing here",)
+
+    def test_integers_cannot_train(self):
+        model = nn.Linear(2, 2)
+        model.codes = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+        ((_, message),) = problems(model, "codes train")
+        assert message == "'codes train' has no effect: integers have no gradient"
+        assert resolve_groups(model, "base lr=1").risks == ()
+
+
+class Shared(nn.Module):
+    """One block under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        self.b = self.a
+
+
+class TestShared:
+    def test_a_norm_answers_to_each_of_its_paths(self):
+        assert resolve_groups(Shared(), "b.1 bn=eval").bn_eval == ("a.1",)
+
+    def test_scales_of_a_tied_parameter_compound_and_say_so(self):
+        rules = "base optimizer=sgd lr=1\nembed lr*=2\nlm_head lr*=3\nbody wd=0"
+        (warning,) = resolve_groups(TiedLanguageModel(), rules).warnings
+        assert warning == (
+            "embed.weight and lm_head.weight are one tied parameter: lr*=2 of line 2 and lr*=3 of "
+            "line 3 both count"
+        )
+        resolved = resolve_groups(TiedLanguageModel(), ":all lr*=2\nlm_head lr*=3")
+        assert resolved.risks == ()
+
+    def test_hints_see_no_wrappers(self):
+        model = nn.DataParallel(TinyNet())
+        model.module.blocks.requires_grad = False
+        model.module.requires_grad = False
+        whole, blocks = resolve_groups(model, "base optimizer=sgd lr=1").risks
+        assert "`:all freeze` would" in whole
+        assert "`blocks freeze` would" in blocks
+
+    def test_why_tells_of_norms(self):
+        groups = resolve_groups(TINY, "base lr=1\n:norm bn=eval wd=0\nfc lr*=2")
+        assert [f.action for f in why(groups, "bn.bias") if f.line > 1] == ["bn=eval", "wd=0"]
+        assert [f.action for f in why(groups, "fc.bias") if f.line > 1] == ["lr*=2"]
+
+    def test_until_when_a_norm_is_held(self):
+        groups = resolve_groups(TINY, "bn unfreeze@3\nblocks.0 freeze")
+        assert groups.to_dict()["bn_eval"] == [
+            {"path": "bn", "until": 3},
+            {"path": "blocks.0.1", "until": None},
+        ]
+
+
+class TestRaw:
+    @pytest.mark.parametrize("rules", [None, 5, b"fc freeze", [1]])
+    def test_no_rules(self, rules):
+        with pytest.raises(RuleError, match="rules are a path, a text or its lines, not"):
+            resolve_groups(TINY, rules)
+
+    def test_lazy_parameters(self):
+        with pytest.raises(SurgeryError, match="weight is lazy and has no shape yet"):
+            resolve_groups(nn.LazyLinear(2), "")

@@ -1,9 +1,11 @@
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from timm.optim import Lamb
+from torch import nn
 
 from surgery.errors import OptimizerError
 from surgery.tuning.optimizer_names import find_optimizer
@@ -27,6 +29,7 @@ class Own(torch.optim.SGD):
         ("timm:Lamb", "timm:lamb", Lamb),
         ("timm:sgd", "timm:sgd", torch.optim.SGD),
         ("torch.optim:NAdam", "torch.optim:NAdam", torch.optim.NAdam),
+        ("torch.optim.AdamW", "torch.optim:AdamW", torch.optim.AdamW),
         (torch.optim.Adam, "torch.optim.adam:Adam", torch.optim.Adam),
     ],
 )
@@ -71,3 +74,9 @@ def test_not_found(written, message):
 def test_the_package_does_not_import_torch():
     code = "import sys, surgery.tuning, surgery.patterns; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("value", [5, partial(torch.optim.SGD, lr=1), nn.Linear])
+def test_neither_a_name_nor_a_class(value):
+    with pytest.raises(OptimizerError, match=r"a name or a class, not|is no torch.optim.Optimizer"):
+        find_optimizer(value)

@@ -99,7 +99,7 @@ class TestParse:
 
     def test_windows_line_ends_and_a_byte_order_mark(self):
         rules = parse_rules("\ufeffmodel timm:vit\r\nfc freeze\r\n")
-        assert rules.model == "timm:vit"
+        assert (rules.model, rules.model_line) == ("timm:vit", 1)
         assert rules.rules[0].line == 2
 
 
@@ -115,7 +115,11 @@ class TestErrors:
             ("freeze", "expected a selector before 'freeze'"),
             ("lr=0.1", "expected a selector before 'lr=0.1'"),
             ("? freeze", "expected a selector before 'freeze'"),
-            ("layer1 layer2 freeze", "'layer2' is no action"),
+            ("layer1 layer2 freeze", "put a comma between selectors, as in `layer1, layer2`"),
+            ("fc lr = 0.1", "put no blanks around =, as in `lr=0.01`"),
+            ("fc lr *= 0.1", "put no blanks around ="),
+            ("fc lr= 0.1", "put no blanks around ="),
+            ("base lr = 0.1", "put no blanks around ="),
             ("layer1 & freeze", "expected an action after 'layer1 & freeze'"),
             ("lr=0.1 lr=0.2 train", "expected a selector before 'lr=0.1'"),
             ("layer1 & lr=1", "lacks a name"),
@@ -224,7 +228,12 @@ class TestRead:
         (".5e-3", 0.0005),
         ("true", True),
         ("False", False),
+        ("yes", True),
+        ("On", True),
+        ("no", False),
+        ("off", False),
         ("none", None),
+        ("'no'", "no"),
         ("'none'", "none"),
         ('"5"', "5"),
         ("0.9,0.999", (0.9, 0.999)),

@@ -1,0 +1,139 @@
+"""A model by name, and a rules file -> groups: what `groups` and `schedule` begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import ArchitectureError, Problem, RuleError, SurgeryError
+from surgery_cli.console import progress
+from surgery_cli.options import open_files
+
+if TYPE_CHECKING:
+    from surgery.checkpoint import Checkpoint
+    from surgery.specs import ModelSpec
+    from surgery.tuning import ParamGroups, Rules
+
+
+def resolve(
+    model: str | None,
+    rules: Path,
+    origin: Path | None,
+    key: str | None,
+    arguments: Mapping[str, Any],
+    num_classes: int | None,
+) -> tuple[Look, ParamGroups]:
+    """The model that is named, in the call or by the rules' ``model`` line, and its groups."""
+    from surgery.tuning import resolve_groups
+
+    read, problems = _read_rules(rules, model)
+    name = model or read.model
+    if name is None:
+        if problems:
+            raise RuleError(str(rules), problems)
+        raise SurgeryError(
+            f"no model is named: give MODEL, or write a line `model timm:NAME` in {rules}"
+        )
+    with progress(f"looking at {name}"), _model_line(read, given=model is not None):
+        look = look_at(name, origin, key, arguments, num_classes)
+    # What is wrong with the lines is told together with what is wrong with their meaning.
+    return look, resolve_groups(look.spec, rules if problems else read, transfer=look.status)
+
+
+def _read_rules(path: Path, model: str | None) -> tuple[Rules, tuple[Problem, ...]]:
+    from surgery.tuning.rules import read_what_can_be
+
+    if not path.exists():
+        raise SurgeryError(
+            f"there is no {path}; `surgery groups {model or 'MODEL'} --init --rules {path}` "
+            "writes one to start from"
+        )
+    return read_what_can_be(path)
+
+
+@contextmanager
+def _model_line(rules: Rules, *, given: bool) -> Iterator[None]:
+    """An architecture that the rules name and nobody knows is an error of their line."""
+    try:
+        yield
+    except ArchitectureError as error:
+        if given:
+            raise
+        raise RuleError(rules.path, [Problem(rules.model_line, error.message)]) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A model as rules see it.
+
+    ``described`` says in lines how it was read; ``status`` is every tensor's where a transfer
+    tells it, ``heads`` the paths of its heads where a live model could be asked.
+    """
+
+    described: tuple[str, ...]
+    spec: ModelSpec
+    status: Mapping[str, str] | None = None
+    heads: tuple[str, ...] | None = None
+
+
+def look_at(
+    name: str,
+    origin: Path | None,
+    key: str | None,
+    arguments: Mapping[str, Any],
+    num_classes: int | None,
+) -> Look:
+    """An architecture or a file, with the status that ``origin`` gives its tensors."""
+    is_file = Path(name).exists()
+    paths = ([Path(name)] if is_file else []) + ([origin] if origin else [])
+    files = open_files(paths, key)
+    look = (
+        _look_at_file(name, files[0], arguments, num_classes)
+        if is_file
+        else _look_at_architecture(name, arguments, num_classes)
+    )
+    return _with_status(look, files[-1]) if origin else look
+
+
+def _look_at_architecture(name: str, arguments: Mapping[str, Any], num_classes: int | None) -> Look:
+    from surgery.architectures import blueprint, find_architecture
+
+    architecture = find_architecture(name)
+    target = blueprint(architecture, arguments=arguments, num_classes=num_classes)
+    return Look((str(architecture),), target.spec, heads=target.heads)
+
+
+def _look_at_file(
+    name: str, checkpoint: Checkpoint, arguments: Mapping[str, Any], num_classes: int | None
+) -> Look:
+    from surgery.record import read_record
+    from surgery.specs import ModelSpec
+
+    if arguments or num_classes is not None:
+        raise SurgeryError(f"{name} is a file; --arg and --num-classes are for architectures")
+    record = read_record(checkpoint.metadata, checkpoint.specs)
+    if record is not None:
+        described = f"{name} (a transfer into {record.architecture})"
+        return Look((described,), record.model, record.status)
+    spec = ModelSpec.from_tensors(checkpoint.specs, ties=checkpoint.ties)
+    described = f"{name} ({checkpoint.format}: names and shapes alone, no module types)"
+    return Look((described,), spec)
+
+
+def _with_status(look: Look, checkpoint: Checkpoint) -> Look:
+    """What a transfer recorded in the file; else what a transfer from it would load."""
+    from surgery.record import read_record
+    from surgery.transfers import plan_transfer
+
+    record = read_record(checkpoint.metadata, checkpoint.specs)
+    if record is not None and record.model.by_name == look.spec.by_name:
+        said = f":new and :loaded as recorded in {checkpoint.path}"
+        return replace(look, described=(*look.described, said), status=record.status)
+    plan = plan_transfer(checkpoint, look.spec)
+    plan.refuse_unless(min_loaded=0.0)
+    said = f":loaded are the {plan.loaded_fraction:.2%} that {checkpoint.path} holds"
+    status = {step.target.name: step.status for step in plan.steps}
+    return replace(look, described=(*look.described, said), status=status)

@@ -1,0 +1,100 @@
+"""When a plan is not good enough to be done, and the likely cause in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from surgery.errors import SurgeryError, TransferRefused
+from surgery.transfers.plan import KeepInit, TransferPlan, shape_text
+
+
+def check(plan: TransferPlan, min_loaded: float, strict: bool) -> None:
+    """Raise TransferRefused where too little would load, or ``strict`` finds a difference."""
+    if not 0 <= min_loaded <= 1:
+        raise SurgeryError(f"min_loaded is a share from 0 to 1, not {min_loaded}")
+    if not any(step.status != "fresh" for step in plan.steps):
+        raise TransferRefused(
+            "not one tensor of the source fits the target; nothing was changed",
+            _why_so_little(plan),
+        )
+    if plan.loaded_fraction < min_loaded:
+        raise TransferRefused(
+            f"only {plan.loaded_fraction * 100:.4g}% of the parameters would be loaded, and at "
+            f"least {min_loaded * 100:.4g}% was asked for (min_loaded); nothing was changed",
+            _why_so_little(plan),
+        )
+    if strict and (differences := _differences_of(plan)):
+        raise TransferRefused(
+            f"strict: {len(differences)} tensors differ between source and target; "
+            "nothing was changed",
+            first_lines(differences, 10),
+        )
+
+
+def _differences_of(plan: TransferPlan) -> list[str]:
+    fresh = [
+        f"target {step.target.name}: {step.reason}"
+        for step in plan.steps
+        if isinstance(step, KeepInit) and not step.expected
+    ]
+    unused = [f"source {u.source.name}: {u.reason}" for u in plan.unused if not u.expected]
+    return [*fresh, *unused, *(f"source {name}: {reason}" for name, reason in plan.unread)]
+
+
+def _why_so_little(plan: TransferPlan) -> list[str]:
+    """First names of both sides, then the likely cause."""
+    fresh = [s for s in plan.steps if isinstance(s, KeepInit)]
+    return [
+        *first_lines(
+            [f"target wants {s.target.name} {shape_text(s.target)}: {s.reason}" for s in fresh], 5
+        ),
+        *first_lines(
+            [f"source has   {u.source.name} {shape_text(u.source)}" for u in plan.unused], 5
+        ),
+        f"likely cause: {_likely_cause(plan, fresh)}",
+    ]
+
+
+def _likely_cause(plan: TransferPlan, fresh: Sequence[KeepInit]) -> str:
+    misfits = [step for step in fresh if step.source is not None]
+    if not plan.unused and not misfits:
+        return "the source holds only a part of the target; lower min_loaded to accept that"
+    if len(misfits) > len(fresh) / 2:
+        return "the names agree but the shapes do not: another size of the same architecture"
+    if any(step.reason.startswith("ambiguous") for step in fresh):
+        return "several networks fit; rename the ones that are not meant away (--map)"
+    if swap := _common_swap(plan, fresh):
+        old, new = swap
+        return f"another nesting; a rename file with the line '{old} -> {new}' would match more"
+    source_shapes = Counter(unused.source.shape for unused in plan.unused)
+    target_shapes = Counter(step.target.shape for step in fresh)
+    shared = (source_shapes & target_shapes).total()
+    if shared > 0.8 * len(fresh):
+        return "the same shapes under other names: another implementation of this architecture"
+    return "the source is another architecture, or another state dict inside the file (--key)"
+
+
+def _common_swap(plan: TransferPlan, fresh: Sequence[KeepInit]) -> tuple[str, str] | None:
+    """The (source prefix, target prefix) whose exchange would match the most names, if many."""
+    by_suffix: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for step in fresh:
+        head, _, tail = step.target.name.partition(".")
+        by_suffix.setdefault((tail, step.target.shape), []).append(head)
+    swaps = Counter(
+        (head, target_head)
+        for unused in plan.unused
+        for head, _, tail in [unused.source.name.partition(".")]
+        for target_head in by_suffix.get((tail, unused.source.shape), ())
+        if tail and head != target_head
+    )
+    if not swaps:
+        return None
+    (swap, count), *_ = swaps.most_common(1)
+    return swap if count >= max(2, len(fresh) / 2) else None
+
+
+def first_lines(lines: Sequence[str], count: int) -> list[str]:
+    """The first lines, and how many more there are."""
+    rest = len(lines) - count
+    return [*lines[:count], *([f"... and {rest} more"] if rest > 0 else [])]
