@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery.specs import TensorSpec
+from surgery.transfers.source import Source, names_of
 
 if TYPE_CHECKING:
     import torch
-
-    from surgery.transfers.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,9 @@ class ValueDifference:
 class Difference:
     """What two checkpoints do not share. Empty (false) where they are equal, bit for bit aside:
     two zeros of unlike sign are equal, and so are two NaN.
+
+    ``incomparable`` are entries of either side that are no tensors of a kind that is read, each
+    with the reason: nobody can say that they agree.
     """
 
     only_first: tuple[TensorSpec, ...]
@@ -41,21 +43,29 @@ class Difference:
     respecified: tuple[tuple[TensorSpec, TensorSpec], ...]
     values: tuple[ValueDifference, ...]
     equal: int
+    incomparable: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.only_first or self.only_second or self.respecified or self.values)
+        return bool(
+            self.only_first
+            or self.only_second
+            or self.respecified
+            or self.values
+            or self.incomparable
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The difference as JSON values; JSON has no infinity, so None stands for it."""
         return {
             "equal": self.equal,
-            "only_first": [_row(spec) for spec in self.only_first],
-            "only_second": [_row(spec) for spec in self.only_second],
-            "respecified": [[_row(one), _row(other)] for one, other in self.respecified],
+            "only_first": [spec.to_row() for spec in self.only_first],
+            "only_second": [spec.to_row() for spec in self.only_second],
+            "respecified": [[one.to_row(), other.to_row()] for one, other in self.respecified],
             "values": [
                 [value.name, value.elements, _or_none(value.largest), _or_none(value.relative)]
                 for value in self.values
             ],
+            "incomparable": [[name, reason] for name, reason in self.incomparable],
         }
 
     def __str__(self) -> str:
@@ -81,6 +91,7 @@ def compare(first: Source, second: Source) -> Difference:
         respecified=tuple((ours[n], theirs[n]) for n in shared if ours[n] != theirs[n]),
         values=tuple(values),
         equal=len(comparable) - len(values),
+        incomparable=tuple(dict.fromkeys((*names_of(first).unread, *names_of(second).unread))),
     )
 
 
@@ -118,7 +129,3 @@ _FOUR_BITS = (*_MAGNITUDES, *(-magnitude for magnitude in _MAGNITUDES))
 
 def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _row(spec: TensorSpec) -> list[Any]:
-    return [spec.name, list(spec.shape), spec.dtype]

@@ -391,7 +391,7 @@ def _telling_positions(curve: ScheduleCurve) -> tuple[tuple[int, ...], int]:
 
 
 def _own_rates_table(curve: ScheduleCurve) -> Table:
-    columns = (Column("group"), Column("own rate", number=True), Column("when"))
+    columns = (Column("group"), Column("own rate", number=True), Column("trains"))
     rows = tuple(
         (group.name, value_text(group.lr), _start_text(group.when)) for group in curve.groups
     )
@@ -513,6 +513,7 @@ def difference_report(
             _specs_table(f"only in {second}", difference.only_second),
             _respecified_table(difference, names),
             _values_table(difference),
+            _pairs_table("cannot be compared", difference.incomparable),
         ),
     )
 

@@ -50,6 +50,14 @@ def test_what_counts_as_equal(one, other):
     assert not difference({"x": torch.tensor(one)}, {"x": torch.tensor(other)})
 
 
+def test_what_cannot_be_read_cannot_agree():
+    state = {"a": torch.zeros(2), "b": torch.eye(2).to_sparse()}
+    found = difference(state, state)
+    assert found
+    assert found.incomparable == (("b", "a tensor of layout sparse_coo"),)
+    assert "cannot be compared" in str(found)
+
+
 def test_names_shapes_and_dtypes():
     one = {"a": torch.zeros(2), "b": torch.zeros(2), "c": torch.zeros(2)}
     other = {"b": torch.zeros(3), "c": torch.zeros(2).half(), "d": torch.zeros(1)}
