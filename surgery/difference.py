@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery.specs import TensorSpec
-from surgery.transfers.source import Source, names_of
 
 if TYPE_CHECKING:
     import torch
+
+    from surgery.transfers.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,9 @@ class Difference:
     """What two checkpoints do not share. Empty (false) where they are equal, bit for bit aside:
     two zeros of unlike sign are equal, and so are two NaN.
 
-    ``incomparable`` are entries of either side that are no tensors of a kind that is read, each
-    with the reason: nobody can say that they agree.
+    ``incomparable`` are tensors of either side of a kind that is not read, each with the reason:
+    nobody can say that they agree. ``others`` names entries of either side that are no tensors,
+    which are not compared and are no difference.
     """
 
     only_first: tuple[TensorSpec, ...]
@@ -44,6 +46,7 @@ class Difference:
     values: tuple[ValueDifference, ...]
     equal: int
     incomparable: tuple[tuple[str, str], ...] = ()
+    others: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(
@@ -66,6 +69,7 @@ class Difference:
                 for value in self.values
             ],
             "incomparable": [[name, reason] for name, reason in self.incomparable],
+            "others": list(self.others),
         }
 
     def __str__(self) -> str:
@@ -91,7 +95,8 @@ def compare(first: Source, second: Source) -> Difference:
         respecified=tuple((ours[n], theirs[n]) for n in shared if ours[n] != theirs[n]),
         values=tuple(values),
         equal=len(comparable) - len(values),
-        incomparable=tuple(dict.fromkeys((*names_of(first).unread, *names_of(second).unread))),
+        incomparable=tuple(dict.fromkeys((*first.unreadable, *second.unreadable))),
+        others=tuple(dict.fromkeys((*first.not_tensors, *second.not_tensors))),
     )
 
 

@@ -515,6 +515,7 @@ def difference_report(
             _values_table(difference),
             _pairs_table("cannot be compared", difference.incomparable),
         ),
+        notes=tuple(f"{name} is no tensor and was not compared" for name in difference.others),
     )
 
 

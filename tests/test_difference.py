@@ -58,6 +58,12 @@ def test_what_cannot_be_read_cannot_agree():
     assert "cannot be compared" in str(found)
 
 
+def test_entries_that_are_no_tensors_are_said_and_are_no_difference():
+    found = difference({"a": torch.zeros(2), "epoch": 3}, {"a": torch.zeros(2)})
+    assert not found
+    assert "epoch is no tensor and was not compared" in str(found)
+
+
 def test_names_shapes_and_dtypes():
     one = {"a": torch.zeros(2), "b": torch.zeros(2), "c": torch.zeros(2)}
     other = {"b": torch.zeros(3), "c": torch.zeros(2).half(), "d": torch.zeros(1)}
