@@ -444,7 +444,8 @@ def check_answerable(selector: Selector, spec: ModelSpec, status: Mapping[str, s
     for atom in selector.atoms:
         if atom.kind == "status" and status is None:
             raise SelectorError(
-                f"{atom.text!r} asks what a transfer loaded, and there was no transfer"
+                f"{atom.text!r} asks what a transfer loaded, and there was no transfer: give one "
+                "by transfer=, or by --from"
             )
         if atom.kind == "type" and not spec.knows_types:
             raise SelectorError(
