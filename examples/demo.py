@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -86,7 +87,10 @@ def accuracy(seed: int, transferred: bool, rules: str | Path) -> float:
     torch.manual_seed(seed)
     model = DigitNet(num_classes=10, depth=3)
     outcome = surgery.transfer(CHECKPOINT, model) if transferred else None
-    optimizer = surgery.build_optimizer(model, rules, transfer=outcome)
+    with warnings.catch_warnings():
+        # One rate for what is new and what is loaded is what the middle column is there to show.
+        warnings.simplefilter("ignore", surgery.SurgeryWarning)
+        optimizer = surgery.build_optimizer(model, rules, transfer=outcome)
     pixels, digits = images()
     _, tuning, testing = split()
     train(model, optimizer, pixels[tuning], digits[tuning], seed)

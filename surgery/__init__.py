@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint, open_checkpoint, save
-    from surgery.errors import SurgeryError
+    from surgery.errors import SurgeryError, SurgeryWarning
     from surgery.heads import HeadSwap, plan_head, replace_head
     from surgery.patterns import select
     from surgery.specs import ModelSpec, TensorSpec
@@ -49,6 +49,7 @@ _HOMES = {
     "Stages": "surgery.training",
     "StateOutcome": "surgery.training",
     "SurgeryError": "surgery.errors",
+    "SurgeryWarning": "surgery.errors",
     "TensorSpec": "surgery.specs",
     "TransferOutcome": "surgery.transfers",
     "TransferPlan": "surgery.transfers",
@@ -81,6 +82,7 @@ __all__ = [
     "Stages",
     "StateOutcome",
     "SurgeryError",
+    "SurgeryWarning",
     "TensorSpec",
     "TransferOutcome",
     "TransferPlan",

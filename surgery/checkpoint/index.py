@@ -309,7 +309,13 @@ def _with_key(path: Path, holding: Holding, key: str) -> StateDict:
         if is_at(key, state.key):
             return state
     keys = [state.key for state in holding.state_dicts if state.key is not None]
-    near = did_you_mean(key, [*keys, *(name for name, _ in holding.others)])
+    others = dict(holding.others)
+    if key in others:
+        raise CheckpointError(
+            f"{shown(path)}: {shown(key)} holds {others[key]}, no state dict",
+            _candidates(holding.state_dicts),
+        )
+    near = did_you_mean(key, [*keys, *others])
     raise CheckpointError(
         f"{shown(path)}: no state dict has the key {shown(key)}{shown(near)}",
         _candidates(holding.state_dicts),

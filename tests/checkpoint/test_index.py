@@ -242,6 +242,12 @@ def test_what_is_no_checkpoint_is_named(
     assert message.isprintable()
 
 
+def test_a_key_that_holds_something_else_is_told(tmp_path: Path) -> None:
+    torch.save({"model": torch.nn.Linear(2, 2).state_dict(), "epoch": 3}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="epoch holds int 3, no state dict"):
+        open_checkpoint(tmp_path / "x.pt", key="epoch")
+
+
 def test_a_trainers_folder_is_its_model(tmp_path: Path, fixtures: Path) -> None:
     """transformers' Trainer keeps its optimizer, arguments and random state beside the model."""
     model = torch.nn.Linear(2, 2)
