@@ -38,6 +38,7 @@ class StateOutcome:
     ``carried`` has its state, ``fresh`` and ``reshaped`` (saved for another shape) start without
     one, ``unused`` was saved for names that the optimizer has not. ``reasons`` are pairs of a
     name and why its state did not come over; there is none where nothing was saved.
+    ``notes`` are what could not be checked.
     """
 
     carried: tuple[str, ...]
@@ -45,6 +46,7 @@ class StateOutcome:
     reshaped: tuple[str, ...]
     unused: tuple[str, ...]
     reasons: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as JSON values."""
@@ -54,6 +56,7 @@ class StateOutcome:
             "reshaped": list(self.reshaped),
             "unused": list(self.unused),
             "reasons": dict(self.reasons),
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
@@ -64,6 +67,7 @@ class StateOutcome:
                 *_lines("fresh", self.fresh, dict(self.reasons)),
                 *_lines("reshaped", self.reshaped, dict(self.reasons)),
                 *_lines("unused", self.unused, {}),
+                *(f"  note: {note}" for note in self.notes),
             )
         )
 
@@ -250,6 +254,7 @@ def _outcome(verdicts: Mapping[str, Verdict], remembered: Remembered) -> StateOu
         reshaped=those("reshaped"),
         unused=(*unused, *remembered.orphans),
         reasons=tuple((name, v.reason) for name, v in verdicts.items() if v.reason),
+        notes=remembered.notes,
     )
 
 

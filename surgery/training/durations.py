@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +25,8 @@ class RunLength:
     def __post_init__(self) -> None:
         for name in ("epochs", "steps_per_epoch"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and (not whole or value < 1):
                 raise TrainingError(f"{name}: expected a whole number from 1, found {value!r}")
 
     def units(self, line: ScheduleLine) -> int | None:
@@ -98,8 +101,27 @@ def _rest_of_run(key: str, warmup: int, line: ScheduleLine, run: RunLength) -> i
 def _contradictions(
     line: ScheduleLine, settings: Mapping[str, Any], run: RunLength
 ) -> Iterator[str]:
-    if line.kind != "OneCycleLR":
-        return
+    if line.kind == "OneCycleLR":
+        yield from _cycle_contradictions(line, settings, run)
+    gamma = settings.get("gamma", 0.1)
+    times = _multiplications(line, settings, run)
+    if times * math.log(gamma) > math.log(sys.float_info.max):
+        yield f"gamma={gamma:g} overflows in this run, which multiplies by it {times} times"
+
+
+def _multiplications(line: ScheduleLine, settings: Mapping[str, Any], run: RunLength) -> int:
+    """How often a run multiplies the rates by gamma; 0 where its length is not known."""
+    rest = max((run.units(line) or 0) - warmup_units(line), 0)
+    if line.kind == "StepLR":
+        return rest // int(settings["step_size"])
+    if line.kind == "MultiStepLR":
+        return sum(milestone <= rest for milestone in settings["milestones"])
+    return rest if line.kind == "ExponentialLR" else 0
+
+
+def _cycle_contradictions(
+    line: ScheduleLine, settings: Mapping[str, Any], run: RunLength
+) -> Iterator[str]:
     last, units = last_unit(line), run.units(line)
     if last is not None and units is not None and units > last:
         yield f"OneCycleLR is over after {last} {line.by}s, and the run has {units}"

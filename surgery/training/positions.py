@@ -8,7 +8,7 @@ parameters of that shape could be exchanged without anyone noticing.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,20 @@ def names_by_position(
     if len(groups) == 1:
         return _in_order(shapes[0], own)
     return _by_shape(shapes, own)
+
+
+def order_notes(names: Sequence[str], model: nn.Module) -> tuple[str, ...]:
+    """What :func:`names_by_position` took on trust: the order of parameters of one shape."""
+    parameters = dict(model.named_parameters())
+    counts = Counter(tuple(parameters[name].shape) for name in names)
+    alike = [count for count in counts.values() if count > 1]
+    if not alike:
+        return ()
+    shapes = "one shape" if len(alike) == 1 else f"{len(alike)} shapes"
+    return (
+        "the state has no names: taken in the model's order, which "
+        f"{sum(alike)} parameters of {shapes} cannot contradict",
+    )
 
 
 def _parameters(model: nn.Module, count: int) -> dict[str, Shape]:

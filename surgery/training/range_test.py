@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -135,7 +136,8 @@ def lr_range_test(
 
     Model, optimizer and random states are afterwards what they were bit for bit, also where
     ``step_fn`` raises, see :func:`surgery.training.restoring.restored`; batches that it took
-    from an iterator stay taken. The model trains in the mode that it is in.
+    from an iterator stay taken. The model trains in the mode that it is in. Schedules are not
+    restored: ``step_fn`` steps none.
 
     The test is Leslie Smith's (2015, arXiv:1506.01186, section 3.3), with the exponential rise,
     the end of it (``diverge`` times the lowest smoothed loss) and the suggestion (the steepest
@@ -145,8 +147,11 @@ def lr_range_test(
     mean lags behind and would suggest a rate that is too high.
 
     Raises TrainingError for bad arguments and for a ``step_fn`` that leaves no gradient, steps
-    the optimizer itself, returns no single number or starts with a loss that is not finite.
+    the optimizer itself, changes the rates, returns no single number or starts with a loss that
+    is not finite.
     """
+    lowest, highest = scalar("lowest", lowest), scalar("highest", highest)
+    smoothing, diverge = scalar("smoothing", smoothing), scalar("diverge", diverge)
     _check_arguments(lowest, highest, steps, smoothing, diverge)
     groups = group_rates(optimizer)
     leading = max(groups.values())
@@ -183,8 +188,9 @@ def _check_arguments(
 ) -> None:
     if not 0 < lowest < highest < math.inf:
         raise TrainingError(f"expected 0 < lowest < highest, found {lowest:g} and {highest:g}")
-    if steps < 2:
-        raise TrainingError(f"expected 2 steps at least, found {steps}")
+    # The slope at a rate is between the losses on both sides of it.
+    if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 3:
+        raise TrainingError(f"steps: expected a whole number from 3, found {steps!r}")
     if not 0 <= smoothing < 1:
         raise TrainingError(f"expected a smoothing from 0 to below 1, found {smoothing:g}")
     if not diverge > 1:
@@ -194,7 +200,7 @@ def _check_arguments(
 def _one_loss(model: nn.Module, optimizer: Optimizer, step_fn: Callable[[], Any]) -> float:
     model.zero_grad()
     optimizer.zero_grad()
-    with _no_steps_inside(optimizer):
+    with _no_steps_inside(optimizer), _rates_kept(optimizer):
         loss = scalar("the loss that step_fn returned", step_fn())
     if not any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
         raise TrainingError("step_fn left no gradient in the optimizer: call backward() in it")
@@ -214,6 +220,15 @@ def _no_steps_inside(optimizer: Optimizer) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def _rates_kept(optimizer: Optimizer) -> Iterator[None]:
+    """A schedule's step would have the loss measured, and the step made, at other rates."""
+    before = group_rates(optimizer)
+    yield
+    if group_rates(optimizer) != before:
+        raise TrainingError("step_fn changed the rates (a scheduler's step?)")
 
 
 class _Divergence:

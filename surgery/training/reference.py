@@ -7,6 +7,8 @@ one torch scheduler.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import torch
 from torch.optim import SGD
 from torch.optim import lr_scheduler as schedulers
 
+from surgery.errors import StateRefused
 from surgery.training.durations import warmup_units
 from surgery.tuning.schedule_line import ScheduleLine
 
@@ -89,8 +92,19 @@ class Reference:
             "schedulers": [_moving(scheduler) for scheduler in self._schedulers],
         }
 
+    def check_state(self, state: object, position: int) -> None:
+        """StateRefused unless this is what one of the same line has at a position."""
+        mine = self.state_dict()
+        if not (isinstance(state, Mapping) and _alike(state, mine)):
+            raise StateRefused("the saved schedule's reference is damaged, or another version's")
+        counted = state["schedulers"][-1]["last_epoch"]  # The outermost one counts every unit.
+        if counted != position:
+            raise StateRefused(
+                f"the saved schedule is at position {position} and its reference at {counted}"
+            )
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Stand where another one of the same line stood."""
+        """Stand where another one of the same line stood; ``check_state`` comes before."""
         group = self._optimizer.param_groups[0]
         group.update(lr=state["lr"], momentum=state["momentum"])
         for scheduler, moving in zip(self._schedulers, state["schedulers"], strict=True):
@@ -133,6 +147,26 @@ def _sequence(
     if warmup is None or isinstance(main, schedulers.ReduceLROnPlateau):
         return None
     return schedulers.SequentialLR(optimizer, [warmup, main], milestones=[warmup_units(line)])
+
+
+def _alike(found: object, mine: object, key: str = "") -> bool:
+    """Whether a value has the keys, the lengths and the kinds of finite number that mine has.
+
+    A plateau's ``best`` alone may be infinite, as it is before the first metric.
+    """
+    if isinstance(mine, dict):
+        if not isinstance(found, Mapping) or found.keys() != mine.keys():
+            return False
+        return all(_alike(found[key], mine[key], key) for key in mine)
+    if isinstance(mine, list):
+        if not isinstance(found, (list, tuple)) or len(found) != len(mine):
+            return False
+        return all(_alike(one, other) for one, other in zip(found, mine, strict=True))
+    kinds = int if isinstance(mine, int) else (int, float)
+    if not isinstance(found, kinds) or isinstance(found, bool):
+        return False
+    limit = math.inf if key == "best" else sys.float_info.max
+    return bool(abs(found) <= limit)
 
 
 def _moving(scheduler: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint import read_optimizer_states
 from surgery.errors import StateRefused
-from surgery.training.positions import names_by_position
+from surgery.training.positions import names_by_position, order_notes
 from surgery.training.training_file import is_training_file, read_training_file
 from surgery.wrappers import unwrap_names
 
@@ -29,7 +29,8 @@ class Remembered:
 
     ``kind`` is the optimizer's class, None where nobody wrote it down; ``counters`` are what
     each parameter's group counts. ``parameters`` are those of a live optimizer, whose values
-    are its own, not copies. ``orphans`` are keys of a state that no parameter has.
+    are its own, not copies. ``orphans`` are keys of a state that no parameter has,
+    ``notes`` what was taken on trust to tell the names.
     """
 
     kind: str | None
@@ -37,9 +38,10 @@ class Remembered:
     counters: Mapping[str, Mapping[str, Any]]
     parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
     orphans: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def kind_of(optimizer: torch.optim.Optimizer) -> str:
+def kind_of(optimizer: object) -> str:
     """The class, as ``package.module:Class``."""
     return f"{type(optimizer).__module__}:{type(optimizer).__qualname__}"
 
@@ -119,12 +121,14 @@ def _of_state_dict(state_dict: Mapping[str, Any], model: nn.Module | None) -> Re
     if not entries:
         return Remembered(None, {}, {})
     names = _carried_names(groups)
+    notes: tuple[str, ...] = ()
     if names is None and all(isinstance(position, str) for position in positions):
         names = positions  # torch.distributed.checkpoint writes names in their place
     if names is None:
         if model is None:
             raise _nameless("the saved state")
         names = names_by_position([group["params"] for group in groups], entries, model)
+        notes = order_notes(names, model)
     clean = _unwrapped(names)
     return Remembered(
         None,
@@ -135,6 +139,7 @@ def _of_state_dict(state_dict: Mapping[str, Any], model: nn.Module | None) -> Re
         },
         _counters(clean, groups),
         orphans=tuple(str(key) for key in state if key not in set(positions)),
+        notes=notes,
     )
 
 

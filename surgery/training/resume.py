@@ -17,6 +17,7 @@ from surgery.training.same_run import (
     check_model,
     check_optimizer,
     check_parts,
+    check_schedule,
     fitting_entries,
     names_in,
     settings_of,
@@ -88,6 +89,7 @@ def save_training(
         step=step,
         extra=extra,
         random=generator_states(),
+        schedule_kind=kind_of(schedule) if schedule is not None else None,
     )
     return write_training_file(path, run)
 
@@ -116,7 +118,9 @@ def resume_training(
     entries = fitting_entries(run.optimizer, optimizer, names)
     if stages is not None:
         stages.check_state(run.stages)
-    if schedule is not None:  # before the others: it may refuse, and the file's rates stand
+    if schedule is not None:
+        check_schedule(run, schedule)
+        # Before the others: it may refuse, and the file's rates stand.
         schedule.load_state_dict(run.schedule)
     model.load_state_dict(_as_named_in(model, run))
     _restore_optimizer(run.optimizer, optimizer, entries)

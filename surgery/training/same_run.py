@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,34 @@ def check_parts(run: TrainingFile, **given: object) -> None:
             raise StateRefused(f"the saved run had a {name}= and none is given")
         if saved is None and part is not None:
             raise StateRefused(f"a {name}= is given and the saved run had none")
+
+
+def check_schedule(run: TrainingFile, schedule: Any) -> None:
+    """Raise StateRefused for another class's schedule, or a state of another form."""
+    own, saved = schedule.state_dict(), run.schedule
+    if run.schedule_kind not in (None, kind_of(schedule)):
+        raise StateRefused(
+            f"the file is another schedule's: {run.schedule_kind} there and "
+            f"{kind_of(schedule)} here"
+        )
+    if not isinstance(saved, Mapping):
+        raise StateRefused("the file's schedule is damaged: expected a mapping")
+    if saved.get("schedule") == own.get("schedule") and not _alike(saved, own):
+        raise StateRefused("the file's schedule is damaged: it is not of the form of this one's")
+
+
+def _alike(saved: Any, own: Any) -> bool:
+    """Mappings of the same words, numbers for numbers; what is None may be anything."""
+    if isinstance(own, Mapping):
+        if not isinstance(saved, Mapping):
+            return False
+        words = {key for key in (*own, *saved) if isinstance(key, str)}
+        return all(key in saved and key in own and _alike(saved[key], own[key]) for key in words)
+    if isinstance(own, list) and isinstance(saved, list) and len(own) == len(saved):
+        return all(map(_alike, saved, own))
+    if own is None or saved is None:
+        return True
+    return isinstance(saved, int | float if isinstance(own, int | float) else type(own))
 
 
 def check_model(run: TrainingFile, model: nn.Module) -> None:
@@ -77,7 +106,27 @@ def check_optimizer(
             f"the file's groups are others: {_first_regrouped(saved, own)}; "
             "load_optimizer_state carries a state to other groups"
         )
+    for saved_group, group in zip(record.groups, optimizer.param_groups, strict=True):
+        _check_settings(settings_of(saved_group), settings_of(group))
     return own
+
+
+def _check_settings(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    # More may be saved: some optimizers count their steps there, from the first step on.
+    missing = own.keys() - saved.keys() - {"initial_lr"}
+    if missing:
+        raise StateRefused(f"the file's groups lack the setting {min(missing)}")
+    lr: Any = saved.get("lr")
+    rate = float(lr) if _is_number(lr) else math.nan
+    if not 0 <= rate < math.inf:
+        raise StateRefused(f"the file's lr is {lr!r}, expected a finite number from 0")
+
+
+def _is_number(value: Any) -> bool:
+    import torch
+
+    tensor = isinstance(value, torch.Tensor) and value.numel() == 1
+    return tensor or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _first_regrouped(saved: Sequence[Sequence[str]], own: Sequence[Sequence[str]]) -> str:

@@ -47,7 +47,8 @@ class TrainingFile:
 
     ``weights`` are the model's state dict, ``others`` its entries that are no tensors;
     ``schedule`` and ``stages`` are their state dicts, None where the run had none; ``random``
-    are the states of torch's generators.
+    are the states of torch's generators. ``schedule_kind`` is the schedule's class, None where
+    there is none or an older file does not say it.
     """
 
     weights: Mapping[str, torch.Tensor]
@@ -60,6 +61,7 @@ class TrainingFile:
     step: int | None
     extra: Any
     random: Mapping[str, Any] = field(default_factory=dict)
+    schedule_kind: str | None = None
 
 
 def is_training_file(path: str | os.PathLike[str]) -> bool:
@@ -87,6 +89,7 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
         },
         "others": packer.packed(dict(run.others), "others"),
         "schedule": packer.packed(run.schedule, "schedule"),
+        "schedule_kind": run.schedule_kind,
         "stages": packer.packed(run.stages, "stages"),
         "rules": run.rules,
         "epoch": packer.packed(run.epoch, "epoch"),
@@ -117,6 +120,8 @@ def read_training_file(path: str | os.PathLike[str]) -> TrainingFile:
 def _read(record: Mapping[str, Any], checkpoint: Checkpoint) -> TrainingFile:
     if record["version"] != _VERSION:
         raise ValueError(f"version {record['version']} of the format, expected {_VERSION}")
+    if not isinstance(record["rules"], str | None):
+        raise TypeError("rules that are no text")
     tensors = checkpoint.state_dict()
     return TrainingFile(
         weights={name: tensors[f"{_MODEL}{name}"] for name in record["weights"]},
@@ -129,6 +134,7 @@ def _read(record: Mapping[str, Any], checkpoint: Checkpoint) -> TrainingFile:
         step=unpacked(record["step"], tensors),
         extra=unpacked(record["extra"], tensors),
         random=_read_random(unpacked(record["random"], tensors)),
+        schedule_kind=record.get("schedule_kind"),
     )
 
 

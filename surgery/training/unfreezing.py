@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from surgery.errors import StageError
+from surgery.errors import RuleError, StageError
 from surgery.patterns import spec_of
 from surgery.specs import ModelSpec, ParameterSpec
+from surgery.tuning import resolve_groups
+from surgery.tuning.actions import is_action
 from surgery.tuning.stages import layer_depths
 from surgery.wrappers import unwrap_name
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: Words that start lines of their own.
+_LINE_WORDS = frozenset({"model", "base", "default", "split", "schedule"})
 
 
 def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
@@ -21,7 +27,10 @@ def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
 
     From the output to the input, as ULMFiT does (Howard and Ruder 2018, section 3.3). Stages
     are the model's own depths where it knows them, see
-    :func:`surgery.tuning.stages.layer_depths`. Put ``base`` and rate lines in front.
+    :func:`surgery.tuning.stages.layer_depths`. Put ``base`` and rate lines in front. A path
+    that rules would read as something else is written as a regular expression.
+
+    Raises :class:`~surgery.errors.StageError`, for names that no rule can say too.
 
     >>> print(surgery.gradual_unfreeze(TinyNet()))
     # The head trains from the start, one stage more every 2 epochs.
@@ -35,14 +44,41 @@ def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
         raise StageError(f"expected every= a whole number of epochs from 1, found {every!r}")
     plural = "every epoch" if every == 1 else f"every {every} epochs"
     lines = [f"# The head trains from the start, one stage more {plural}."]
-    stages = _stages(spec_of(model))
+    spec = spec_of(model)
+    stages = _stages(spec)
     if not stages:
         raise StageError("the model has no parameters that could train")
     below = _stages_below(stages)
     for index, stage in enumerate(stages):
-        paths = ", ".join(dict.fromkeys(_shortest_path(p, index, below) for p in stage))
-        lines.append(f"{paths} {f'unfreeze@{index * every}' if index else 'train'}")
-    return "\n".join(lines) + "\n"
+        paths = dict.fromkeys(_shortest_path(p, index, below) for p in stage)
+        selector = ", ".join(map(_as_selector, paths))
+        lines.append(f"{selector} {f'unfreeze@{index * every}' if index else 'train'}")
+    text = "\n".join(lines) + "\n"
+    _check_read_back(text, spec, stages, every)
+    return text
+
+
+def _as_selector(path: str) -> str:
+    """The path itself where rules read it as a path, else a regular expression for it."""
+    if re.fullmatch(r"[\w.]+", path) and path not in _LINE_WORDS and not is_action(path):
+        return path
+    return f"/^{re.escape(path).replace('/', chr(92) + '/')}(\\.|$)/"
+
+
+def _check_read_back(
+    text: str, spec: ModelSpec, stages: Sequence[Sequence[ParameterSpec]], every: int
+) -> None:
+    """Raise StageError unless the rules say of every parameter what its stage does."""
+    wanted = {p.name: index * every or "train" for index, stage in enumerate(stages) for p in stage}
+    try:
+        groups = resolve_groups(spec, text).groups
+    except RuleError as error:
+        odd = next((name for name in wanted if _as_selector(name) != name), next(iter(wanted)))
+        raise StageError(f"{odd!r} has a name that rules cannot say: {error.message}") from error
+    found = {name: group.when for group in groups for name in group.param_names}
+    for name, when in wanted.items():
+        if found.get(name) != when:
+            raise StageError(f"{name!r} has a name that rules would read as something else")
 
 
 def _stages(spec: ModelSpec) -> list[list[ParameterSpec]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from itertools import pairwise
 
 from surgery.errors import did_you_mean
@@ -51,12 +52,19 @@ def _over_stages(action: Action, parameters: Sequence[int], spec: ModelSpec) -> 
 def geometric(first: float, last: float, count: int) -> tuple[float, ...]:
     """``count`` rates from ``first`` to ``last``, both exactly, each the same factor apart.
 
+    Those between are rounded to 15 significant digits, from decimal powers, as powers of floats
+    are not good for that many: equal rates that differ by the last bit would be two groups.
+
     >>> geometric(1e-4, 1e-2, 3)
     (0.0001, 0.001, 0.01)
     """
+    if first == last:
+        return (first,) * count
     steps = count - 1
-    between = (first ** (1 - i / steps) * last ** (i / steps) for i in range(1, steps))
-    return (first, *between, last)
+    start, end = Decimal(repr(first)), Decimal(repr(last))
+    shares = (Decimal(i) / steps for i in range(1, steps))
+    between = (start ** (1 - share) * end**share for share in shares)
+    return (first, *(float(f"{rate:.15g}") for rate in between), last)
 
 
 def _between_points(

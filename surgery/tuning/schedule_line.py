@@ -98,6 +98,7 @@ def parse_schedule(words: Sequence[str], path: str, line: int) -> ScheduleLine:
         except ValueError as error:
             problems.append(str(error))
     problems += _missing(kind, values, words[1:])
+    problems += _at_odds(kind, values)
     if problems:
         raise ScheduleLineError(problems)
     own = {key: values.pop(key) for key in ("by", "warmup", "warmup_from") if key in values}
@@ -152,6 +153,14 @@ def _missing(kind: str, values: Mapping[str, Any], words: Sequence[str]) -> Iter
         yield "warmup_from= needs warmup=, how long it lasts"
 
 
+def _at_odds(kind: str, values: Mapping[str, Any]) -> Iterator[str]:
+    if kind != "OneCycleLR":
+        return
+    low, high = ({**_MOMENTA, **values}[key] for key in _MOMENTA)
+    if low > high:
+        yield f"base_momentum is {low:g} and max_momentum {high:g}: the base is the lower end"
+
+
 # --- values -------------------------------------------------------------------------------------
 
 Reader = Callable[[str, str], Any]
@@ -185,6 +194,13 @@ def _share(key: str, text: str) -> float:
     value = _number(key, text)
     if not 0 <= value <= 1:
         raise ValueError(f"{key}: expected a share of each group's rate, 0 to 1, found {text}")
+    return value
+
+
+def _divisor(key: str, text: str) -> float:
+    value = _number(key, text)
+    if value < 1:
+        raise ValueError(f"{key}: expected a number from 1, for the peak is highest, found {text}")
     return value
 
 
@@ -258,7 +274,7 @@ _KEYS: Mapping[str, Mapping[str, Reader]] = {
         "cycle_momentum": _truth,
         "base_momentum": _between,
         "max_momentum": _between,
-        "div_factor": _positive,
+        "div_factor": _divisor,
         "final_div_factor": _positive,
         "three_phase": _truth,
     },
@@ -285,6 +301,9 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "ExponentialLR": ("gamma",),
     "CosineAnnealingWarmRestarts": ("T_0",),
 }
+
+#: Torch's defaults for the ends between which OneCycleLR moves the momentum, the lower one first.
+_MOMENTA: Mapping[str, float] = {"base_momentum": 0.85, "max_momentum": 0.95}
 
 #: Keys of torch's that are rates, one number for all groups.
 _ABSOLUTE = frozenset({"eta_min", "min_lr", "max_lr", "base_lr", "eps"})

@@ -285,6 +285,22 @@ class TestWithoutNames:
         with pytest.raises(StateRefused, match="keeps no names: give model="):
             surgery.load_optimizer_state(new, old.state_dict())
 
+    def test_an_order_that_shapes_cannot_check_is_said(self):
+        model = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(3)))
+        old = torch.optim.SGD(list(model.parameters())[::-1], 0.1, momentum=0.9)
+        model(torch.ones(1, 4)).sum().backward()
+        old.step()
+        new = surgery.build_optimizer(model, "base optimizer=sgd lr=1 momentum=0.9")
+        outcome = surgery.load_optimizer_state(new, old.state_dict(), model=model)
+        note = (
+            "the state has no names: taken in the model's order, which 3 parameters of one "
+            "shape cannot contradict"
+        )
+        assert outcome.notes == (note,)
+        assert note in str(outcome)
+        assert outcome.to_dict()["notes"] == [note]
+        assert surgery.load_optimizer_state(new, old, model=model).notes == ()
+
     def test_only_what_trained(self):
         model = TinyNet()
         model.stem.requires_grad_(False)

@@ -368,7 +368,11 @@ class TestMistakes:
             ({"lowest": 1, "highest": 0.1}, "expected 0 < lowest < highest, found 1 and 0.1"),
             ({"highest": math.inf}, "found 1e-07 and inf"),
             ({"highest": math.nan}, "found 1e-07 and nan"),
-            ({"steps": 1}, "expected 2 steps at least, found 1"),
+            ({"steps": 2}, "steps: expected a whole number from 3, found 2"),
+            ({"steps": 3.5}, "steps: expected a whole number from 3, found 3.5"),
+            ({"steps": True}, "steps: expected a whole number from 3, found True"),
+            ({"lowest": "a"}, "lowest: expected one number, found a str"),
+            ({"diverge": None}, "diverge: expected one number, found None"),
             ({"smoothing": 1}, "expected a smoothing from 0 to below 1, found 1"),
             ({"diverge": 1}, "expected a factor above 1 for diverge, found 1"),
         ],
@@ -397,6 +401,22 @@ class TestMistakes:
         assert message in str(caught.value)
         assert everything(model, optimizer) == before
         optimizer.step()  # no longer refused
+
+    def test_a_schedule_that_step_fn_steps(self):
+        model = TinyNet()
+        optimizer = surgery.build_optimizer(model, RULES)
+        schedule = build_schedule(optimizer, "schedule exponential gamma=0.5")
+        optimizer.step()
+        before, loss_of = everything(model, optimizer), a_step(model)
+
+        def step_fn():
+            loss = loss_of()
+            schedule.step()
+            return loss
+
+        with pytest.raises(TrainingError, match="step_fn changed the rates"):
+            lr_range_test(model, optimizer, step_fn)
+        assert everything(model, optimizer)["groups"] == before["groups"]
 
     def test_rates_of_0(self):
         model = TinyNet()

@@ -420,6 +420,39 @@ class TestRefusals:
     def test_damaged_records(self, change, path):
         self.refused(Run(), self.rewritten(path, change), "its record of the training is damaged")
 
+    @pytest.mark.parametrize("damage", [5, {"dict": []}, {"dict": [["schedule", 1]]}])
+    def test_a_damaged_schedule(self, damage, path):
+        self.rewritten(path, lambda record: {**record, "schedule": damage})
+        self.refused(Run(), path, "schedule is damaged|no state of such a schedule")
+
+    @pytest.mark.parametrize("rate", ["a", -1.0, True, None])
+    def test_a_rate_that_cannot_be(self, rate, path):
+        def change(record):
+            group = record["optimizer"]["groups"][0]["dict"]
+            next(pair for pair in group if pair[0] == "lr")[1] = rate
+            return record
+
+        self.refused(Run(), self.rewritten(path, change), "expected a finite number from 0")
+
+    def test_a_setting_that_is_missing(self, path):
+        def change(record):
+            group = record["optimizer"]["groups"][0]["dict"]
+            group[:] = [pair for pair in group if pair[0] != "betas"]
+            return record
+
+        self.refused(Run(), self.rewritten(path, change), "groups lack the setting betas")
+
+    def test_rules_that_are_no_text(self, path):
+        self.rewritten(path, lambda record: {**record, "rules": 5})
+        self.refused(Run(), path, "record of the training is damaged")
+
+    def test_another_scheduler_of_torch(self, tmp_path):
+        run, path = Run(), tmp_path / "other.safetensors"
+        saved = torch.optim.lr_scheduler.ExponentialLR(run.optimizer, 0.9)
+        surgery.save_training(path, **{**run.parts, "schedule": saved})
+        given = torch.optim.lr_scheduler.StepLR(run.optimizer, 2)
+        self.refused(run, path, "another schedule's", schedule=given)
+
 
 VALUES = st.recursive(
     st.none()

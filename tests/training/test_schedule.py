@@ -235,6 +235,37 @@ class TestGroups:
         advance(new)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.025, 0.1])
 
+    def test_a_replaced_schedule_that_is_alive_does_not_meddle(self):
+        optimizer = optimizer_of(1.0)
+        old = build(optimizer, "exponential gamma=0.5")
+        run(old, 2)
+        new = build(optimizer, "exponential gamma=0.1")
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0})
+        optimizer.step()
+        assert [group["lr"] for group in optimizer.param_groups] == [0.25, 1.0]
+        assert (old.base_lrs, new.base_lrs) == ([1.0], [0.25, 1.0])
+
+    def test_a_group_that_comes_later_leaves_the_others_alone(self):
+        optimizer = optimizer_of(1.0)
+        schedule = build(optimizer, "exponential gamma=0.5")
+        run(schedule, 1)
+        optimizer.param_groups[0]["lr"] = 7.0
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0})
+        optimizer.step()
+        assert [group["lr"] for group in optimizer.param_groups] == [7.0, 0.5]
+
+    @pytest.mark.parametrize("rate", [-1.0, math.nan, math.inf])
+    def test_rates_that_no_schedule_can_multiply(self, rate):
+        optimizer = optimizer_of(1.0, 1.0)
+        optimizer.param_groups[1]["lr"] = rate
+        with pytest.raises(TrainingError, match="expected finite rates from 0"):
+            build(optimizer, "cosine")
+        assert "initial_lr" not in optimizer.param_groups[0]
+
+    def test_a_rate_of_0_stands_still(self):
+        rates = run(build(optimizer_of(0.0, 1.0), "cosine warmup=2"), EPOCHS)
+        assert {row[0] for row in rates} == {0.0}
+
     def test_rates_that_are_tensors_keep_their_identity(self):
         optimizer = torch.optim.Adam(
             [torch.nn.Parameter(torch.ones(2))], lr=torch.tensor(1.0), capturable=False
@@ -311,6 +342,51 @@ class TestState:
             schedule.load_state_dict(saved.state_dict())
         assert json.dumps(schedule.state_dict()) == before
 
+    @pytest.mark.parametrize("line", ["onecycle", "plateau warmup=2", "sgdr T_0=2 warmup=1"])
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            (("position",), "3"),
+            (("position",), True),
+            (("position",), -1),
+            (("position",), 4),
+            (("base_lrs",), None),
+            (("base_lrs",), ["a"]),
+            (("base_lrs",), [math.nan]),
+            (("base_lrs",), [1.0, 2.0]),
+            (("reference",), None),
+            (("reference",), {"lr": 1.0}),
+            (("reference", "lr"), "a"),
+            (("reference", "momentum"), None),
+            (("reference", "lr"), math.inf),
+            (("reference", "schedulers"), []),
+            (("reference", "schedulers"), 7),
+            (("reference", "schedulers", 0), {}),
+            (("reference", "schedulers", 0, "last_epoch"), 1.5),
+            (("reference", "schedulers", 0, "_last_lr"), [1.0, 1.0]),
+        ],
+    )
+    def test_a_damaged_one_is_refused_and_nothing_changes(self, line, path, value):
+        saved = build(optimizer_of(1.0), line)
+        run(saved, 3)
+        state = json.loads(json.dumps(saved.state_dict()))
+        place = state
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        schedule = build(optimizer_of(0.5), line)
+        before = json.dumps(schedule.state_dict())
+        group = dict(schedule.optimizer.param_groups[0])
+        with pytest.raises(StateRefused):
+            schedule.load_state_dict(state)
+        assert json.dumps(schedule.state_dict()) == before
+        assert schedule.optimizer.param_groups[0] == group
+
+    @pytest.mark.parametrize("state", [None, [], "state", 3])
+    def test_no_mapping_at_all(self, state):
+        with pytest.raises(StateRefused, match="no state of such a schedule"):
+            build(optimizer_of(1.0), "cosine").load_state_dict(state)
+
     def test_torchs_own_state_is_refused(self):
         scheduler = schedulers.StepLR(optimizer_of(1.0), 3)
         with pytest.raises(StateRefused, match="no state of such a schedule"):
@@ -382,6 +458,9 @@ class TestErrors:
             ("onecycle total_steps=5", {"epochs": 9}, "is over after 5 epochs, and the run has 9"),
             ("onecycle pct_start=0.1", {"epochs": 10}, "cannot rise in one epoch"),
             ("cosine floor=3", {"epochs": 10}, "floor"),
+            ("exponential gamma=10", {"epochs": 400}, "gamma=10 overflows in this run"),
+            ("step step_size=2 gamma=1e200", {"epochs": 4}, "which multiplies by it 2 times"),
+            ("multistep milestones=1,3 gamma=1e200", {"epochs": 3}, "multiplies by it 2 times"),
         ],
     )
     def test_of_the_line(self, line, length, message):
@@ -393,7 +472,7 @@ class TestErrors:
         assert str(caught.value).startswith("<rules>:2: ")
         assert optimizer.param_groups[0] == before
 
-    @pytest.mark.parametrize("length", [{"epochs": 0}, {"epochs": -1}, {"steps_per_epoch": 1.5}])
+    @pytest.mark.parametrize("length", [{"epochs": 0}, {"epochs": True}, {"steps_per_epoch": 1.5}])
     def test_of_the_runs_length(self, length):
         with pytest.raises(TrainingError, match="expected a whole number from 1"):
             surgery.build_schedule(optimizer_of(1.0), "schedule cosine T_max=3", **length)
@@ -403,6 +482,35 @@ class TestErrors:
         schedule.optimizer.step()
         with pytest.raises(TrainingError, match=r"goes by a metric: step\(metric\)"):
             schedule.step()
+
+    @pytest.mark.parametrize(
+        ("metric", "message"),
+        [
+            ("a", "expected one number, found a str"),
+            (torch.ones(2), r"expected one number, found the shape \(2,\)"),
+            (math.nan, "is NaN"),
+            (torch.tensor(math.nan), "is NaN"),
+        ],
+    )
+    def test_a_metric_that_is_none(self, metric, message):
+        schedule = build(optimizer_of(1.0), "plateau warmup=2")
+        schedule.optimizer.step()
+        before = json.dumps(schedule.state_dict())
+        with pytest.raises(TrainingError, match=message):
+            schedule.step(metric)
+        assert json.dumps(schedule.state_dict()) == before
+
+    def test_a_metric_by_torchs_keyword(self):
+        schedule = build(optimizer_of(1.0), "plateau patience=0")
+        for metric in (1.0, torch.tensor([2.0])):
+            schedule.optimizer.step()
+            schedule.step(metrics=metric)
+        assert schedule.factor == pytest.approx(0.1)
+
+    def test_gamma_above_1_to_where_it_just_fits(self):
+        schedule = build(optimizer_of(1.0), "exponential gamma=10 warmup=2", epochs=310)
+        run(schedule, 310)
+        assert math.isfinite(schedule.factor)
 
     def test_no_other_takes_one(self):
         schedule = build(optimizer_of(1.0), "cosine")

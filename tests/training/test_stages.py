@@ -330,6 +330,46 @@ class TestGradualUnfreeze:
         assert ordered == sorted(ordered, reverse=True)
         assert sorted(set(found.values())) == list(range(0, 2 * len(set(found.values())), 2))
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "?a",
+            "base",
+            "split",
+            "schedule",
+            "model",
+            "default",
+            "a+b",
+            "a$",
+            "x*",
+            "a/b",
+            "[a]",
+            "freeze",
+            "a b",
+            "a#b",
+            "#a",
+            "a,b",
+            "!a",
+            ":all",
+            "a=1",
+            "type:b",
+            "a{",
+            "-",
+        ],
+    )
+    def test_names_that_rules_would_read_otherwise(self, name):
+        model = nn.Sequential()
+        for path in (name, "xy", "head"):
+            model.add_module(path, nn.Linear(2, 2, bias=False))
+        found = starts(model, "default error\n" + surgery.gradual_unfreeze(model))
+        assert found == {"head.weight": 0, "xy.weight": 2, f"{name}.weight": 4}
+
+    def test_a_name_that_no_rule_can_say(self):
+        model = nn.Sequential()
+        model.add_module("a\nb", nn.Linear(2, 2, bias=False))
+        with pytest.raises(StageError, match=r"a\\nb.weight' has a name"):
+            surgery.gradual_unfreeze(model)
+
     @pytest.mark.parametrize("every", [0, -1, 1.5, True])
     def test_bad_every(self, every):
         with pytest.raises(StageError, match="expected every= a whole number of epochs from 1"):

@@ -169,6 +169,17 @@ class TestSpread:
         assert "disagrees with 'lr=1e-3..1e-1' in line 2" in told
 
 
+@pytest.mark.parametrize("rate", [1e-4, 3e-5, 0.1, 0.123456789012345678])
+@pytest.mark.parametrize("count", [2, 3, 7, 12])
+def test_equal_ends_are_one_rate(rate, count):
+    assert geometric(rate, rate, count) == (rate,) * count
+
+
+def test_rates_between_are_the_numbers_one_would_write():
+    expected = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    assert geometric(1e-7, 1.0, 8) == expected
+
+
 def test_geometric():
     assert geometric(1e-4, 1e-2, 2) == (1e-4, 1e-2)
     assert geometric(1.0, 16.0, 5) == pytest.approx((1, 2, 4, 8, 16), rel=1e-14)
