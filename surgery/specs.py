@@ -140,11 +140,6 @@ class ModelSpec:
         return {module.path: module for module in self.modules}
 
     @cached_property
-    def parameter_of(self) -> Mapping[str, ParameterSpec]:
-        """The parameter behind each of its names."""
-        return {alias: parameter for parameter in self.parameters for alias in parameter.aliases}
-
-    @cached_property
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """The state dict's names of one tensor, parameter or buffer, where it has several."""
         groups = (*(parameter.aliases for parameter in self.parameters), *self.shared_buffers)

@@ -17,14 +17,10 @@ from surgery.tuning.matching import Match
 
 @dataclass(frozen=True, slots=True)
 class HeldNorm:
-    """A norm that stays in eval mode: for epochs before ``until``, or for good where it is None.
-
-    ``line`` is the rule that asked for it by ``bn=eval``, 0 where being frozen implies it.
-    """
+    """A norm that stays in eval mode: for epochs before ``until``, or for good where it is None."""
 
     path: str
     until: int | None = None
-    line: int = 0
 
 
 def held_norms(
@@ -40,25 +36,22 @@ def held_norms(
     )
 
 
-def _held(
-    path: str, ruled: Mapping[str, tuple[object, int]], frozen: Mapping[str, float]
-) -> HeldNorm | None:
+def _held(path: str, ruled: Mapping[str, object], frozen: Mapping[str, float]) -> HeldNorm | None:
     if path in ruled:
-        mode, line = ruled[path]
-        return HeldNorm(path, None, line) if mode == "eval" else None
+        return HeldNorm(path) if ruled[path] == "eval" else None
     until = frozen.get(path, 0)
     if until == 0:
         return None
     return HeldNorm(path, None if until == math.inf else int(until))
 
 
-def _last_words(found: Sequence[Match], attribute: str) -> dict[str, tuple[object, int]]:
-    """What the last line said about each norm, and which line it was."""
-    words: dict[str, tuple[object, int]] = {}
+def _last_words(found: Sequence[Match], attribute: str) -> dict[str, object]:
+    """What the last line said about each norm."""
+    words: dict[str, object] = {}
     for match in found:
         for action in match.rule.actions:
             if action.attribute == attribute:
-                words.update(dict.fromkeys(match.norms, (action.value, match.rule.line)))
+                words.update(dict.fromkeys(match.norms, action.value))
     return words
 
 
@@ -77,7 +70,7 @@ def _frozen_until(
     words = _last_words(found, "when")
     for module in _stateful(spec):
         if module.path not in trains_from and module.path in words:
-            when: When = words[module.path][0]  # type: ignore[assignment]
+            when: When = words[module.path]  # type: ignore[assignment]
             trains_from[module.path] = first_epoch(when)
     return trains_from
 
