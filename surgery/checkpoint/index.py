@@ -71,7 +71,7 @@ class Checkpoint:
         """
         from surgery.checkpoint.tensors import read_tensor
 
-        place = self._place(name)
+        place = self.place(name)
         with place.region.source.opened() as reader:
             return read_tensor(place, reader)
 
@@ -125,7 +125,8 @@ class Checkpoint:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _place(self, name: str) -> Place:
+    def place(self, name: str) -> Place:
+        """Where the tensor lies. Raises CheckpointError as :meth:`tensor` does."""
         if name in self._places:
             return self._places[name]
         reasons = dict(self.unreadable)
