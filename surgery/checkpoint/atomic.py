@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -19,13 +20,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A symbolic link is written through. The new file has the mode of the one it replaces, or
     the mode that the umask gives. However the block ends, by an error, Ctrl-C or a full disk,
-    the temporary file is gone; the old file is as it was unless all went well. Hard links to
-    the old file keep the old content. Raises CheckpointError where nothing can be written.
+    the temporary file is gone; the old file is as it was unless all went well. What a killed
+    process left beside ``path`` is removed first. Hard links to the old file keep the old
+    content. Raises CheckpointError where nothing can be written.
     """
     target = writable(path)
     draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    handle = None
     try:
-        mode = _create(draft)
+        _sweep(target)
+        handle = _create(draft)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
         yield draft
         draft.chmod(_mode(target) or mode)
         _flush(draft)
@@ -37,6 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         draft.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def writable(path: Path) -> Path:
@@ -53,13 +60,50 @@ def writable(path: Path) -> Path:
 
 
 def _create(draft: Path) -> int:
-    """Make the file and return its mode: 0o666, less what the umask takes away.
+    """Make the file and keep it open and locked: it is somebody's as long as the lock is held.
 
     O_EXCL never follows a link that someone put there. The mode is set again at the end, as
-    serialisers may replace the file by one of their own.
+    whoever writes may replace the file by one of their own.
     """
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return stat.S_IMODE(draft.stat().st_mode)
+    while True:
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        # Between the two calls another process may have taken the file for an abandoned one.
+        if _lock(handle) and draft.exists():
+            return handle
+        os.close(handle)
+
+
+def _sweep(target: Path) -> None:
+    """Remove drafts of this file whose process was killed: nobody holds their lock any more."""
+    left = re.compile(rf"\.{re.escape(target.name[:100])}\.[0-9a-f]{{16}}\.tmp")
+    for entry in target.parent.iterdir():
+        if left.fullmatch(entry.name):
+            _remove_abandoned(entry)
+
+
+def _remove_abandoned(draft: Path) -> None:
+    try:
+        handle = os.open(draft, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return  # gone by now, or another user's
+    try:
+        if _lock(handle):
+            draft.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether the file is ours alone now. A lock ends with its process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: a file that is open cannot be removed there
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _mode(path: Path) -> int | None:

@@ -27,8 +27,10 @@ VERSIONS_KEY = "surgery.versions"
 #: The tied names among the metadata, as a JSON list; only where they could be told wrongly.
 ALIASES_KEY = "surgery.aliases"
 
+#: Bytes; the limit of safetensors' own reader.
+LARGEST_HEADER = 100_000_000
+
 _METADATA = "__metadata__"
-_LARGEST_HEADER = 100_000_000
 _MOST_DIMENSIONS = 64
 _LARGEST = 1 << 63
 
@@ -121,8 +123,8 @@ def _header_length(reader: Reader) -> int:
     if size < 8:
         raise _Fault(f"cut short: expected 8 bytes of length, have {size}")
     length = int.from_bytes(reader.read(0, 8), "little")
-    if length > _LARGEST_HEADER:
-        raise _Fault(f"its length of {length:,} bytes is over the limit of {_LARGEST_HEADER:,}")
+    if length > LARGEST_HEADER:
+        raise _Fault(f"its length of {length:,} bytes is over the limit of {LARGEST_HEADER:,}")
     if 8 + length > size:
         raise _Fault(f"cut short: expected {8 + length:,} bytes, have {size:,}")
     return length

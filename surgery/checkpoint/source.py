@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from types import TracebackType
 
 from surgery.checkpoint.wording import shown
 from surgery.errors import CheckpointError
@@ -68,20 +69,33 @@ class Reader:
         self.source = source
         self._file = file
 
-    def read(self, start: int, count: int) -> bytearray:
-        """Exactly ``count`` bytes from ``start``, in memory of the caller's own."""
+    def fileno(self) -> int:
+        """The open file, for the kernel."""
+        return self._file.fileno()
+
+    def check_range(self, start: int, count: int) -> None:
+        """Raise CheckpointError unless the file has ``count`` bytes from ``start``."""
         if start + count > self.source.size:
             raise CheckpointError(
                 f"{self.source.label}: cut short: expected {start + count:,} bytes, "
                 f"have {self.source.size:,}"
             )
+
+    def read(self, start: int, count: int) -> bytearray:
+        """Exactly ``count`` bytes from ``start``, in memory of the caller's own."""
+        self.check_range(start, count)
         data = bytearray(count)
+        self.read_into(start, memoryview(data))
+        return data
+
+    def read_into(self, start: int, memory: memoryview) -> None:
+        """Fill ``memory``, bytes of the caller's, with what begins at ``start``."""
+        self.check_range(start, memory.nbytes)
         try:
             self._file.seek(start)
-            self._fill(memoryview(data))
+            self._fill(memory)
         except OSError as error:
             raise _unreadable(self.source.path, error) from error
-        return data
 
     def _fill(self, rest: memoryview) -> None:
         """A single read may stop short: Linux gives at most 2 GiB at once."""
@@ -90,6 +104,36 @@ class Reader:
             if not got:
                 raise CheckpointError(f"{self.source.label}: became shorter while it was read")
             rest = rest[got:]
+
+
+class OneAtATime:
+    """Opens sources in turn, for work that goes from tensor to tensor; used with ``with``.
+
+    A checkpoint may have more shards than a process may have open files. Every source is checked
+    for changes as it is closed, unless something else went wrong.
+    """
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._reader: Reader | None = None
+
+    def reader(self, source: Source) -> Reader:
+        """The source, open; the one before it is closed."""
+        if self._reader is None or self._reader.source != source:
+            self._open.close()
+            self._reader = self._open.enter_context(source.opened())
+        return self._reader
+
+    def __enter__(self) -> OneAtATime:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:

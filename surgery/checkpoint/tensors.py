@@ -1,34 +1,100 @@
-"""A place in a file to a tensor in memory. The only file here that makes tensors."""
+"""Places in files and tensors in memory, brought together. The only file here that makes tensors.
+
+Bytes are moved as integers of the same width: a copy as floats may quieten a NaN, and a copy as
+booleans makes 1 of every other byte.
+"""
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.places import Place, contiguous_strides
 from surgery.checkpoint.regions import read_region
+from surgery.checkpoint.source import Reader
+from surgery.checkpoint.values import Computed, Values, is_plain
 
 if TYPE_CHECKING:
     import torch
 
-    from surgery.checkpoint.source import Reader
+#: Bytes that are read, computed with and written at a time.
+CHUNK = 1 << 22
 
 
 def read_tensor(place: Place, reader: Reader) -> torch.Tensor:
-    """The values at ``place``, bit for bit, in memory of their own; strides may be the file's.
+    """The values at ``place``, bit for bit, in memory of their own; strides may be the file's."""
+    import torch
 
-    Bytes are moved as integers of the same width: a copy as floats may quieten a NaN, and a
-    copy as booleans makes 1 of every other byte.
+    if not place.numel:
+        return torch.empty(place.shape, dtype=getattr(torch, place.dtype))
+    start, count = place.offset * place.itemsize, place.extent * place.itemsize
+    return _as_placed(read_region(place.region, reader, start, count), place)
+
+
+def map_tensor(place: Place, reader: Reader) -> torch.Tensor:
+    """The values at ``place``, read from the file when they are first looked at.
+
+    What is written to the tensor stays in memory and never reaches the file. Values that do not
+    lie in the file as memory has them are read at once, as :func:`read_tensor` does.
     """
+    start = place.region.start + place.offset * place.itemsize
+    if not place.numel or not is_plain(place) or start % place.itemsize:
+        return read_tensor(place, reader)
+    reader.check_range(start, place.extent * place.itemsize)
+    page = start - start % mmap.ALLOCATIONGRANULARITY
+    length = start - page + place.extent * place.itemsize
+    mapped = mmap.mmap(reader.fileno(), length, access=mmap.ACCESS_COPY, offset=page)
+    return _as_placed(memoryview(mapped)[start - page :], place)
+
+
+def pieces(values: Values) -> Iterator[torch.Tensor]:
+    """All values in row-major order, as flat contiguous tensors on the CPU of about CHUNK bytes."""
+    if isinstance(values, Computed):
+        yield from values.pieces()
+    elif isinstance(values, Place):
+        with values.region.source.opened() as reader:
+            yield from _pieces_of_place(values, reader)
+    else:
+        yield from _pieces_of_tensor(values)
+
+
+def memory(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU: its own memory, which is kept alive."""
+    import torch
+
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _pieces_of_place(place: Place, reader: Reader) -> Iterator[torch.Tensor]:
+    if not is_plain(place):
+        yield read_tensor(place, reader).contiguous().reshape(-1)
+        return
+    per_chunk = max(1, CHUNK // place.itemsize)
+    for done in range(0, place.numel, per_chunk):
+        count = min(per_chunk, place.numel - done)
+        yield read_tensor(
+            Place(place.region, place.dtype, (count,), (1,), place.offset + done), reader
+        )
+
+
+def _pieces_of_tensor(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor that is not contiguous is copied whole, others piece by piece from their device."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    per_chunk = flat.numel() if flat.device.type == "cpu" else CHUNK // flat.element_size()
+    for done in range(0, flat.numel(), max(1, per_chunk)):
+        yield flat[done : done + per_chunk].cpu()
+
+
+def _as_placed(data: bytearray | memoryview, place: Place) -> torch.Tensor:
+    """The bytes from the first element of the view to its last, as the tensor they are."""
     import torch
 
     dtype = getattr(torch, place.dtype)
-    if not place.numel:
-        return torch.empty(place.shape, dtype=dtype)
-    start, count = place.offset * place.itemsize, place.extent * place.itemsize
-    data = torch.frombuffer(read_region(place.region, reader, start, count), dtype=torch.uint8)
+    flat = torch.frombuffer(data, dtype=torch.uint8)
     if place.region.swapped:
-        data = _byteswapped(data, dtype)
-    elements = data.view(_carrier(place.itemsize)).as_strided(place.shape, place.strides)
+        flat = _byteswapped(flat, dtype)
+    elements = flat.view(_carrier(place.itemsize)).as_strided(place.shape, place.strides)
     if not _is_dense(place):
         elements = elements.clone(memory_format=torch.contiguous_format)
     return _resolved(elements.view(dtype), place)

@@ -5,14 +5,19 @@ Everything that can be refused is refused before the first value is written.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import SurgeryError, TransferRefused, ValueRefused
+from surgery.checkpoint.draft import Draft
+from surgery.checkpoint.places import Place
+from surgery.checkpoint.source import OneAtATime
+from surgery.checkpoint.values import Values, is_plain, is_tensor, spec_of
+from surgery.checkpoint.writer import write
+from surgery.errors import CheckpointError, SurgeryError, TransferRefused, ValueRefused
 from surgery.specs import TensorSpec
 from surgery.transfers.plan import Load, TransferPlan, shape_text
 from surgery.transfers.source import Source
@@ -20,6 +25,9 @@ from surgery.transfers.source import Source
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from surgery.architectures import Blueprint
+    from surgery.checkpoint.moving import Progress
 
 
 @dataclass(frozen=True)
@@ -88,114 +96,136 @@ def apply_to_model(
 ) -> TransferOutcome:
     """Write the plan's values into ``model``, in place, so that an optimizer made earlier holds.
 
-    Parameters stay the objects they are, on their device and in their dtype. Raises, before
-    anything is written, :class:`~surgery.errors.SurgeryError` where the model is not the one
-    that the plan was made for or lies on the meta device, and
-    :class:`~surgery.errors.ValueRefused` as :func:`read_values` does.
+    Parameters stay the objects they are, on their device and in their dtype. A file is read
+    straight into their memory, every byte once. Raises, before anything is written,
+    :class:`~surgery.errors.SurgeryError` where the model is not the one that the plan was made
+    for or lies on the meta device, and :class:`~surgery.errors.ValueRefused` where the source
+    holds two different values for the names of one tied parameter and, under ``strict``, where a
+    cast breaks values. A file that fails or changes while it is read raises
+    :class:`~surgery.errors.CheckpointError`, which says if the model has been written to.
     """
-    import torch
+    from surgery.checkpoint.filling import fill
 
-    places = _places(plan, model)
-    values, overflowed = read_values(plan, source, strict=strict)
-    values = _apart_from(values, places)
-    with torch.no_grad():
-        for name, value in values.items():
-            places[name].copy_(value)
-    return TransferOutcome(plan, overflowed)
+    targets = _targets(plan, model)
+    values = {name: _ready(source.place(step.source.name)) for name, step in _loads(plan).items()}
+    _refuse_torn_ties(plan, values)
+    if strict:
+        refuse_broken(_count_broken(plan, values))
+    written: dict[int, str] = {}
+    broken: dict[str, int] = {}
+    read: dict[Values, Values] = {}
+    with _telling_how_far(written, targets), OneAtATime() as sources:
+        for name, value in _apart_from(values, targets).items():
+            target = targets[name]
+            if id(target) in written:
+                continue
+            broken[name] = fill(target, read.get(value, value), sources)
+            written[id(target)] = name
+            if spec_of(name, value).dtype == spec_of(name, target).dtype:
+                read[value] = target
+    return TransferOutcome(plan, tuple((name, lost) for name, lost in broken.items() if lost))
 
 
 def apply_to_file(
     plan: TransferPlan,
     source: Source,
-    frame: OrderedDict[str, Any],
+    target: Blueprint,
     path: str | Path,
     *,
     metadata: Mapping[str, str],
     strict: bool = False,
+    progress: Progress | None = None,
 ) -> TransferOutcome:
-    """Write the plan's tensors into a copy of ``frame`` and that as one new file.
+    """Write the plan's tensors as one new file, with the initial values of what stays fresh.
 
-    ``frame`` is the target's state dict, its module versions (``_metadata``) and whatever else
-    it holds included; only the tensors that no source feeds need values. The file appears whole
-    or not at all, in the target's dtypes; names of one tied tensor share one tensor.
+    Nothing is computed but casts and what ``target`` computes: everything else goes from file to
+    file. The new file appears whole or not at all, in the target's dtypes; names of one tied
+    tensor share one tensor. Raises as :func:`apply_to_model` does; the old file is then as it
+    was. ``progress`` hears of bytes as they are written.
     """
-    from surgery.checkpoint import save
+    from surgery.checkpoint.casting import Casts
 
-    values, overflowed = read_values(plan, source, strict=strict)
-    state = frame.copy()
-    state._metadata = getattr(frame, "_metadata", None)  # type: ignore[attr-defined]
-    state.update(values)
-    for names in plan.ties:
-        for name in names[1:]:
-            state[name] = state[names[0]]
-    save(state, path, metadata=metadata)
-    return TransferOutcome(plan, overflowed)
+    casts = Casts()
+    loaded = {name: source.place(step.source.name) for name, step in _loads(plan).items()}
+    _refuse_torn_ties(plan, loaded)
+    known = {**target.initial(plan.names("fresh")), **loaded}
+    values = {
+        spec.name: casts.cast(spec.name, known[spec.name], spec.dtype)
+        for spec in (step.target for step in plan.steps)
+    }
+    aliases = {name: names[0] for names in plan.ties for name in names[1:]}
+    versions = {path: {"version": version} for path, version in target.versions.items()}
+    draft = Draft(values, aliases, versions, target.extras, metadata)
+
+    def check() -> None:
+        if strict:
+            refuse_broken(casts.broken)
+
+    write(draft, Path(path), before_commit=check, progress=progress)
+    return TransferOutcome(plan, tuple(casts.broken.items()))
 
 
-def read_values(
-    plan: TransferPlan, source: Source, *, strict: bool = False
-) -> tuple[dict[str, torch.Tensor], tuple[tuple[str, int], ...]]:
-    """Target name -> value in the target's dtype, and what the casts broke.
-
-    Raises :class:`~surgery.errors.ValueRefused` where the source holds two different values for
-    the names of one tied parameter and, under ``strict``, where a cast breaks values.
-    """
-    values: dict[str, torch.Tensor] = {}
-    overflowed: list[tuple[str, int]] = []
-    cache: dict[tuple[str, str], torch.Tensor] = {}
-    for step in plan.steps:
-        if not isinstance(step, Load):
-            continue
-        place = (step.source.name, step.target.dtype)
-        if place not in cache:
-            cache[place], broken = _cast(source.tensor(step.source.name), step.target)
-            if broken:
-                overflowed.append((step.target.name, broken))
-        values[step.target.name] = cache[place]
-    _refuse_torn_ties(plan, values)
-    if strict and overflowed:
+def refuse_broken(broken: Mapping[str, int]) -> None:
+    """Raise ValueRefused where casts broke values; ``broken`` counts them by tensor."""
+    if broken:
         raise ValueRefused(
-            f"strict: casts break {sum(count for _, count in overflowed)} values in "
-            f"{len(overflowed)} tensors, the first is {overflowed[0][0]}; nothing was changed"
+            f"strict: casts break {sum(broken.values())} values in "
+            f"{len(broken)} tensors, the first is {next(iter(broken))}; nothing was changed"
         )
-    return values, tuple(overflowed)
 
 
-def _cast(value: torch.Tensor, target: TensorSpec) -> tuple[torch.Tensor, int]:
-    """The value in the target's dtype, and how many elements did not survive."""
-    import torch
-
-    value = value.detach()
-    dtype = getattr(torch, target.dtype)
-    if value.dtype == dtype:
-        return value, 0
-    cast = value.to(dtype)
-    if not value.is_floating_point() and not value.is_complex():
-        return cast, int((cast.to(value.dtype) != value).sum())
-    lost = _is_finite(value) & ~_is_finite(cast)
-    if target.dtype == "float8_e8m0fnu":  # it has no sign
-        lost |= _widened(value).real < 0
-    return cast, int(lost.sum())
+def _loads(plan: TransferPlan) -> dict[str, Load]:
+    return {step.target.name: step for step in plan.steps if isinstance(step, Load)}
 
 
-def _is_finite(value: torch.Tensor) -> torch.Tensor:
-    import torch
+def _ready(values: Values) -> Values:
+    """What the file has in another form (compressed, big-endian, a view) is read beforehand: a
+    part that is damaged shows before anything is written.
+    """
+    from surgery.checkpoint.tensors import read_tensor
 
-    return torch.isfinite(_widened(value))
+    if not isinstance(values, Place) or is_plain(values):
+        return values
+    with values.region.source.opened() as reader:
+        return read_tensor(values, reader)
 
 
-def _widened(value: torch.Tensor) -> torch.Tensor:
-    """In a dtype that every float fits and that every operation knows."""
-    import torch
+def _count_broken(plan: TransferPlan, values: Mapping[str, Values]) -> dict[str, int]:
+    """What the plan's casts would break; nothing is kept."""
+    from surgery.checkpoint.casting import cast
+    from surgery.checkpoint.tensors import pieces
 
-    return value.to(torch.complex128 if value.is_complex() else torch.float64)
+    counts = {
+        name: sum(cast(piece, step.target.dtype)[1] for piece in pieces(values[name]))
+        for name, step in _loads(plan).items()
+        if step.cast
+    }
+    return {name: lost for name, lost in counts.items() if lost}
 
 
-def _refuse_torn_ties(plan: TransferPlan, values: Mapping[str, torch.Tensor]) -> None:
+@contextmanager
+def _telling_how_far(
+    written: Mapping[int, str], targets: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
+    """A file that fails midway leaves a mixture behind, and the error says so."""
+    try:
+        yield
+    except CheckpointError as error:
+        if not written:
+            raise
+        raise CheckpointError(
+            f"{error.message}; {len(written)} of the model's {len(targets)} tensors have been "
+            "written by then: build the model anew",
+            error.details,
+        ) from error
+
+
+def _refuse_torn_ties(plan: TransferPlan, values: Mapping[str, Values]) -> None:
     for names in plan.ties:
         present = [name for name in names if name in values]
         for name in present[1:]:
-            if not _same_values(values[present[0]], values[name]):
+            dtype = plan.by_target[name].target.dtype
+            if not _same_values(values[present[0]], values[name], dtype):
                 raise ValueRefused(
                     f"{present[0]} and {name} are one parameter in the target, but the source "
                     f"has two different tensors for them ({_source(plan, present[0])} and "
@@ -203,8 +233,22 @@ def _refuse_torn_ties(plan: TransferPlan, values: Mapping[str, torch.Tensor]) ->
                 )
 
 
-def _same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one is other or bool(((one == other) | ((one != one) & (other != other))).all())
+def _same_values(one: Values, other: Values, dtype: str) -> bool:
+    """Whether they are equal in ``dtype``; NaN equals NaN."""
+    if one is other or (isinstance(one, Place) and one == other):
+        return True
+    ours, theirs = _whole(one, dtype), _whole(other, dtype)
+    return bool(((ours == theirs) | ((ours != ours) & (theirs != theirs))).all())
+
+
+def _whole(values: Values, dtype: str) -> torch.Tensor:
+    import torch
+
+    from surgery.checkpoint.casting import cast, widened
+    from surgery.checkpoint.tensors import pieces
+
+    flat = torch.cat([cast(piece, dtype)[0] for piece in pieces(values)])
+    return widened(flat) if flat.is_floating_point() or flat.is_complex() else flat
 
 
 def _source(plan: TransferPlan, target: str) -> str:
@@ -212,11 +256,11 @@ def _source(plan: TransferPlan, target: str) -> str:
     return step.source.name if step.source else target
 
 
-def _places(plan: TransferPlan, model: nn.Module) -> dict[str, torch.Tensor]:
+def _targets(plan: TransferPlan, model: nn.Module) -> dict[str, torch.Tensor]:
     """The live tensor of every name to be written, after every check that can be made before."""
     state = model.state_dict(keep_vars=True)
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    places: dict[str, torch.Tensor] = {}
+    targets: dict[str, torch.Tensor] = {}
     for step in plan.steps:
         name = step.target.name
         if step.status == "fresh":
@@ -227,8 +271,8 @@ def _places(plan: TransferPlan, model: nn.Module) -> dict[str, torch.Tensor]:
                 "make the plan from the model as it is now"
             )
         _check_place(step.target, state[name])
-        places[name] = state[name]
-    return places
+        targets[name] = state[name]
+    return targets
 
 
 def _check_place(target: TensorSpec, place: torch.Tensor) -> None:
@@ -259,13 +303,15 @@ def _check_place(target: TensorSpec, place: torch.Tensor) -> None:
 
 
 def _apart_from(
-    values: dict[str, torch.Tensor], places: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+    values: Mapping[str, Values], targets: Mapping[str, torch.Tensor]
+) -> dict[str, Values]:
     """Values that live in the model's own memory are copied first: two names of one model can
     be swapped.
     """
-    memory = {tensor.untyped_storage().data_ptr() for tensor in places.values()}
+    memory = {tensor.untyped_storage().data_ptr() for tensor in targets.values()}
     return {
-        name: value.clone() if value.untyped_storage().data_ptr() in memory else value
+        name: value.clone()
+        if is_tensor(value) and value.untyped_storage().data_ptr() in memory
+        else value
         for name, value in values.items()
     }

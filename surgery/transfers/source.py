@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from surgery.checkpoint.places import Place
+
     SourceLike: TypeAlias = "str | Path | Mapping[str, torch.Tensor] | nn.Module | Source"
 
 
@@ -33,6 +35,9 @@ class Source(Protocol):
 
     @property
     def not_tensors(self) -> tuple[str, ...]: ...
+
+    def place(self, name: str) -> Place | torch.Tensor:
+        """Where the values are: in a file, or in memory, which is the tensor itself."""
 
     def tensor(self, name: str) -> torch.Tensor: ...
 
@@ -73,6 +78,8 @@ class Tensors:
 
     def tensor(self, name: str) -> torch.Tensor:
         return self._tensors[name]
+
+    place = tensor
 
 
 def open_source(source: SourceLike, key: str | None = None) -> Source:

@@ -30,7 +30,7 @@ class FileTransfer:
         return apply_to_file(
             self.plan,
             self.source,
-            self.target.frame(self.plan.names("fresh")),
+            self.target,
             path,
             metadata=Record(
                 self.architecture.label,

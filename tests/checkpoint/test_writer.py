@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections import OrderedDict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -338,13 +337,21 @@ def test_ctrl_c_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_ctrl_c_in_the_middle_of_a_torch_file_is_still_ctrl_c(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@both_formats
+def test_ctrl_c_in_the_middle_of_the_values(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted:
-        def __reduce__(self) -> Any:
-            raise KeyboardInterrupt
+    path = save({"a": torch.ones(3)}, tmp_path / f"a{suffix}")
+    old = path.read_bytes()
+    write, written = os.pwrite, []
 
+    def interrupt(*args: Any) -> int:
+        written.append(write(*args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "pwrite", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save(OrderedDict({"_extra_state": Interrupted()}), tmp_path / "a.pt")
-    assert list(tmp_path.iterdir()) == []
+        save({"a": torch.zeros(100_000)}, path)
+    assert written
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,68 @@
+"""Values in another dtype, piece by piece, and a count of those that did not survive it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from surgery.checkpoint.tensors import pieces
+from surgery.checkpoint.values import Computed, Values, spec_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Casts:
+    """The casts of one job; ``broken`` counts, by name, what those done so far have broken."""
+
+    def __init__(self) -> None:
+        self.broken: dict[str, int] = {}
+
+    def cast(self, name: str, values: Values, dtype: str) -> Values:
+        """``values`` in ``dtype`` (``"float16"``); computed only when they are asked for."""
+        spec = spec_of(name, values)
+        if spec.dtype == dtype:
+            return values
+        return Computed(spec.shape, dtype, lambda: self._pieces(name, values, dtype))
+
+    def _pieces(self, name: str, values: Values, dtype: str) -> Iterator[torch.Tensor]:
+        total = 0
+        for piece in pieces(values):
+            result, broken = cast(piece, dtype)
+            total += broken
+            yield result
+        if total:
+            self.broken[name] = total
+
+
+def cast(value: torch.Tensor, dtype: str) -> tuple[torch.Tensor, int]:
+    """The values in ``dtype``, and how many elements did not survive: finite values that became
+    infinite or NaN, and integers that changed.
+    """
+    import torch
+
+    if str(value.dtype) == f"torch.{dtype}":
+        return value, 0
+    result = value.to(getattr(torch, dtype))
+    if not value.is_floating_point() and not value.is_complex():
+        return result, int((result.to(value.dtype) != value).sum())
+    gone = ~_is_finite(result)
+    if dtype == "float8_e8m0fnu":  # it has no sign
+        gone |= widened(value).real < 0
+    if not gone.any():
+        return result, 0
+    return result, int((gone & _is_finite(value)).sum())
+
+
+def _is_finite(value: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    knows = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return torch.isfinite(value if value.dtype in knows else widened(value))
+
+
+def widened(value: torch.Tensor) -> torch.Tensor:
+    """In a dtype that every float fits and that every operation knows."""
+    import torch
+
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)

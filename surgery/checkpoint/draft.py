@@ -1,0 +1,41 @@
+"""A state dict on its way into a file, whatever its values are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from surgery.checkpoint.values import Values, spec_of
+from surgery.specs import TensorSpec
+
+
+@dataclass(frozen=True)
+class Draft:
+    """``values`` are in the state dict's order, under all names; ``aliases`` leads from every
+    further name of a tensor to its first one.
+
+    ``versions`` are those of modules by path, as a state dict's ``_metadata`` has them; ``extras``
+    are entries that are no tensors; ``metadata`` is text kept with the tensors.
+    """
+
+    values: Mapping[str, Values]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """What is to be stored, by name: every tensor once."""
+        return {
+            name: spec_of(name, values)
+            for name, values in self.values.items()
+            if name not in self.aliases
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return sum(spec.nbytes for spec in self.specs.values())

@@ -1,0 +1,74 @@
+"""Values from a file or from memory into a live tensor, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from surgery.checkpoint.casting import cast
+from surgery.checkpoint.places import Place
+from surgery.checkpoint.source import OneAtATime, Reader
+from surgery.checkpoint.tensors import memory, pieces, read_tensor
+from surgery.checkpoint.values import Values, is_plain, spec_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+def fill(target: torch.Tensor, values: Values, sources: OneAtATime) -> int:
+    """Write ``values`` over those of ``target``, which has their shape, in its own dtype.
+
+    Returns how many elements the cast broke (see :func:`surgery.checkpoint.casting.cast`).
+    Beside ``target`` itself, no more is held in memory than a piece at a time, unless one of the
+    two is not contiguous.
+    """
+    import torch
+
+    if not target.numel():
+        return 0
+    with torch.no_grad():
+        if isinstance(values, Place) and spec_of("", values) == spec_of("", target):
+            _read_into(target, values, sources.reader(values.region.source))
+            return 0
+        if target.is_contiguous():
+            return _put_pieces(target.view(-1), pieces(values))
+        whole = torch.empty_like(target, memory_format=torch.contiguous_format)
+        broken = _put_pieces(whole.view(-1), pieces(values))
+        target.copy_(whole)
+        return broken
+
+
+def _read_into(target: torch.Tensor, place: Place, reader: Reader) -> None:
+    """Where both lie in order the file is read straight into the target's memory: no byte is
+    copied twice. Autograd is told, as it would be of any operation in place.
+    """
+    import torch
+
+    if is_plain(place) and _is_plain_memory(target):
+        start = place.region.start + place.offset * place.itemsize
+        reader.read_into(start, memory(target))
+        torch.autograd.graph.increment_version(target)
+    else:
+        target.copy_(read_tensor(place, reader))
+
+
+def _put_pieces(flat: torch.Tensor, pieces: Iterable[torch.Tensor]) -> int:
+    dtype = str(flat.dtype).removeprefix("torch.")
+    at = broken = 0
+    for piece in pieces:
+        result, lost = cast(piece, dtype)
+        flat[at : at + result.numel()].copy_(result)
+        at, broken = at + result.numel(), broken + lost
+    return broken
+
+
+def _is_plain_memory(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return (
+        tensor.device.type == "cpu"
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+        and tensor.is_contiguous()
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+    )

@@ -1,0 +1,201 @@
+"""Bytes from file to file, in the kernel where it can, and bytes from memory to a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+
+from surgery.checkpoint.segments import Bytes, Copied, Placed, Segment, merged
+from surgery.checkpoint.source import OneAtATime, Reader
+
+#: Called with the number of bytes that have just been written.
+Progress = Callable[[int], None]
+
+#: Bytes handed to the kernel at once: Ctrl-C and progress wait no longer than these take.
+_STRIDE = 1 << 26
+#: Below this a call costs more than the bytes; they are gathered in memory first.
+_SMALL = 1 << 16
+_GATHERED = 1 << 20
+
+# What a kernel or a file system answers that cannot copy in this way between these two files.
+_NOT_HERE = frozenset(
+    {
+        errno.EXDEV,
+        errno.ENOSYS,
+        errno.EINVAL,
+        errno.EOPNOTSUPP,
+        errno.ENOTSUP,
+        errno.EPERM,
+        errno.EBADF,
+        errno.ETXTBSY,
+        errno.EOVERFLOW,
+    }
+)
+
+
+def reserve(file: int, nbytes: int) -> None:
+    """Take room for the whole file, so that a full disk says so before any work is done."""
+    if nbytes and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, nbytes)
+
+
+class Target:
+    """An open file that is written to, and the source that is being read.
+
+    Used with ``with``: at the end everything gathered is written, and the source is checked for
+    changes. All methods raise CheckpointError where a source has changed or ends early, and
+    OSError where the file takes no more.
+    """
+
+    def __init__(self, file: int, progress: Progress | None = None) -> None:
+        self._file = file
+        self._progress = progress or (lambda _: None)
+        self._gathered = bytearray()
+        self._gathered_at = 0
+        self._sources = OneAtATime()
+        self._ways = _ways()
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._sources.__exit__(kind, error, trace)
+            return
+        with self._sources:
+            self._flush()
+
+    def write(self, placed: Iterable[Placed]) -> None:
+        """Every segment at its place; ``placed`` is in the order of the file."""
+        for part in merged(placed):
+            self.write_part(part)
+
+    def write_part(self, part: Placed) -> None:
+        """One segment at its place."""
+        if isinstance(part.segment, Copied):
+            self._copy(part.offset, part.segment)
+            return
+        at = part.offset
+        for piece in part.segment.pieces():
+            self.put(at, piece)
+            at += len(piece)
+        assert at == part.end, "pieces add up to the size that was announced"
+
+    def write_with_checksum(self, part: Placed) -> int:
+        """One segment at its place; returns the CRC-32 of its bytes.
+
+        A range whose checksum its own file records is copied with it, and is not looked at.
+        """
+        segment = part.segment
+        if isinstance(segment, Copied) and segment.crc is not None:
+            self._copy(part.offset, segment)
+            return segment.crc
+        crc, at = 0, part.offset
+        for piece in self._pieces(segment):
+            crc = zlib.crc32(piece, crc)
+            self.put(at, piece)
+            at += len(piece)
+        return crc
+
+    def _copy(self, offset: int, segment: Copied) -> None:
+        """Copy in the kernel; a short range is gathered with its neighbours."""
+        reader = self._sources.reader(segment.source)
+        if segment.nbytes < _SMALL:
+            self.put(offset, reader.read(segment.start, segment.nbytes))
+            return
+        reader.check_range(segment.start, segment.nbytes)
+        self._flush()
+        done = 0
+        while done < segment.nbytes:
+            start, at = segment.start + done, offset + done
+            count = min(_STRIDE, segment.nbytes - done)
+            count = self._move(reader, start, at, count) or self._carry(reader, start, at, count)
+            self._progress(count)
+            done += count
+
+    def _pieces(self, segment: Segment) -> Iterable[Bytes]:
+        if isinstance(segment, Copied):
+            return _read(self._sources.reader(segment.source), segment)
+        return segment.pieces()
+
+    def put(self, offset: int, piece: Bytes) -> None:
+        """Write from memory; small pieces that follow one another go together."""
+        data = memoryview(piece).cast("B")
+        if self._gathered_at + len(self._gathered) != offset:
+            self._flush()
+            self._gathered_at = offset
+        if data.nbytes < _SMALL:
+            self._gathered += data
+            if len(self._gathered) >= _GATHERED:
+                self._flush()
+            return
+        self._flush()
+        self._write(offset, data)
+
+    def _flush(self) -> None:
+        if self._gathered:
+            self._write(self._gathered_at, memoryview(self._gathered))
+            self._gathered_at += len(self._gathered)
+            self._gathered = bytearray()
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        while data:
+            count = os.pwrite(self._file, data[:_STRIDE], offset)
+            self._progress(count)
+            data, offset = data[count:], offset + count
+
+    def _move(self, reader: Reader, start: int, at: int, count: int) -> int:
+        """Some of ``count`` bytes, by the best way that has not failed between these files yet;
+        none where no way is left.
+        """
+        while self._ways:
+            try:
+                moved = self._ways[0](reader.fileno(), self._file, start, at, count)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                moved = 0
+            if moved:
+                return moved
+            # Some file systems answer 0 for what they cannot copy; a plain read tells the truth.
+            self._ways.pop(0)
+        return 0
+
+    def _carry(self, reader: Reader, start: int, at: int, count: int) -> int:
+        """Some of ``count`` bytes, through memory."""
+        return os.pwrite(self._file, reader.read(start, min(count, _GATHERED)), at)
+
+
+def _read(reader: Reader, segment: Copied) -> Iterator[bytearray]:
+    for done in range(0, segment.nbytes, _GATHERED):
+        yield reader.read(segment.start + done, min(_GATHERED, segment.nbytes - done))
+
+
+_Way = Callable[[int, int, int, int, int], int]
+
+
+def _ways() -> list[_Way]:
+    """Best first. The first one also shares blocks instead of copying, where that can be done."""
+    ways: list[_Way] = []
+    if hasattr(os, "copy_file_range"):
+        ways.append(_copy_file_range)
+    if hasattr(os, "sendfile"):
+        ways.append(_sendfile)
+    return ways
+
+
+def _copy_file_range(source: int, target: int, start: int, at: int, count: int) -> int:
+    return os.copy_file_range(source, target, count, start, at)
+
+
+def _sendfile(source: int, target: int, start: int, at: int, count: int) -> int:
+    os.lseek(target, at, os.SEEK_SET)
+    return os.sendfile(target, source, start, count)

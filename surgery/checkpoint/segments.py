@@ -1,0 +1,100 @@
+"""What a new file is made of: ranges of other files' bytes, and bytes that are made.
+
+A layout puts segments at offsets. Nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from surgery.checkpoint.source import Source
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+#: File systems share blocks of this many bytes between files where both offsets agree in them.
+BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """``nbytes`` bytes of a file from ``start``, as they are. ``crc`` is theirs, where known."""
+
+    source: Source
+    start: int
+    nbytes: int
+    crc: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """``nbytes`` bytes that are made when their turn comes: the buffers that ``pieces`` gives."""
+
+    nbytes: int
+    pieces: Callable[[], Iterable[Bytes]]
+
+
+Segment: TypeAlias = Copied | Made
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A segment and where in the new file it begins."""
+
+    offset: int
+    segment: Segment
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.segment.nbytes
+
+
+def literal(data: Bytes) -> Made:
+    """Bytes that are at hand."""
+    return Made(len(data), lambda: (data,))
+
+
+def merged(placed: Iterable[Placed]) -> Iterator[Placed]:
+    """Neighbours that are neighbours in their source too become one; ``placed`` is in order."""
+    waiting: Placed | None = None
+    for part in placed:
+        if waiting is not None and (joined := _joined(waiting, part)) is not None:
+            waiting = joined
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = part if part.segment.nbytes else None
+    if waiting is not None:
+        yield waiting
+
+
+def _joined(one: Placed, other: Placed) -> Placed | None:
+    first, second = one.segment, other.segment
+    if (
+        isinstance(first, Copied)
+        and isinstance(second, Copied)
+        and one.end == other.offset
+        and first.start + first.nbytes == second.start
+        and first.source == second.source
+    ):
+        return replace(one, segment=Copied(first.source, first.start, first.nbytes + second.nbytes))
+    return None
+
+
+def shared_residue(placed: Iterable[Placed], step: int) -> int:
+    """The shift, below BLOCK and a multiple of ``step``, after which the most bytes lie at the
+    same place within a block as in their source.
+
+    There a copy on a file system that shares blocks (XFS, Btrfs) costs nothing, and anywhere
+    else whole pages are copied.
+    """
+    votes: Counter[int] = Counter()
+    for part in placed:
+        if isinstance(part.segment, Copied):
+            shift = (part.segment.start - part.offset) % BLOCK
+            if shift % step == 0:
+                votes[shift] += part.segment.nbytes
+    return max(votes, key=lambda shift: (votes[shift], -shift), default=0)

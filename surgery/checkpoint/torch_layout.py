@@ -1,0 +1,208 @@
+"""A draft as a file for ``torch.load``: a zip archive of a pickle and one member a storage.
+
+The members are those of ``torch/serialization.py`` (``_save``); the archive's own records are
+those of PKWARE's APPNOTE.TXT 6.3, 4.3 and 4.5. Every member is stored, its bytes begin at a
+multiple of 64, and its CRC-32 is right: what is copied from a zip member brings its own along.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.checkpoint.draft import Draft
+from surgery.checkpoint.layout import Layout
+from surgery.checkpoint.moving import Target
+from surgery.checkpoint.pickling import StoredTensor, Unpicklable, pickled
+from surgery.checkpoint.segments import Placed, Segment, literal, shared_residue
+from surgery.checkpoint.values import Values, is_tensor, segment_of, spec_of
+from surgery.checkpoint.wording import shown
+
+_TOP = "archive"
+_ALIGNMENT = 64
+_LARGE = 1 << 20
+
+_LOCAL = struct.Struct("<4s5H3L2H")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_END = struct.Struct("<4s4H2LH")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_EXTRA = struct.Struct("<2H")
+# Room for both sizes in 64 bits, kept in every local header: the padding takes what is left.
+_ZIP64_LOCAL = _EXTRA.size + 16
+_NARROW, _NARROW_COUNT = 0xFFFFFFFF, 0xFFFF
+_ZIP64_EXTRA, _PADDING_EXTRA = 1, 0x4246  # the second is torch's own: "FB"
+_VERSION, _VERSION64 = 20, 45
+_FIRST_OF_1980 = 0x21
+
+
+def problems(draft: Draft) -> list[str]:
+    """What the format cannot keep of a draft, in words."""
+    return [
+        f"{shown(name)}: {problem}"
+        for name, value in draft.extras.items()
+        if (problem := _extra_problem(value))
+    ]
+
+
+def lay_out(draft: Draft) -> Layout:
+    """The whole file. ``draft`` has no problems."""
+    members = tuple(_members(draft))
+    directory_at = members[-1].data.end
+    end = directory_at + sum(
+        _ENTRY.size + len(m.name) + len(_wide(m, header=True)) for m in members
+    )
+    closing = _closing(len(members), directory_at, end - directory_at)
+
+    def write(target: Target) -> None:
+        checksums = []
+        for member in members:
+            checksums.append(target.write_with_checksum(member.data))
+            target.put(member.header, _local(member, checksums[-1]))
+        at = directory_at
+        for member, crc in zip(members, checksums, strict=True):
+            target.put(at, entry := _entry(member, crc))
+            at += len(entry)
+        target.put(end, closing)
+
+    return Layout(end + len(closing), write)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A member of the archive: where its local header begins, and where its bytes are."""
+
+    name: bytes
+    header: int
+    data: Placed
+
+
+def _members(draft: Draft) -> Iterator[_Member]:
+    storages = _Storages()
+    named = {name: _Named(draft.aliases.get(name, name), v) for name, v in draft.values.items()}
+    attributes: dict[str, Any] = {}
+    if draft.versions:
+        attributes["_metadata"] = OrderedDict(draft.versions)
+    if draft.metadata:
+        attributes["_surgery"] = dict(draft.metadata)
+    text = pickled({**named, **draft.extras}, attributes, storages)
+    records: dict[str, Segment] = {
+        "data.pkl": literal(text),
+        ".format_version": literal(b"1"),
+        ".storage_alignment": literal(str(_ALIGNMENT).encode()),
+        "byteorder": literal(b"little"),
+        **{f"data/{key}": segment for key, segment in storages.segments.items()},
+        "version": literal(b"3\n"),
+    }
+    at = 0
+    for name, segment in records.items():
+        member = _member(f"{_TOP}/{name}".encode(), at, segment)
+        yield member
+        at = member.data.end
+
+
+def _member(name: bytes, at: int, segment: Segment) -> _Member:
+    """Behind the local header comes padding, so that the bytes begin where they should.
+
+    A large range begins at the same place within a block as in its source, if that is aligned.
+    """
+    first = at + _LOCAL.size + len(name) + _ZIP64_LOCAL + _EXTRA.size
+    aligned = first + -first % _ALIGNMENT
+    shift = shared_residue([Placed(aligned, segment)], _ALIGNMENT) if segment.nbytes > _LARGE else 0
+    return _Member(name, at, Placed(aligned + shift, segment))
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The values of a name, and the name that they are stored under."""
+
+    stored_as: str
+    values: Values
+
+
+class _Storages:
+    """Gives every tensor a storage of its own, and all names of one tensor the same."""
+
+    def __init__(self) -> None:
+        self.segments: dict[str, Segment] = {}
+        self._known: dict[str, StoredTensor] = {}
+
+    def __call__(self, value: Any) -> StoredTensor | None:
+        match value:
+            case _Named(name, values):
+                if name not in self._known:
+                    self._known[name] = self._store(values)
+                return self._known[name]
+            case _ if is_tensor(value):
+                return self._store(value)
+            case _:
+                return None
+
+    def _store(self, values: Values) -> StoredTensor:
+        spec, segment, key = spec_of("", values), segment_of(values), str(len(self.segments))
+        self.segments[key] = segment
+        return StoredTensor(key, spec.dtype, spec.shape, segment.nbytes)
+
+
+def _extra_problem(value: Any) -> str | None:
+    try:
+        pickled({"": value}, {}, _Storages())
+    except Unpicklable as problem:
+        return str(problem)
+    return None
+
+
+def _local(member: _Member, crc: int) -> bytes:
+    """The local header, up to the first byte of the data."""
+    size = member.data.segment.nbytes
+    wide = _wide(member, header=False)
+    padding = member.data.offset - member.header - _LOCAL.size - len(member.name) - len(wide)
+    extra = wide + _EXTRA.pack(_PADDING_EXTRA, padding - _EXTRA.size).ljust(padding, b"Z")
+    narrow = min(size, _NARROW)
+    fixed = _LOCAL.pack(
+        b"PK\x03\x04", _needs(wide), 0, 0, 0, _FIRST_OF_1980, crc, narrow, narrow,
+        len(member.name), len(extra),
+    )  # fmt: skip
+    return fixed + member.name + extra
+
+
+def _entry(member: _Member, crc: int) -> bytes:
+    """The member's line in the directory."""
+    wide = _wide(member, header=True)
+    size = min(member.data.segment.nbytes, _NARROW)
+    fixed = _ENTRY.pack(
+        b"PK\x01\x02", _needs(wide), _needs(wide), 0, 0, 0, _FIRST_OF_1980, crc, size, size,
+        len(member.name), len(wide), 0, 0, 0, 0, min(member.header, _NARROW),
+    )  # fmt: skip
+    return fixed + member.name + wide
+
+
+def _wide(member: _Member, *, header: bool) -> bytes:
+    """What does not fit 32 bits, as an extra field: both sizes, and where the header begins."""
+    size = member.data.segment.nbytes
+    numbers = [size, size] if size >= _NARROW else []
+    if header and member.header >= _NARROW:
+        numbers.append(member.header)
+    if not numbers:
+        return b""
+    return _EXTRA.pack(_ZIP64_EXTRA, 8 * len(numbers)) + struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def _needs(wide: bytes) -> int:
+    return _VERSION64 if wide else _VERSION
+
+
+def _closing(count: int, at: int, nbytes: int) -> bytes:
+    """The records at the end of the file, which say where the directory is."""
+    wide = b""
+    if count >= _NARROW_COUNT or max(at, nbytes) >= _NARROW:
+        wide = _END64.pack(
+            b"PK\x06\x06", _END64.size - 12, _VERSION64, _VERSION64, 0, 0, count, count, nbytes, at
+        ) + _END64_LOCATOR.pack(b"PK\x06\x07", 0, at + nbytes, 1)
+    narrow = min(count, _NARROW_COUNT)
+    return wide + _END.pack(
+        b"PK\x05\x06", 0, 0, narrow, narrow, min(nbytes, _NARROW), min(at, _NARROW), 0
+    )

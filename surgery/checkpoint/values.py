@@ -1,0 +1,78 @@
+"""What the values of one tensor in a new file are made from, and the segment that gives."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from surgery.checkpoint.places import Place, contiguous_strides
+from surgery.checkpoint.segments import Copied, Made, Segment
+from surgery.specs import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import TypeIs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """Values that are computed when their turn comes.
+
+    ``pieces`` gives them in order, as flat tensors of ``dtype`` on the CPU.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    pieces: Callable[[], Iterator[torch.Tensor]]
+
+
+#: A tensor in a file, one to be computed, or one in memory.
+Values: TypeAlias = "Place | Computed | torch.Tensor"
+
+
+def spec_of(name: str, values: Values) -> TensorSpec:
+    """The spec of ``values`` under ``name``."""
+    dtype = values.dtype if isinstance(values.dtype, str) else str(values.dtype)
+    return TensorSpec(name, tuple(values.shape), dtype.removeprefix("torch."))
+
+
+def is_tensor(value: object) -> TypeIs[torch.Tensor]:
+    """Whether a value is a tensor in memory; where torch is not imported there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def segment_of(values: Values) -> Segment:
+    """Row-major little-endian bytes: a range of a file where they lie there as they are."""
+    if isinstance(values, Place) and is_plain(values):
+        return _range_of(values)
+    spec = spec_of("", values)
+
+    def bytes_of_pieces() -> Iterator[memoryview]:
+        from surgery.checkpoint.tensors import memory, pieces
+
+        return map(memory, pieces(values))
+
+    return Made(spec.nbytes, bytes_of_pieces)
+
+
+def is_plain(place: Place) -> bool:
+    """Whether the file has the values one behind the other, as memory would."""
+    region = place.region
+    as_they_are = not (region.deflated or region.swapped or place.conjugate or place.negative)
+    return as_they_are and (not place.numel or _runs_through(place))
+
+
+def _runs_through(place: Place) -> bool:
+    steps = zip(place.shape, place.strides, contiguous_strides(place.shape), strict=True)
+    return all(size == 1 or stride == dense for size, stride, dense in steps)
+
+
+def _range_of(place: Place) -> Copied:
+    region, nbytes = place.region, math.prod(place.shape) * place.itemsize
+    start = region.start + place.offset * place.itemsize
+    whole = (start, nbytes) == (region.start, region.nbytes)
+    return Copied(region.source, start, nbytes, region.crc if whole else None)
