@@ -1,6 +1,7 @@
 """``"timm:resnet50"``, ``"torchvision:vit_b_16"``, ``"pkg.module:make"`` -> a model, or its spec.
 
-Nothing is ever downloaded: models are built with their own initial values.
+Nothing is ever downloaded: models are built with their own initial values. What a library says of
+its names and its models is remembered (:mod:`surgery.signatures`), and asked of it only once.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from surgery.describe import describe
 from surgery.errors import ArchitectureError, did_you_mean
-from surgery.specs import ModelSpec
+from surgery.signatures import Memory, Signature, arguments_key, open_memory
+from surgery.specs import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from surgery.checkpoint import Checkpoint
+    from surgery.checkpoint.places import Place
     from surgery.deferred import DeferredInit
 
 LIBRARIES = ("timm", "torchvision")
@@ -79,15 +82,15 @@ def find_architecture(text: str) -> Architecture:
     :class:`~surgery.errors.ArchitectureError` with the nearest names.
     """
     origin, colon, name = text.partition(":")
+    memory = open_memory()
     if not colon:
-        return _find_bare(text)
+        return _find_bare(text, memory)
     if not origin or not name:
         raise ArchitectureError(f"{text!r} names no architecture; expected {_FORMS}")
     if origin in LIBRARIES:
-        if not _has(origin, name):
-            raise ArchitectureError(
-                f"{origin} has no architecture {name!r}{did_you_mean(name, _known(origin), 3)}"
-            )
+        if not _has(origin, name, memory):
+            near = did_you_mean(name, _known(origin, memory), 3)
+            raise ArchitectureError(f"{origin} has no architecture {name!r}{near}")
         return Architecture(origin, name)
     if origin == "like":
         return Architecture("like", name)
@@ -99,11 +102,11 @@ def find_architecture(text: str) -> Architecture:
     return Architecture("factory", text)
 
 
-def _find_bare(name: str) -> Architecture:
-    homes = [library for library in LIBRARIES if _has(library, name)]
+def _find_bare(name: str, memory: Memory) -> Architecture:
+    homes = [library for library in LIBRARIES if _has(library, name, memory)]
     if homes:
         return Architecture(homes[0], name, also=f"{homes[1]}:{name}" if homes[1:] else "")
-    names = {known: None for library in LIBRARIES for known in _known(library)}
+    names = {known: None for library in LIBRARIES for known in _known(library, memory)}
     looks_like_file = Path(name).suffix in {".py", ".pt", ".pth", ".safetensors"}
     hint = (
         "; a Python file is path/file.py:factory, another checkpoint's names are like:file"
@@ -119,40 +122,62 @@ def list_architectures(pattern: str = "*") -> tuple[str, ...]:
     ``pattern`` is a glob over the name with or without its library; one without wildcards
     matches anywhere in the name.
     """
+    memory = open_memory()
     glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     return tuple(
         f"{library}:{name}"
         for library in LIBRARIES
-        for name in _known(library)
+        for name in _known(library, memory)
         if fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(f"{library}:{name}", glob)
     )
 
 
-def _known(library: str) -> tuple[str, ...]:
-    if library == "timm":
-        import timm
+def _has(library: str, name: str, memory: Memory) -> bool:
+    """Timm's names may carry the tag of a training recipe: ``resnet50.a1_in1k``."""
+    tagged = library == "timm" and "." in name
+    return name in (_known_tagged(memory) if tagged else _known(library, memory))
 
-        return tuple(timm.list_models())
+
+def _known(library: str, memory: Memory) -> tuple[str, ...]:
+    return _remembered_names(memory, library, _timm_names if library == "timm" else _vision_names)
+
+
+def _known_tagged(memory: Memory) -> tuple[str, ...]:
+    return _remembered_names(memory, "timm, tagged", _timm_tagged_names)
+
+
+def _remembered_names(memory: Memory, what: str, ask: Callable[[], list[str]]) -> tuple[str, ...]:
+    names = memory.recall("names", what)
+    if names is None:
+        memory.importing()
+        names = ask()
+        memory.keep(names, "names", what)
+    return tuple(names)
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return list(timm.list_models())
+
+
+def _timm_tagged_names() -> list[str]:
+    import timm
+
+    return list(timm.list_pretrained())
+
+
+def _vision_names() -> list[str]:
     import torchvision
 
-    return tuple(torchvision.models.list_models())
-
-
-def _has(library: str, name: str) -> bool:
-    """Timm's names may carry the tag of a training recipe: ``resnet50.a1_in1k``."""
-    if library == "timm" and "." in name:
-        import timm
-
-        return name in timm.list_pretrained()
-    return name in _known(library)
+    return list(torchvision.models.list_models())
 
 
 class Blueprint(Protocol):
-    """A target before it has values: its spec, and its state dict on request.
+    """A target before it has values: what its state dict is made of, and values on request.
 
-    ``heads`` are the paths of its heads, None where there is no model to ask. ``frame(names)`` is
-    the whole state dict, module versions included, in which the tensors
-    called ``names`` have their initial values and the others may have none.
+    ``heads`` are the paths of its heads, None where there is no model to ask. ``versions`` are
+    those of its modules, by path; ``extras`` the entries of its state dict that are no tensors.
     """
 
     @property
@@ -161,7 +186,14 @@ class Blueprint(Protocol):
     @property
     def heads(self) -> tuple[str, ...] | None: ...
 
-    def frame(self, names: Iterable[str]) -> OrderedDict[str, Any]: ...
+    @property
+    def versions(self) -> Mapping[str, int]: ...
+
+    @property
+    def extras(self) -> Mapping[str, Any]: ...
+
+    def initial(self, names: Iterable[str]) -> Mapping[str, torch.Tensor | Place]:
+        """The initial values of these tensors only, in any order: a tensor, or where it lies."""
 
 
 def blueprint(
@@ -177,14 +209,64 @@ def blueprint(
     the head is replaced. 0 gives features. What a person's own code prints goes to stderr, and a
     module that is there already is copied. Initial values depend on the architecture and ``seed``
     alone. Raises :class:`~surgery.errors.ArchitectureError` for anything that cannot be built.
+
+    A library's model is remembered, and the next time built only for its initial values.
     """
     if architecture.origin == "like":
         return _blueprint_like(architecture, arguments, num_classes)
-    from surgery.deferred import DeferredInit
+    plan = _BuildingPlan(architecture, arguments or {}, num_classes, seed)
+    if architecture.origin in LIBRARIES:
+        return _remembered_or_built(plan)
+    # A person's own code may read any file, and is edited between two runs: never remembered.
+    return plan.build()
 
-    with DeferredInit(seed) as init:
-        model = build(architecture, arguments=arguments, num_classes=num_classes)
-    return _Unfilled(model, init)
+
+@dataclass(frozen=True)
+class _BuildingPlan:
+    architecture: Architecture
+    arguments: Mapping[str, Any]
+    num_classes: int | None
+    seed: int
+
+    @cached_property
+    def key(self) -> tuple[Any, ...] | None:
+        """What its signature depends on, besides the installed code. A seed makes values only."""
+        arguments = arguments_key(_without_downloads(self.architecture, self.arguments))
+        if arguments is None:
+            return None
+        origin, name = self.architecture.origin, self.architecture.name
+        return ("signature", origin, name, arguments, self.num_classes)
+
+    def build(self) -> _Unfilled:
+        from surgery.deferred import DeferredInit
+
+        with DeferredInit(self.seed) as init:
+            model = build(self.architecture, arguments=self.arguments, num_classes=self.num_classes)
+        return _Unfilled(model, init)
+
+
+def _remembered_or_built(plan: _BuildingPlan) -> Blueprint:
+    if plan.key is None:
+        return plan.build()
+    memory = open_memory()
+    signature = _signature(memory.recall(*plan.key))
+    if signature is not None:
+        return _Remembered(plan, signature, memory)
+    memory.importing()
+    built = plan.build()
+    # Entries that are no tensors may be anything; what JSON makes of them is another thing.
+    if not built.extras:
+        memory.keep(built.signature.to_dict(), *plan.key)
+    return built
+
+
+def _signature(remembered: Any) -> Signature | None:
+    if remembered is None:
+        return None
+    try:
+        return Signature.from_dict(remembered)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def build(
@@ -253,16 +335,87 @@ class _Unfilled:
     def spec(self) -> ModelSpec:
         return describe(self.model)
 
-    @property
+    @cached_property
     def heads(self) -> tuple[str, ...]:
         from surgery.heads import head_paths
 
         return head_paths(self.model)
 
-    def frame(self, names: Iterable[str]) -> OrderedDict[str, Any]:
-        state = cast("OrderedDict[str, Any]", self.model.state_dict())
-        self.init.fill(state[name] for name in names)
-        return state
+    @cached_property
+    def versions(self) -> Mapping[str, int]:
+        entries = getattr(self._state, "_metadata", None) or {}  # a model may make its own mapping
+        versions = {path: entry.get("version") for path, entry in entries.items()}
+        return {path: version for path, version in versions.items() if isinstance(version, int)}
+
+    @cached_property
+    def extras(self) -> Mapping[str, Any]:
+        return {name: self._state[name] for name in self._state if name not in self.spec.by_name}
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(self.spec, self.heads, self.versions)
+
+    def initial(self, names: Iterable[str]) -> Mapping[str, torch.Tensor]:
+        values = {name: self._state[name] for name in names}
+        self.init.fill(values.values())
+        return values
+
+    @cached_property
+    def _state(self) -> Any:  # torch adds ``_metadata`` to an OrderedDict
+        return self.model.state_dict()
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """What an earlier run saw of a library's model; the model is built for its values alone."""
+
+    plan: _BuildingPlan
+    signature: Signature
+    memory: Memory
+
+    extras = MappingProxyType[str, Any]({})
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.signature.spec
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self.signature.heads
+
+    @property
+    def versions(self) -> Mapping[str, int]:
+        return self.signature.versions
+
+    def initial(self, names: Iterable[str]) -> Mapping[str, torch.Tensor]:
+        names = tuple(names)
+        return self._built.initial(names) if names else {}
+
+    @cached_property
+    def _built(self) -> _Unfilled:
+        self.memory.importing()
+        built = self.plan.build()
+        if built.extras or built.signature != self.signature:
+            assert self.plan.key is not None
+            self.memory.forget(*self.plan.key)
+            raise ArchitectureError(
+                f"{self.plan.architecture.label} is not the model that was remembered of it "
+                f"({_first_difference(self.signature, built.signature)}); that is forgotten now, "
+                "run this again"
+            )
+        return built
+
+
+def _first_difference(remembered: Signature, built: Signature) -> str:
+    before, now = remembered.spec.by_name, built.spec.by_name
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            return f"{name} was {_told_spec(before.get(name))}, is {_told_spec(now.get(name))}"
+    return "ties, modules, heads or versions differ"
+
+
+def _told_spec(spec: TensorSpec | None) -> str:
+    return f"{spec.shape} {spec.dtype}" if spec else "not there"
 
 
 @dataclass(frozen=True)
@@ -271,19 +424,18 @@ class _Like:
 
     checkpoint: Checkpoint
     heads = None
+    extras = MappingProxyType[str, Any]({})
 
     @cached_property
     def spec(self) -> ModelSpec:
         return ModelSpec.from_tensors(self.checkpoint.specs, ties=self.checkpoint.ties)
 
-    def frame(self, names: Iterable[str]) -> OrderedDict[str, Any]:
-        state: OrderedDict[str, Any] = OrderedDict.fromkeys(self.spec.by_name)
-        state.update((name, self.checkpoint.tensor(name)) for name in names)
-        versions = self.checkpoint.versions.items()
-        state._metadata = OrderedDict(  # type: ignore[attr-defined]
-            (path, {"version": version}) for path, version in versions
-        )
-        return state
+    @property
+    def versions(self) -> Mapping[str, int]:
+        return self.checkpoint.versions
+
+    def initial(self, names: Iterable[str]) -> Mapping[str, Place]:
+        return {name: self.checkpoint.place(name) for name in names}
 
 
 def _blueprint_like(

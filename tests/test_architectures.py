@@ -234,9 +234,9 @@ class TestBlueprint:
     def test_initial_values_follow_the_seed_and_nothing_else(self):
         architecture = find_architecture("torchvision:resnet18")
         names = ["fc.weight", "fc.bias"]
-        one = blueprint(architecture, seed=4).frame(names)
-        more = blueprint(architecture, seed=4).frame([*names, "conv1.weight"])
-        other = blueprint(architecture, seed=5).frame(names)
+        one = blueprint(architecture, seed=4).initial(names)
+        more = blueprint(architecture, seed=4).initial([*names, "conv1.weight"])
+        other = blueprint(architecture, seed=5).initial(names)
         assert torch.equal(one["fc.weight"], more["fc.weight"])
         assert not torch.equal(one["fc.weight"], other["fc.weight"])
 
@@ -245,7 +245,7 @@ class TestBlueprint:
         surgery.save(model, tmp_path / "like.safetensors")
         target = blueprint(find_architecture(f"like:{tmp_path / 'like.safetensors'}"))
         assert set(target.spec.by_name) == set(model.state_dict())
-        assert torch.equal(target.frame(["fc.bias"])["fc.bias"], model.fc.bias)
+        assert torch.equal(target.initial(["fc.bias"])["fc.bias"], model.fc.bias)
 
     def test_one_state_dict_of_another_file(self, tmp_path):
         state = {"w": torch.ones(2)}
@@ -254,7 +254,7 @@ class TestBlueprint:
             blueprint(find_architecture(f"like:{tmp_path}/two.pt"))
         architecture = find_architecture(f"like:{tmp_path}/two.pt#ema")
         assert architecture.stem == "like-two"
-        assert blueprint(architecture).frame(["w"])["w"].tolist() == [0, 0]
+        assert blueprint(architecture).initial(["w"])["w"].tolist() == [0, 0]
 
     def test_another_file_takes_no_arguments(self, tmp_path):
         with pytest.raises(ArchitectureError, match="takes no arguments"):

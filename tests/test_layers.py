@@ -17,7 +17,7 @@ SOURCES = sorted([*ROOT.glob("surgery/**/*.py"), *ROOT.glob("cli/**/*.py")])
 LAYERS = [
     {"errors", "wrappers", "collapse"},
     {"specs"},
-    {"describe", "record", "deferred"},
+    {"describe", "record", "deferred", "signatures"},
     {"patterns"},
     {"checkpoint"},
     {"heads", "transfers", "tuning", "architectures", "difference"},

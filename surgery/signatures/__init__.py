@@ -1,0 +1,13 @@
+"""What is remembered of architectures, so that naming or describing one need not import torch.
+
+``signature`` is what there is to know of a model without its values; ``code`` tells which
+installed code it came from; ``entries`` keeps values in the user's cache folder, and gives back
+only what is whole; ``memory`` puts the three together (:func:`open_memory`).
+
+Nothing here is ever needed: what is not remembered is built again, which takes a second or two.
+"""
+
+from surgery.signatures.memory import Memory, arguments_key, open_memory
+from surgery.signatures.signature import Signature
+
+__all__ = ["Memory", "Signature", "arguments_key", "open_memory"]
