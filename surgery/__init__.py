@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint, open_checkpoint, save
+    from surgery.conversion import ConversionOutcome, convert
     from surgery.errors import SurgeryError, SurgeryWarning
     from surgery.heads import HeadSwap, plan_head, replace_head
     from surgery.patterns import select
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Checkpoint": "surgery.checkpoint",
+    "ConversionOutcome": "surgery.conversion",
     "HeadSwap": "surgery.heads",
     "ModelSpec": "surgery.specs",
     "ParamGroups": "surgery.tuning",
@@ -56,6 +58,7 @@ _HOMES = {
     "build_optimizer": "surgery.tuning",
     "build_schedule": "surgery.training",
     "build_stages": "surgery.training",
+    "convert": "surgery.conversion",
     "gradual_unfreeze": "surgery.training",
     "load_optimizer_state": "surgery.training",
     "lr_range_test": "surgery.training",
@@ -74,6 +77,7 @@ _HOMES = {
 
 __all__ = [
     "Checkpoint",
+    "ConversionOutcome",
     "HeadSwap",
     "ModelSpec",
     "ParamGroups",
@@ -89,6 +93,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "build_stages",
+    "convert",
     "gradual_unfreeze",
     "load_optimizer_state",
     "lr_range_test",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from surgery.checkpoint import Contents
+    from surgery.conversion import ConversionOutcome
     from surgery.difference import Difference
     from surgery.training.curve import GroupCurve, ScheduleCurve
     from surgery.transfers.apply import TransferOutcome
@@ -104,13 +105,10 @@ def plan_report(plan: TransferPlan, *, heading: Sequence[str] = ()) -> Report:
 
 def outcome_report(outcome: TransferOutcome, *, heading: Sequence[str] = ()) -> Report:
     """The plan's tables in the past tense, and what the casts broke."""
-    broken = tuple(
-        f"the cast broke {count:,} values of {name}" for name, count in outcome.overflowed
-    )
     return Report(
         headline=(*heading, _share(outcome.plan, "loaded")),
         tables=_plan_tables(outcome.plan),
-        notes=(*broken, *_plan_notes(outcome.plan)),
+        notes=(*_broken_notes(outcome.overflowed), *_plan_notes(outcome.plan)),
     )
 
 
@@ -494,6 +492,22 @@ def _metadata_rows(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 # Difference ----------------------------------------------------------------------------------
+
+
+def conversion_report(outcome: ConversionOutcome, *, heading: Sequence[str] = ()) -> Report:
+    """What a conversion wrote, cast, broke and left out."""
+    conversion = outcome.conversion
+    casts = [f"{counted(n, 'tensor')} cast {cast}" for cast, n in conversion.casts.items()]
+    total = f"{counted(len(conversion.specs), 'tensor')}, {bytes_text(conversion.nbytes)}"
+    return Report(
+        (*heading, "; ".join((total, *casts))),
+        (_pairs_table("left out", conversion.left_out),) if conversion.left_out else (),
+        _broken_notes(outcome.overflowed),
+    )
+
+
+def _broken_notes(overflowed: Iterable[tuple[str, int]]) -> tuple[str, ...]:
+    return tuple(f"the cast broke {count:,} values of {name}" for name, count in overflowed)
 
 
 def difference_report(

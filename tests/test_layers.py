@@ -20,7 +20,7 @@ LAYERS = [
     {"describe", "record", "deferred", "signatures"},
     {"patterns"},
     {"checkpoint"},
-    {"heads", "transfers", "tuning", "architectures", "difference"},
+    {"heads", "transfers", "tuning", "architectures", "difference", "conversion"},
     {"optim", "training"},
     {"report", "drawing"},
     {"surgery_cli"},
@@ -36,6 +36,7 @@ ALLOWED = {
     ("transfers", "report"),
     ("tuning", "report"),
     ("difference", "report"),
+    ("conversion", "report"),
     ("training", "report"),
 }
 

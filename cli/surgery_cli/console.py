@@ -6,8 +6,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,6 +50,13 @@ def print_note(text: str) -> None:
     from surgery.report import printable
 
     click.echo(printable(text), err=True)
+
+
+def print_written(files: Sequence[Path]) -> None:
+    """Which files a command wrote, and how large they are; of shards, their index and the sum."""
+    nbytes = sum(file.stat().st_size for file in files)
+    parts = f" and {len(files) - 1} shards" if len(files) > 1 else ""
+    print_note(f"wrote {files[-1]}{parts} ({nbytes:,} bytes)")
 
 
 def print_error(error: Exception | str, *, bug: bool = False) -> None:
@@ -114,3 +122,27 @@ def progress(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(Text(printable(text))):
         yield
+
+
+@contextmanager
+def byte_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that hears of bytes as they are done; nothing where it is no terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from surgery.report import printable
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(printable(text), total=total)
+        yield lambda done: bar.advance(task, done)

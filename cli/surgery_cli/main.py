@@ -12,6 +12,7 @@ from surgery.errors import SurgeryError
 from surgery_cli.archs import archs
 from surgery_cli.completion import completion
 from surgery_cli.console import abandon_stdout, print_error, print_error_json
+from surgery_cli.convert import convert
 from surgery_cli.diff import diff
 from surgery_cli.groups import groups
 from surgery_cli.inspect import inspect
@@ -105,7 +106,7 @@ def surgery() -> None:
     """
 
 
-for command in (transfer, groups, schedule, inspect, diff, archs, completion):
+for command in (transfer, groups, schedule, convert, inspect, diff, archs, completion):
     surgery.add_command(command)
 
 if __name__ == "__main__":

@@ -131,6 +131,38 @@ def open_files(paths: Sequence[Path], key: str | None) -> list[Checkpoint]:
     return opened
 
 
+def shard_option(command: Command) -> Command:
+    """``--max-shard-size``, where weights are written."""
+    return click.option(
+        "--max-shard-size",
+        "max_shard_bytes",
+        callback=_parse_size,
+        metavar="SIZE",
+        help="Cut what is larger (5GB, 500MiB) into several .safetensors files with an index.",
+    )(command)
+
+
+def _parse_size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    from surgery.checkpoint.shards import parse_size
+
+    try:
+        return parse_size(value)
+    except SurgeryError as error:
+        raise click.BadParameter(error.message, context, option) from error
+
+
+def refuse_outputs(path: Path, max_shard_bytes: int | None, force: bool) -> None:
+    """An output that no format has, or that is there already, is refused before any work."""
+    from surgery.checkpoint.writer import check_output, existing_outputs
+
+    in_shards = max_shard_bytes is not None
+    check_output(path, in_shards=in_shards)
+    for found in existing_outputs(path, in_shards=in_shards)[:1]:
+        refuse_existing(found, force)
+
+
 def refuse_existing(path: Path, force: bool, *, other: str = "-o") -> None:
     """An output that is there already is refused before any work, unless ``--force``.
 

@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery_cli.console import print_json, print_note, print_report, progress
-from surgery_cli.options import ArchitectureName, build_options, output_options, refuse_existing
+from surgery_cli.console import (
+    byte_progress,
+    print_json,
+    print_report,
+    print_written,
+    progress,
+)
+from surgery_cli.options import (
+    ArchitectureName,
+    build_options,
+    output_options,
+    refuse_outputs,
+    shard_option,
+)
 
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint
@@ -24,6 +36,7 @@ Examples:
   surgery transfer last.ckpt models.py:make_net --arg width=64 --num-classes 5
   surgery transfer run.pth.tar timm:convnext_tiny --key state_dict_ema
   surgery transfer old.safetensors like:new.safetensors --map renames.txt --strict
+  surgery transfer big.index.json timm:vit_huge_patch14_224 --max-shard-size 1GB
 
 \b
 A rename file has one `pattern -> replacement` a line:
@@ -68,6 +81,7 @@ A rename file has one `pattern -> replacement` a line:
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
+@shard_option
 @output_options
 def transfer(
     old: Path,
@@ -83,6 +97,7 @@ def transfer(
     seed: int,
     dry_run: bool,
     force: bool,
+    max_shard_bytes: int | None,
     as_json: bool,
 ) -> None:
     """Move the weights in OLD into NEW-ARCH and write the result as a new file.
@@ -96,7 +111,7 @@ def transfer(
     values. The output appears whole or not at all.
     """
     if out is not None and not dry_run:
-        _refuse_output(out, force)
+        refuse_outputs(out, max_shard_bytes, force)
     source, map_read = _read(old, key, renames)
     with progress(f"building {new_arch}"):
         from surgery.architectures import find_architecture
@@ -105,7 +120,7 @@ def transfer(
         architecture = find_architecture(new_arch)
         if out is None and not dry_run:
             out = Path(f"{architecture.stem}.safetensors")
-            _refuse_output(out, force)
+            refuse_outputs(out, max_shard_bytes, force)
         job = plan_file_transfer(
             source,
             architecture,
@@ -121,13 +136,7 @@ def transfer(
         _show_plan(job, heading, min_loaded, strict, as_json)
     else:
         job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
-        _write(job, out, heading, strict, as_json)
-
-
-def _refuse_output(out: Path, force: bool) -> None:
-    from surgery.checkpoint.writer import check_output
-
-    refuse_existing(check_output(out), force)
+        _write(job, out, heading, strict, max_shard_bytes, as_json)
 
 
 def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint, Renames | None]:
@@ -151,14 +160,22 @@ def _show_plan(
         print_json({"architecture": job.architecture.label, "plan": job.plan.to_dict()})
 
 
-def _write(job: FileTransfer, out: Path, heading: str, strict: bool, as_json: bool) -> None:
+def _write(
+    job: FileTransfer,
+    out: Path,
+    heading: str,
+    strict: bool,
+    max_shard_bytes: int | None,
+    as_json: bool,
+) -> None:
     from surgery.report import outcome_report
 
-    with progress(f"writing {out}"):
-        outcome = job.write(out, strict=strict)
+    nbytes = sum(tensor.nbytes for tensor in job.target.spec.tensors)
+    with byte_progress(f"writing {out}", nbytes) as done:
+        outcome = job.write(out, strict=strict, max_shard_bytes=max_shard_bytes, progress=done)
     if as_json:
         label = job.architecture.label
-        print_json({"architecture": label, "output": str(out), **outcome.to_dict()})
+        print_json({"architecture": label, "output": str(outcome.files[-1]), **outcome.to_dict()})
         return
     print_report(outcome_report(outcome, heading=(heading,)))
-    print_note(f"wrote {out} ({out.stat().st_size:,} bytes)")
+    print_written(outcome.files)

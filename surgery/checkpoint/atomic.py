@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -68,7 +69,7 @@ def _create(draft: Path) -> int:
     while True:
         handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         # Between the two calls another process may have taken the file for an abandoned one.
-        if _lock(handle) and draft.exists():
+        if lock(handle) is not False and draft.exists():
             return handle
         os.close(handle)
 
@@ -87,22 +88,28 @@ def _remove_abandoned(draft: Path) -> None:
     except OSError:
         return  # gone by now, or another user's
     try:
-        if _lock(handle):
+        if lock(handle) is True:
             draft.unlink(missing_ok=True)
     finally:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Whether the file is ours alone now. A lock ends with its process, however that ends."""
+def lock(handle: int, *, wait: bool = False) -> bool | None:
+    """Whether the open file or folder is ours alone now; None where there are no locks (Windows,
+    some network folders). A lock ends with its process, however that ends.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows: a file that is open cannot be removed there
-        return True
+    except ImportError:
+        return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF, errno.EINVAL):
+            raise
+        return None
     return True
 
 

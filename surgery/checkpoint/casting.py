@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.tensors import pieces
 from surgery.checkpoint.values import Computed, Values, spec_of
+from surgery.errors import ValueRefused
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,15 @@ class Casts:
             yield result
         if total:
             self.broken[name] = total
+
+
+def refuse_broken(broken: Mapping[str, int]) -> None:
+    """Raise ValueRefused where casts broke values; ``broken`` counts them by tensor."""
+    if broken:
+        raise ValueRefused(
+            f"strict: casts break {sum(broken.values())} values in "
+            f"{len(broken)} tensors, the first is {next(iter(broken))}; nothing was changed"
+        )
 
 
 def cast(value: torch.Tensor, dtype: str) -> tuple[torch.Tensor, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from surgery.checkpoint.pytorch import read_stream, read_zip
 from surgery.checkpoint.regions import Region, is_intact
 from surgery.checkpoint.safetensors import read_safetensors
 from surgery.checkpoint.sharded import read_index
-from surgery.checkpoint.source import Reader, Source
+from surgery.checkpoint.source import OneAtATime, Reader, Source
 from surgery.checkpoint.wording import count, listed, shown
 from surgery.errors import CheckpointError, did_you_mean
 from surgery.specs import TensorSpec
@@ -63,34 +62,35 @@ class Checkpoint:
         """Specs by name."""
         return {spec.name: spec for spec in self.specs}
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str, *, mapped: bool = False) -> torch.Tensor:
         """The tensor's values, in memory of their own: writable, and independent of the file.
 
-        Raises CheckpointError for a name that is not there, a tensor of a kind that is not
-        read, or a file that has changed since it was opened.
+        ``mapped`` values are read when they are first looked at; writing to them does not reach
+        the file. The file must then stay as it is: Python ends with SIGBUS where one that has
+        been cut short meanwhile is looked at. Raises CheckpointError for a name that is not
+        there, a tensor of a kind that is not read, or a file that has changed since it was opened.
         """
-        from surgery.checkpoint.tensors import read_tensor
+        from surgery.checkpoint.tensors import map_tensor, read_tensor
 
         place = self.place(name)
         with place.region.source.opened() as reader:
-            return read_tensor(place, reader)
+            return (map_tensor if mapped else read_tensor)(place, reader)
 
-    def state_dict(self) -> OrderedDict[str, torch.Tensor]:
-        """Every readable tensor, as ``load_state_dict`` wants them.
+    def state_dict(self, *, mapped: bool = False) -> OrderedDict[str, torch.Tensor]:
+        """Every readable tensor, as ``load_state_dict`` wants them; ``mapped`` as above.
 
         Tied names share memory. Module versions are attached as torch attaches them
         (``_metadata``), or else layers that changed their format would be loaded wrongly.
         """
-        from surgery.checkpoint.tensors import read_tensor
+        from surgery.checkpoint.tensors import map_tensor, read_tensor
 
         read: dict[Place, torch.Tensor] = {}
         state: OrderedDict[str, torch.Tensor] = OrderedDict()
-        with ExitStack() as stack:
-            sources = dict.fromkeys(place.region.source for place in self._places.values())
-            readers = {source: stack.enter_context(source.opened()) for source in sources}
+        with OneAtATime() as sources:
             for name, place in self._places.items():
                 if place not in read:
-                    read[place] = read_tensor(place, readers[place.region.source])
+                    reader = sources.reader(place.region.source)
+                    read[place] = (map_tensor if mapped else read_tensor)(place, reader)
                 state[name] = read[place].detach()
         if self.versions:
             metadata = {path: {"version": version} for path, version in self.versions.items()}

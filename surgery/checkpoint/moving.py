@@ -118,7 +118,7 @@ class Target:
             start, at = segment.start + done, offset + done
             count = min(_STRIDE, segment.nbytes - done)
             count = self._move(reader, start, at, count) or self._carry(reader, start, at, count)
-            self._progress(count)
+            self._written(at, count)
             done += count
 
     def _pieces(self, segment: Segment) -> Iterable[Bytes]:
@@ -149,8 +149,18 @@ class Target:
     def _write(self, offset: int, data: memoryview) -> None:
         while data:
             count = os.pwrite(self._file, data[:_STRIDE], offset)
-            self._progress(count)
+            self._written(offset, count)
             data, offset = data[count:], offset + count
+
+    def _written(self, at: int, count: int) -> None:
+        """Have the disk begin now, while the next bytes are copied, and not when all are there.
+
+        Linux writes pages out when it hears that they are not needed (mm/fadvise.c), and keeps
+        those that it is still writing.
+        """
+        if count >= _SMALL and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file, at, count, os.POSIX_FADV_DONTNEED)
+        self._progress(count)
 
     def _move(self, reader: Reader, start: int, at: int, count: int) -> int:
         """Some of ``count`` bytes, by the best way that has not failed between these files yet;

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Bytes that are read, computed with and written at a time.
 CHUNK = 1 << 22
+#: Bytes below which a tensor is not worth a mapping; a process may have 65,530 of those on Linux.
+_WORTH_MAPPING = 1 << 16
 
 
 def read_tensor(place: Place, reader: Reader) -> torch.Tensor:
@@ -35,15 +37,16 @@ def read_tensor(place: Place, reader: Reader) -> torch.Tensor:
 def map_tensor(place: Place, reader: Reader) -> torch.Tensor:
     """The values at ``place``, read from the file when they are first looked at.
 
-    What is written to the tensor stays in memory and never reaches the file. Values that do not
-    lie in the file as memory has them are read at once, as :func:`read_tensor` does.
+    What is written to the tensor stays in memory and never reaches the file. Values that are few,
+    or do not lie in the file as memory has them, are read at once, as :func:`read_tensor` does.
     """
     start = place.region.start + place.offset * place.itemsize
-    if not place.numel or not is_plain(place) or start % place.itemsize:
+    nbytes = place.extent * place.itemsize
+    if nbytes < _WORTH_MAPPING or not is_plain(place) or start % place.itemsize:
         return read_tensor(place, reader)
-    reader.check_range(start, place.extent * place.itemsize)
+    reader.check_range(start, nbytes)
     page = start - start % mmap.ALLOCATIONGRANULARITY
-    length = start - page + place.extent * place.itemsize
+    length = start - page + nbytes
     mapped = mmap.mmap(reader.fileno(), length, access=mmap.ACCESS_COPY, offset=page)
     return _as_placed(memoryview(mapped)[start - page :], place)
 

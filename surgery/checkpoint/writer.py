@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from surgery.checkpoint import safetensors_layout, torch_layout
-from surgery.checkpoint.atomic import replacing, writable
+from surgery.checkpoint import safetensors_layout, shards, torch_layout
+from surgery.checkpoint.atomic import lock, replacing, writable
 from surgery.checkpoint.draft import Draft
 from surgery.checkpoint.layout import Layout
 from surgery.checkpoint.moving import Progress, Target, reserve
+from surgery.checkpoint.shards import ShardSet, parse_size
 from surgery.checkpoint.wording import shown
 from surgery.errors import CheckpointError
 
@@ -30,6 +31,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, str] | None = None,
+    max_shard_size: int | str | None = None,
 ) -> Path:
     """Write a model's state dict; the format follows the suffix. Returns the path.
 
@@ -38,18 +40,19 @@ def save(
     written in full each. Module versions are kept, so that old layers load as they should.
     ``metadata`` comes back as ``Checkpoint.metadata``. What plain
     ``torch.load(weights_only=True)`` and ``safetensors.torch.load_file`` see is an ordinary
-    state dict.
+    state dict. ``max_shard_size`` (bytes, or ``"5GB"``) cuts what is larger into several
+    ``.safetensors`` files; what is returned is then the path of their index.
 
     The file is complete or not there: see :func:`surgery.checkpoint.atomic.replacing`. It may
     be the one that the tensors were read from. Raises CheckpointError, naming every entry that
     cannot be written.
     """
-    path = check_output(path)
-    write(_gather(model_or_state_dict, path, metadata or {}), path)
-    return path
+    most = None if max_shard_size is None else parse_size(max_shard_size)
+    path = check_output(path, in_shards=most is not None)
+    return write(_gather(model_or_state_dict, path, metadata or {}), path, max_shard_bytes=most)[-1]
 
 
-def check_output(path: str | os.PathLike[str]) -> Path:
+def check_output(path: str | os.PathLike[str], *, in_shards: bool = False) -> Path:
     """``path``, if :func:`save` can be asked to write there: its suffix names a format, and there
     is a folder to hold it. Whoever has long work to do first asks before it.
 
@@ -62,29 +65,91 @@ def check_output(path: str | os.PathLike[str]) -> Path:
             f"{shown(path)}: no format has the suffix {shown(suffix) or '(none)'}",
             (f"choose {', '.join((_SAFETENSORS_SUFFIX, *_TORCH_SUFFIXES))}",),
         )
+    if in_shards and suffix != _SAFETENSORS_SUFFIX:
+        raise CheckpointError(f"{shown(path)}: only {_SAFETENSORS_SUFFIX} is written in shards")
     writable(path)
     return path
+
+
+def existing_outputs(path: Path, *, in_shards: bool = False) -> tuple[Path, ...]:
+    """The files that writing to ``path`` would replace."""
+    return ((path,) if path.exists() else ()) + (shards.existing(path) if in_shards else ())
 
 
 def write(
     draft: Draft,
     path: Path,
     *,
+    max_shard_bytes: int | None = None,
     before_commit: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
-) -> None:
-    """Write a draft; the format follows the suffix.
+) -> tuple[Path, ...]:
+    """Write a draft; the format follows the suffix. Returns the files, an index last.
 
     ``before_commit`` is called when every byte is written and nothing is replaced yet: what it
     raises leaves all as it was. ``progress`` hears of bytes as they are written. Raises
     CheckpointError, naming every entry that cannot be written.
     """
+    if max_shard_bytes is None:
+        return (_write_one(draft, path, before_commit, progress),)
+    with _alone_in(path.parent):
+        parts = shards.plan_shards(draft, path, max_shard_bytes)
+        if parts is None:
+            _write_one(draft, path, before_commit, progress)
+            left = shards.existing(path)
+        else:
+            _write_set(parts, path.parent, before_commit, progress)
+            left = (path, *shards.left_over(path, parts))
+        for file in left:
+            file.unlink(missing_ok=True)
+    return (path,) if parts is None else tuple(path.parent / name for name in parts.names)
+
+
+def _write_one(
+    draft: Draft, path: Path, before_commit: Callable[[], None], progress: Progress | None
+) -> Path:
     layout = lay_out(draft, path)
-    with replacing(path) as file, _opened(file) as handle:
-        reserve(handle, layout.nbytes)
-        with Target(handle, progress) as target:
-            layout.write(target)
+    with replacing(path) as file:
+        _fill(file, layout, progress)
         before_commit()
+    return path
+
+
+def _write_set(
+    parts: ShardSet, folder: Path, before_commit: Callable[[], None], progress: Progress | None
+) -> None:
+    """All files are written before any has its name, and the index is the last to get one."""
+    layouts = {name: lay_out(shard, folder / name) for name, shard in parts.shards.items()}
+    with ExitStack() as commits:  # they run in reverse
+        index = commits.enter_context(replacing(folder / parts.index_name))
+        index.write_text(parts.index, encoding="utf-8")
+        for name, layout in layouts.items():
+            _fill(commits.enter_context(replacing(folder / name)), layout, progress)
+        before_commit()
+
+
+def _fill(file: Path, layout: Layout, progress: Progress | None) -> None:
+    with file.open("r+b", buffering=0) as opened:
+        reserve(opened.fileno(), layout.nbytes)
+        with Target(opened.fileno(), progress) as target:
+            layout.write(target)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Sets of shards are written to a folder one after the other: their names are chosen by what
+    is there, and what no index names is removed.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        yield
+        return
+    try:
+        lock(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def lay_out(draft: Draft, path: Path) -> Layout:
@@ -105,15 +170,6 @@ class _Format(Protocol):
     def problems(self, draft: Draft) -> list[str]: ...
 
     def lay_out(self, draft: Draft) -> Layout: ...
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    handle = os.open(path, os.O_RDWR)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _gather(source: Any, path: Path, metadata: Mapping[str, str]) -> Draft:

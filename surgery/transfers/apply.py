@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.checkpoint.casting import Casts, cast, refuse_broken, widened
 from surgery.checkpoint.draft import Draft
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import OneAtATime
@@ -35,11 +36,12 @@ class TransferOutcome:
     """What a transfer did. ``str()`` is the table.
 
     ``overflowed`` are (target name, elements) where a cast turned finite values into infinities
-    or NaN, or changed an integer.
+    or NaN, or changed an integer. ``files`` were written, an index last.
     """
 
     plan: TransferPlan
     overflowed: tuple[tuple[str, int], ...] = ()
+    files: tuple[Path, ...] = ()
 
     @cached_property
     def loaded(self) -> tuple[str, ...]:
@@ -134,17 +136,16 @@ def apply_to_file(
     *,
     metadata: Mapping[str, str],
     strict: bool = False,
+    max_shard_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> TransferOutcome:
-    """Write the plan's tensors as one new file, with the initial values of what stays fresh.
+    """Write the plan's tensors as a new file, with the initial values of what stays fresh.
 
     Nothing is computed but casts and what ``target`` computes: everything else goes from file to
     file. The new file appears whole or not at all, in the target's dtypes; names of one tied
     tensor share one tensor. Raises as :func:`apply_to_model` does; the old file is then as it
-    was. ``progress`` hears of bytes as they are written.
+    was. ``max_shard_bytes`` and ``progress`` as for :func:`surgery.checkpoint.writer.write`.
     """
-    from surgery.checkpoint.casting import Casts
-
     casts = Casts()
     loaded = {name: source.place(step.source.name) for name, step in _loads(plan).items()}
     _refuse_torn_ties(plan, loaded)
@@ -161,17 +162,10 @@ def apply_to_file(
         if strict:
             refuse_broken(casts.broken)
 
-    write(draft, Path(path), before_commit=check, progress=progress)
-    return TransferOutcome(plan, tuple(casts.broken.items()))
-
-
-def refuse_broken(broken: Mapping[str, int]) -> None:
-    """Raise ValueRefused where casts broke values; ``broken`` counts them by tensor."""
-    if broken:
-        raise ValueRefused(
-            f"strict: casts break {sum(broken.values())} values in "
-            f"{len(broken)} tensors, the first is {next(iter(broken))}; nothing was changed"
-        )
+    files = write(
+        draft, Path(path), max_shard_bytes=max_shard_bytes, before_commit=check, progress=progress
+    )
+    return TransferOutcome(plan, tuple(casts.broken.items()), files)
 
 
 def _loads(plan: TransferPlan) -> dict[str, Load]:
@@ -192,7 +186,6 @@ def _ready(values: Values) -> Values:
 
 def _count_broken(plan: TransferPlan, values: Mapping[str, Values]) -> dict[str, int]:
     """What the plan's casts would break; nothing is kept."""
-    from surgery.checkpoint.casting import cast
     from surgery.checkpoint.tensors import pieces
 
     counts = {
@@ -244,7 +237,6 @@ def _same_values(one: Values, other: Values, dtype: str) -> bool:
 def _whole(values: Values, dtype: str) -> torch.Tensor:
     import torch
 
-    from surgery.checkpoint.casting import cast, widened
     from surgery.checkpoint.tensors import pieces
 
     flat = torch.cat([cast(piece, dtype)[0] for piece in pieces(values)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgery.architectures import Architecture, Blueprint, blueprint
 from surgery.record import Record
@@ -14,6 +14,9 @@ from surgery.transfers.decide import make_plan
 from surgery.transfers.plan import TransferPlan
 from surgery.transfers.renames import RenamesLike, read_renames
 from surgery.transfers.source import Source, names_of
+
+if TYPE_CHECKING:
+    from surgery.checkpoint.moving import Progress
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,18 @@ class FileTransfer:
     target: Blueprint
     plan: TransferPlan
 
-    def write(self, path: str | Path, *, strict: bool = False) -> TransferOutcome:
-        """Write the new file, whole or not at all, with a record of every tensor's status."""
+    def write(
+        self,
+        path: str | Path,
+        *,
+        strict: bool = False,
+        max_shard_bytes: int | None = None,
+        progress: Progress | None = None,
+    ) -> TransferOutcome:
+        """Write the new file, whole or not at all, with a record of every tensor's status.
+
+        For the arguments see :func:`surgery.transfers.apply.apply_to_file`.
+        """
         return apply_to_file(
             self.plan,
             self.source,
@@ -38,6 +51,8 @@ class FileTransfer:
                 self.target.spec,
             ).to_metadata(),
             strict=strict,
+            max_shard_bytes=max_shard_bytes,
+            progress=progress,
         )
 
 

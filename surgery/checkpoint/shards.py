@@ -1,0 +1,121 @@
+"""A draft in several safetensors files with an index, as transformers and diffusers read them:
+``model-00001-of-00003.safetensors`` and ``model.safetensors.index.json``.
+
+Files that are there already are never overwritten: the index is written last and says which
+files count, so whoever looks sees the old set whole or the new one. What the new index no longer
+names is removed after that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+from surgery.checkpoint.draft import Draft
+from surgery.errors import SurgeryError
+
+INDEX_SUFFIX = ".index.json"
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of ``"5GB"``, ``"500 MiB"`` or a number; 1 GB is 10^9 bytes, 1 GiB is 2^30.
+
+    Raises SurgeryError for anything else, and for less than one byte.
+    """
+    match = _SIZE.fullmatch(str(size).strip())
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if not match or unit is None or float(match[1]) * unit < 1:
+        raise SurgeryError(
+            f"{size!r} is no size; expected bytes, or a number with MB, GB, MiB, GiB"
+        )
+    return int(float(match[1]) * unit)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSet:
+    """Drafts by file name, and the text of the index that names those files."""
+
+    shards: Mapping[str, Draft]
+    index_name: str
+    index: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All file names, the index last."""
+        return (*self.shards, self.index_name)
+
+
+def plan_shards(draft: Draft, path: Path, most: int) -> ShardSet | None:
+    """Cut ``draft`` into files of at most ``most`` bytes of values; None where one file is enough.
+
+    Tensors stay in their order, and a tensor larger than that has a file of its own. Names of
+    one tensor stay together.
+    """
+    parts = list(_cut(draft, most))
+    if len(parts) < 2:
+        return None
+    names = _names(path, len(parts))
+    first, *rest = (_part(draft, part) for part in parts)
+    shards = dict(zip(names, (replace(first, versions=draft.versions), *rest), strict=True))
+    index = {
+        "metadata": {**draft.metadata, "total_size": draft.nbytes},
+        "weight_map": {name: file for file, shard in shards.items() for name in shard.specs},
+    }
+    return ShardSet(shards, path.name + INDEX_SUFFIX, json.dumps(index, indent=2) + "\n")
+
+
+def existing(path: Path) -> tuple[Path, ...]:
+    """The index and the shards of a set that is there, complete or not; the index first."""
+    index = path.with_name(path.name + INDEX_SUFFIX)
+    pattern = re.compile(
+        rf"{re.escape(path.stem)}(\.\d+)?-\d{{5}}-of-\d{{5}}{re.escape(path.suffix)}"
+    )
+    found = sorted(entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name))
+    return ((index,) if index.exists() else ()) + tuple(found)
+
+
+def left_over(path: Path, kept: ShardSet) -> tuple[Path, ...]:
+    """What earlier sets and interrupted runs left, beside the files that count now."""
+    return tuple(entry for entry in existing(path) if entry.name not in kept.names)
+
+
+def _cut(draft: Draft, most: int) -> Iterator[list[str]]:
+    part: list[str] = []
+    size = 0
+    for name, spec in draft.specs.items():
+        if part and size + spec.nbytes > most:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += spec.nbytes
+    if part:
+        yield part
+
+
+def _part(draft: Draft, names: Sequence[str]) -> Draft:
+    held = set(names)
+    aliases = {name: kept for name, kept in draft.aliases.items() if kept in held}
+    values = {
+        name: values for name, values in draft.values.items() if name in held or name in aliases
+    }
+    return Draft(values, aliases)
+
+
+def _names(path: Path, number: int) -> list[str]:
+    """The usual names, or where files are called so, the next ones that are free."""
+    for generation in count(1):
+        mark = f".{generation}" if generation > 1 else ""
+        names = [
+            f"{path.stem}{mark}-{i:05d}-of-{number:05d}{path.suffix}" for i in range(1, number + 1)
+        ]
+        if not any((path.parent / name).exists() for name in names):
+            return names
+    raise AssertionError("there is always a next number")
