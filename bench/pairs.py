@@ -6,7 +6,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -46,14 +46,39 @@ def spread(values: Sequence[float], unit: str) -> str:
     return f"{middle:8.3f} {unit} ({min(values):.3f} to {max(values):.3f})"
 
 
-def compare(title: str, ours: Sequence[str], theirs: Sequence[str], *, runs: int = 7) -> Pair:
-    """Run both commands in turn, after one uncounted run of each."""
-    _run(ours), _run(theirs)
-    pairs = [(_run(ours), _run(theirs)) for _ in range(runs)]
+def compare(
+    title: str,
+    ours: Sequence[str],
+    theirs: Sequence[str],
+    *,
+    runs: int = 7,
+    before: Callable[[], None] = lambda: None,
+    measure: Callable[[Sequence[str]], Run] | None = None,
+) -> Pair:
+    """Run both commands in turn, after one uncounted run of each; who is first alternates.
+
+    ``before`` is called ahead of every run and not timed. ``measure`` runs a command; without it
+    the whole process is timed.
+    """
+    measure = measure or run_whole
+
+    def timed(command: Sequence[str]) -> Run:
+        before()
+        return measure(command)
+
+    timed(ours), timed(theirs)
+    pairs = []
+    for turn in range(runs):
+        if turn % 2:
+            second, first = timed(theirs), timed(ours)
+        else:
+            first, second = timed(ours), timed(theirs)
+        pairs.append((first, second))
     return Pair(title, tuple(a for a, _ in pairs), tuple(b for _, b in pairs))
 
 
-def _run(command: Sequence[str]) -> Run:
+def run_whole(command: Sequence[str]) -> Run:
+    """The whole process, from its start to its end."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -62,3 +87,10 @@ def _run(command: Sequence[str]) -> Run:
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return Run(seconds, usage.ru_maxrss / 1024)
+
+
+def run_inside(command: Sequence[str]) -> Run:
+    """What the process timed of itself: seconds and peak MiB are the last it prints."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, mebibytes = done.stdout.split()[-2:]
+    return Run(float(seconds), float(mebibytes))
