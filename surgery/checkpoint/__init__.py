@@ -1,9 +1,14 @@
 """The only place that opens weight files. Reading one never runs anything that it holds.
 
-``index`` opens (:func:`open_checkpoint`, :func:`read_contents`), ``writer`` saves
-(:func:`save`). Below ``index``, one format a file: ``safetensors``, ``pytorch`` (``zipped`` and
-the pickle machine of ``pickled``, ``opcodes``, ``constructors``, ``inert``), ``sharded``. All of
-them give a ``Holding`` whose tensors are ``Place`` s in a ``Source``; ``tensors`` reads those.
+``index`` opens (:func:`open_checkpoint`, :func:`read_contents`). Below it, one format a file:
+``safetensors``, ``pytorch`` (``zipped`` and the pickle machine of ``pickled``, ``opcodes``,
+``constructors``, ``inert``), ``sharded``. All of them give a ``Holding`` whose tensors are
+``Place`` s in a ``Source``; ``tensors`` reads those, ``filling`` puts them into live tensors.
+
+``writer`` writes (:func:`save`). It takes a ``Draft``, names and what their values are made from;
+``safetensors_layout`` and ``torch_layout`` (with ``pickling``) make ``segments`` of it, ranges of
+other files' bytes and bytes to be made; ``moving`` moves those, in the kernel where it can, into
+a file of ``atomic``. ``shards`` cuts a draft into several.
 """
 
 from surgery.checkpoint.index import Checkpoint, Contents, open_checkpoint, read_contents
