@@ -393,6 +393,11 @@ class TestFolder:
         assert open_memory().recall("x") == 3
         assert only_file(open_memory().entries).parent == tmp_path / "deep" / "down"
 
+    def test_the_one_that_is_named_below_the_home_folder(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("SURGERY_CACHE_DIR", "~/kept")
+        assert open_memory().entries.folder == tmp_path / "kept"
+
     def test_nobodys(self, monkeypatch):
         """Without a home folder, ``~`` stays what it is."""
         monkeypatch.delenv("SURGERY_CACHE_DIR")

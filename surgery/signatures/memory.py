@@ -93,7 +93,7 @@ def _settings() -> dict[str, str]:
 
 def _folder() -> Path | None:
     if chosen := os.environ.get(FOLDER_VARIABLE):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))  # noqa: PTH111 - without a home, Path's raises
     from platformdirs import user_cache_path
 
     folder = user_cache_path("model-surgery")
