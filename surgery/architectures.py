@@ -255,7 +255,8 @@ def _remembered_or_built(plan: _BuildingPlan) -> Blueprint:
     memory.importing()
     built = plan.build()
     # Entries that are no tensors may be anything; what JSON makes of them is another thing.
-    if not built.extras:
+    # To find the heads of a torchvision model can take half a second: only where it is kept.
+    if memory.works and not built.extras:
         memory.keep(built.signature.to_dict(), *plan.key)
     return built
 

@@ -125,7 +125,9 @@ class DeferredInit(TorchDispatchMode):
 
         def run() -> None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                # What is filled lies on the processor. torch.manual_seed would also note a seed
+                # for every device, with a traceback, which takes longer than most fills.
+                torch.default_generator.manual_seed(seed)
                 func(*args, **kwargs)
 
         return run

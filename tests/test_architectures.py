@@ -1,4 +1,8 @@
+import json
+import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -7,6 +11,7 @@ import torchvision
 from tiny_models import TinyNet, randomise
 
 import surgery
+from surgery import architectures
 from surgery.architectures import (
     Architecture,
     blueprint,
@@ -16,6 +21,8 @@ from surgery.architectures import (
 )
 from surgery.describe import describe
 from surgery.errors import ArchitectureError
+from surgery.specs import ModelSpec
+from surgery.transfers.tofile import plan_file_transfer
 
 
 @pytest.fixture
@@ -245,7 +252,10 @@ class TestBlueprint:
         surgery.save(model, tmp_path / "like.safetensors")
         target = blueprint(find_architecture(f"like:{tmp_path / 'like.safetensors'}"))
         assert set(target.spec.by_name) == set(model.state_dict())
-        assert torch.equal(target.initial(["fc.bias"])["fc.bias"], model.fc.bias)
+        checkpoint = surgery.open_checkpoint(tmp_path / "like.safetensors")
+        assert target.initial(["fc.bias"]) == {"fc.bias": checkpoint.place("fc.bias")}
+        assert target.versions == checkpoint.versions != {}
+        assert (target.heads, dict(target.extras)) == (None, {})
 
     def test_one_state_dict_of_another_file(self, tmp_path):
         state = {"w": torch.ones(2)}
@@ -254,7 +264,8 @@ class TestBlueprint:
             blueprint(find_architecture(f"like:{tmp_path}/two.pt"))
         architecture = find_architecture(f"like:{tmp_path}/two.pt#ema")
         assert architecture.stem == "like-two"
-        assert blueprint(architecture).initial(["w"])["w"].tolist() == [0, 0]
+        ema = surgery.open_checkpoint(tmp_path / "two.pt", key="ema")
+        assert blueprint(architecture).initial(["w"]) == {"w": ema.place("w")}
 
     def test_another_file_takes_no_arguments(self, tmp_path):
         with pytest.raises(ArchitectureError, match="takes no arguments"):
@@ -266,6 +277,254 @@ class TestBlueprint:
 
     def test_quiet_about_initialisations_to_come(self):
         assert blueprint(Architecture("torchvision", "googlenet")).spec.parameters
+
+    def test_only_what_is_asked_for_has_values(self):
+        target = blueprint(Architecture("torchvision", "resnet18"))
+        assert set(target.initial(["fc.weight", "bn1.running_var"])) == {
+            "bn1.running_var",
+            "fc.weight",
+        }
+        assert target.initial([]) == {}
+
+    def test_what_is_no_tensor_is_extra(self, tmp_path):
+        (tmp_path / "nets.py").write_text(
+            "import torch\n"
+            "class make(torch.nn.Linear):\n"
+            "    _version = 5\n"
+            "    def __init__(self): super().__init__(2, 2)\n"
+            "    def get_extra_state(self): return {'scale': 3}\n"
+            "    def set_extra_state(self, state): pass\n"
+        )
+        target = blueprint(find_architecture(f"{tmp_path}/nets.py:make"))
+        assert target.extras == {"_extra_state": {"scale": 3}}
+        assert target.versions == {"": 5}
+        assert list(target.spec.by_name) == ["weight", "bias"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A cache folder, in a process where nobody but surgery has imported the libraries."""
+    monkeypatch.setattr("surgery.signatures.code._any_imported", lambda: False)
+    monkeypatch.setenv("SURGERY_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_building(monkeypatch):
+    """From when it is called on, nothing can be built."""
+
+    def fail(*_, **__):
+        raise AssertionError("built, where it should have been remembered")
+
+    return lambda: monkeypatch.setattr(architectures, "build", fail)
+
+
+def kept(folder: Path) -> int:
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+VIT = Architecture("timm", "test_vit")
+EMPTY = ModelSpec((), ()).to_dict()
+
+
+class TestRemembered:
+    @pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            ("timm:vit_tiny_patch16_224", {}),
+            ("timm:vit_tiny_patch16_224", {"arguments": {"img_size": (96, 64), "num_classes": 5}}),
+            ("timm:vit_tiny_patch16_224", {"arguments": {"drop_rate": 0.5, "global_pool": ""}}),
+            ("timm:swin_tiny_patch4_window7_224", {"num_classes": 0}),
+            ("timm:beit_base_patch16_224", {"arguments": {"depth": 2}}),
+            ("timm:deit_tiny_distilled_patch16_224", {"num_classes": 3}),
+            ("timm:coat_tiny", {}),  # modules under two names
+            ("timm:convnext_atto.d2_in1k", {}),
+            ("timm:efficientnet_lite0", {"arguments": {"features_only": True}}),
+            ("timm:resnet18", {"arguments": {"pretrained": False}, "num_classes": 7}),
+            ("torchvision:resnet18", {"num_classes": 0}),
+            ("torchvision:mnasnet0_5", {}),  # of version 2
+            ("torchvision:googlenet", {}),  # auxiliary heads
+            ("torchvision:swin_t", {"num_classes": 2}),
+            ("torchvision:lraspp_mobilenet_v3_large", {"arguments": {"num_classes": 4}}),
+        ],
+    )
+    def test_is_what_was_built(self, folder, no_building, name, settings):
+        architecture = find_architecture(name)
+        names = kept(folder)
+        built = blueprint(architecture, **settings)
+        assert kept(folder) == names + 1
+        no_building()
+        remembered = blueprint(architecture, **settings)
+        assert remembered.spec == built.spec
+        assert remembered.spec.ties == built.spec.ties
+        assert remembered.heads == built.heads
+        assert list(remembered.versions.items()) == list(built.versions.items())
+        assert remembered.extras == built.extras == {}
+        assert remembered.initial([]) == {}
+
+    @pytest.mark.parametrize("name", ["timm:test_vit", "torchvision:shufflenet_v2_x0_5"])
+    def test_has_the_initial_values_of_what_was_built(self, folder, name):
+        architecture = find_architecture(name)
+        built = blueprint(architecture, seed=3)
+        names = list(built.spec.by_name)
+        remembered = blueprint(architecture, seed=3)
+        assert type(remembered) is not type(built)
+        values = remembered.initial(names)
+        assert set(values) == set(names)
+        for tensor, value in built.initial(names).items():
+            assert torch.equal(values[tensor], value), tensor
+        again = remembered.initial(names[-2:])
+        assert all(torch.equal(again[tensor], values[tensor]) for tensor in names[-2:])
+
+    def test_what_it_is_built_with_is_told_apart(self, folder):
+        settings = [
+            {},
+            {"num_classes": 3},
+            {"num_classes": 0},
+            {"arguments": {"num_classes": 3}},
+            {"arguments": {"depth": 1}},
+            {"arguments": {"depth": 1, "num_classes": 3}},
+        ]
+        built = [blueprint(VIT, **setting) for setting in settings]
+        assert kept(folder) == len(settings)
+        for setting, target in zip(settings, built, strict=True):
+            remembered = blueprint(VIT, **setting)
+            assert type(remembered) is not type(target)
+            assert remembered.spec == target.spec
+
+    def test_a_seed_makes_values_only(self, folder, no_building):
+        blueprint(VIT, seed=1)
+        no_building()
+        blueprint(VIT, seed=2)
+        assert kept(folder) == 1
+
+    def test_arguments_without_an_exact_spelling(self, folder):
+        arguments = {"act_layer": torch.nn.ReLU}
+        for _ in range(2):
+            assert blueprint(VIT, arguments=arguments).spec.parameters
+        assert kept(folder) == 0
+
+    def test_mistakes_are_told_as_ever(self, folder):
+        blueprint(VIT)
+        for _ in range(2):
+            with pytest.raises(ArchitectureError, match="nothing is downloaded here"):
+                blueprint(VIT, arguments={"pretrained": True})
+            with pytest.raises(ArchitectureError, match="num_classes is given twice"):
+                blueprint(VIT, arguments={"num_classes": 3}, num_classes=3)
+            with pytest.raises(ArchitectureError, match="raised TypeError"):
+                blueprint(VIT, arguments={"no_such_argument": 3})
+        assert kept(folder) == 1
+
+    def test_ones_own_code_and_files_are_not_remembered(self, folder, own_file, tmp_path):
+        surgery.save(TinyNet(), tmp_path / "like.safetensors")
+        for name in (f"{own_file}:make", f"like:{tmp_path}/like.safetensors"):
+            before = blueprint(find_architecture(name)).spec
+            assert blueprint(find_architecture(name)).spec == before
+        own_file.write_text(own_file.read_text().replace("Linear(8, width)", "Linear(9, width)"))
+        assert blueprint(find_architecture(f"{own_file}:make")).spec.tensors[0].shape == (6, 9)
+        assert kept(folder) == 0
+
+    def test_what_has_more_than_tensors_is_not_remembered(self, folder, monkeypatch):
+        class Quantised(torch.nn.Linear):
+            def get_extra_state(self):
+                return b"packed"
+
+            def set_extra_state(self, state):
+                pass
+
+        monkeypatch.setattr(architectures, "_timm_factory", lambda _: lambda: Quantised(2, 2))
+        for _ in range(2):
+            assert blueprint(VIT).extras == {"_extra_state": b"packed"}
+        assert kept(folder) == 0
+
+    def test_another_model_than_remembered_is_refused_once(self, folder, monkeypatch):
+        """A constructor that reads a file, or that someone has patched."""
+        right = blueprint(VIT).spec
+        make = architectures._timm_factory
+        monkeypatch.setattr(
+            architectures, "_timm_factory", lambda name: lambda: make(name)(img_size=320)
+        )
+        stale = blueprint(VIT)
+        assert stale.spec == right
+        with pytest.raises(
+            ArchitectureError, match=r"timm:test_vit is not the model.*pos_embed was \(1, 101, 64\)"
+        ):
+            stale.initial(["head.bias"])
+        assert kept(folder) == 0
+        fresh = blueprint(VIT)
+        assert fresh.spec.by_name["pos_embed"].shape == (1, 401, 64)
+        assert set(fresh.initial(["pos_embed"])) == {"pos_embed"}
+
+    @pytest.mark.parametrize("change", ["heads", "versions", "types"])
+    def test_every_difference_counts(self, folder, change):
+        remembered = blueprint(VIT) and blueprint(VIT)
+        signature = remembered.signature
+        module = replace(signature.spec.modules[0], types=("Other",))
+        changed = {
+            "heads": replace(signature, heads=()),
+            "versions": replace(signature, versions={**signature.versions, "head": 9}),
+            "types": replace(
+                signature,
+                spec=replace(signature.spec, modules=(module, *signature.spec.modules[1:])),
+            ),
+        }
+        remembered.memory.keep(changed[change].to_dict(), *remembered.plan.key)
+        with pytest.raises(ArchitectureError, match="ties, modules, heads or versions differ"):
+            blueprint(VIT).initial(["head.bias"])
+
+    @pytest.mark.parametrize(
+        "value", [[], {}, {"spec": {}}, {"spec": EMPTY, "heads": [], "versions": 3}, "x"]
+    )
+    def test_a_value_of_another_form_is_built_again(self, folder, value):
+        built = blueprint(VIT)
+        remembered = blueprint(VIT)
+        remembered.memory.keep(value, *remembered.plan.key)
+        assert type(blueprint(VIT)) is type(built)
+        assert type(blueprint(VIT)) is type(remembered)
+
+    def test_a_library_that_others_have_imported_is_not_remembered(self, folder, monkeypatch):
+        blueprint(VIT)
+        monkeypatch.setattr("surgery.signatures.code._any_imported", lambda: True)
+        monkeypatch.setattr("surgery.signatures.code._imported", None)
+        monkeypatch.setattr(architectures, "_timm_factory", lambda _: lambda: torch.nn.Linear(2, 2))
+        monkeypatch.delattr("surgery.heads.head_paths")  # nor is anything found out for it
+        assert blueprint(VIT).spec.by_name["weight"].shape == (2, 2)
+        assert kept(folder) == 1
+
+
+REMEMBERED = """
+import json, sys
+from surgery.architectures import blueprint, find_architecture
+target = blueprint(find_architecture(sys.argv[1]))
+told = [len(target.spec.tensors), target.heads, dict(target.versions), dict(target.extras)]
+heavy = sorted({"torch", "timm", "torchvision", "numpy"} & set(sys.modules))
+print(json.dumps([told, heavy]))
+"""
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "torchvision:resnet18"])
+def test_the_second_time_nothing_heavy_is_imported(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("SURGERY_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(surgery.__file__).parents[1]))
+
+    def told():
+        command = [sys.executable, "-c", REMEMBERED, name]
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+    first, imported = told()
+    assert "torch" in imported
+    assert told() == [first, []]
+
+
+def test_a_transfer_by_memory_writes_the_same_file(tmp_path, folder, no_building):
+    model = randomise(timm.create_model("test_vit"))
+    surgery.save(model, tmp_path / "old.safetensors")
+    source = surgery.open_checkpoint(tmp_path / "old.safetensors")
+    for name in ("built.safetensors", "remembered.safetensors"):
+        plan_file_transfer(source, VIT).write(tmp_path / name)
+        no_building()
+    built, remembered = tmp_path / "built.safetensors", tmp_path / "remembered.safetensors"
+    assert remembered.read_bytes() == built.read_bytes()
 
 
 def test_every_torchvision_name_has_a_builder():

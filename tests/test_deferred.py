@@ -159,3 +159,14 @@ def test_the_callers_random_state_is_left_alone():
         torch.rand(2)
     init.fill(model.parameters())
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_fills_seed_no_device(monkeypatch):
+    """One note a fill, with a traceback, for devices that are not even there."""
+    with DeferredInit() as init:
+        layer = torch.nn.Linear(64, 64)
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    init.fill([layer.weight])
+    assert layer.weight.std() > 0
+    assert seeded == []

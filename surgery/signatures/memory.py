@@ -23,6 +23,11 @@ class Memory:
 
     entries: Entries | None
 
+    @property
+    def works(self) -> bool:
+        """Whether anything can be remembered at all."""
+        return self.entries is not None
+
     def recall(self, *key: Any) -> Any | None:
         """What was kept under the key, whose parts are JSON values; None where nothing was."""
         return self.entries.read(_key_text(key)) if self.entries else None
@@ -93,7 +98,7 @@ def _settings() -> dict[str, str]:
 
 def _folder() -> Path | None:
     if chosen := os.environ.get(FOLDER_VARIABLE):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))  # noqa: PTH111 - without a home, Path's raises
     from platformdirs import user_cache_path
 
     folder = user_cache_path("model-surgery")

@@ -35,5 +35,5 @@ class Signature:
         return cls(
             ModelSpec.from_dict(data["spec"]),
             tuple(str(path) for path in data["heads"]),
-            {str(path): int(version) for path, version in data["versions"].items()},
+            {str(path): int(version) for path, version in dict(data["versions"]).items()},
         )
