@@ -154,17 +154,17 @@ def _compare_places(
         return None
     # From the start again: what a difference is relative to may lie in the part that agrees.
     numbers = numbers_side_by_side(one, other, readers)
-    return _compare_numbers(spec, _reported(numbers, agreed, progress))
+    return _compare_numbers(spec, _reported(numbers, one.itemsize, agreed, progress))
 
 
-def _reported(numbers: Numbers, reported: int, progress: Progress) -> Numbers:
+def _reported(numbers: Numbers, itemsize: int, reported: int, progress: Progress) -> Numbers:
     """The same, with progress for what lies behind the bytes ``reported`` already."""
     done = 0
     for one, other in numbers:
         yield one, other
-        done += one.nbytes
+        done += len(one) * itemsize
         if done > reported:
-            progress(one.nbytes)
+            progress(len(one) * itemsize)
 
 
 def _parts(one: torch.Tensor, other: torch.Tensor) -> Numbers:

@@ -56,9 +56,15 @@ CODES: Mapping[str, Codes] = {
 
 
 def as_numbers(data: Piece, dtype: str, *, swapped: bool = False) -> torch.Tensor:
-    """The bytes as a row of numbers; ``swapped`` ones are big-endian. Their bits stay theirs."""
+    """The bytes as a row of numbers, bit for bit; ``swapped`` ones are big-endian.
+
+    Of complex32, with which torch can do nothing, the numbers as complex64.
+    """
     import torch
 
+    if dtype == "complex32":
+        parts = as_numbers(data, "float16", swapped=swapped).float()
+        return torch.view_as_complex(parts.view(-1, 2))
     kind = getattr(torch, dtype)
     if not data:
         return torch.empty(0, dtype=kind)
@@ -71,21 +77,25 @@ def as_numbers(data: Piece, dtype: str, *, swapped: bool = False) -> torch.Tenso
     return raw.view(kind)
 
 
-def nan_and_inf(numbers: torch.Tensor, codes: Codes) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Where NaN and where Inf is, as two masks; None where neither is, told in one pass.
+def nan_and_inf(
+    data: Piece, dtype: str, *, swapped: bool = False
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Where among the numbers NaN and where Inf is, as two masks; None where neither is, which
+    one pass over them tells.
 
     A complex number is NaN where either part is, and infinite where either part is, so that it
     may be both; torch.isnan and torch.isinf have it so.
     """
     import torch
 
-    bits = numbers.view(getattr(torch, codes.carrier))  # of a complex number its two parts
+    codes = CODES[dtype]
+    bits = as_numbers(data, codes.carrier, swapped=swapped)  # of complex numbers, both parts
     bits = (bits ^ codes.flip if codes.flip else bits) & codes.mask
     highest = int(bits.max()) if len(bits) else 0
     if highest <= codes.largest and (codes.infinity is None or highest < codes.infinity):
         return None
     nan = bits > codes.largest
     inf = torch.zeros_like(nan) if codes.infinity is None else bits == codes.infinity
-    if numbers.is_complex():
+    if dtype.startswith("complex"):
         return nan.view(-1, 2).any(1), inf.view(-1, 2).any(1)
     return nan, inf

@@ -14,7 +14,7 @@ from typing import Any
 
 from surgery.checkpoint.holding import StateDict
 from surgery.checkpoint.kinds import recognise
-from surgery.checkpoint.numbers import CODES, as_numbers, nan_and_inf
+from surgery.checkpoint.numbers import CODES, nan_and_inf
 from surgery.checkpoint.pieces import Garbled, Piece, pieces
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.regions import Region
@@ -260,8 +260,7 @@ def _special(place: Place, at: int, data: Piece) -> tuple[int, int]:
     start, stop = _span(place)
     first, last = max(start - at, 0), min(stop - at, len(data))
     part = data if (first, last) == (0, len(data)) else data[first:last]
-    numbers = as_numbers(part, place.dtype, swapped=place.region.swapped)
-    masks = nan_and_inf(numbers, CODES[place.dtype])
+    masks = nan_and_inf(part, place.dtype, swapped=place.region.swapped)
     if masks is None:
         return 0, 0
     if is_dense(place):
