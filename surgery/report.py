@@ -563,9 +563,11 @@ def _verification_tables(verification: Verification | None, alone: bool) -> Iter
 
 def _finding_rows(findings: Iterable[Finding], alone: bool) -> Iterator[tuple[str, ...]]:
     """Findings of one kind folded by layer: their counts are sums."""
+    from surgery.checkpoint.verification import tensor_label
+
     kinds: dict[bool, dict[str, Finding]] = {}
     for finding in findings:
-        names = (name if alone else f"{key or '.'}: {name}" for key, name in finding.names)
+        names = (tensor_label(name, alone=alone) for name in finding.names)
         kinds.setdefault(finding.damaged, {})[" = ".join(names)] = finding
     for damaged, found in sorted(kinds.items(), reverse=True):
         for folded in collapse(found):

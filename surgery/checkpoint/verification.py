@@ -29,6 +29,9 @@ Progress = Callable[[int], None]
 #: The key of its state dict, and the tensor's name in it.
 TensorName = tuple[str | None, str]
 
+#: The views of one storage, and the names of each.
+_Views = dict[Place, list[TensorName]]
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -157,8 +160,7 @@ def verify(
     unchecked = 0
     for source, storages in _by_source(files, held).items():
         with source.opened() as reader:
-            for region in storages:
-                places = held[region]
+            for region, places in storages:
                 read = _read(region, reader, places if values else (), progress)
                 findings += _findings(places, read)
                 unchecked += 0 if read.checked else region.nbytes
@@ -174,17 +176,19 @@ def verify(
     )
 
 
-def _by_source(files: Iterable[Source], held: Iterable[Region]) -> dict[Source, list[Region]]:
+def _by_source(
+    files: Iterable[Source], held: Mapping[Region, _Views]
+) -> dict[Source, list[tuple[Region, _Views]]]:
     """Every file, and its storages in the order in which it has them."""
-    regions: dict[Source, list[Region]] = {file: [] for file in files}
-    for region in held:
-        regions.setdefault(region.source, []).append(region)
-    return {file: sorted(found, key=lambda r: r.start) for file, found in regions.items()}
+    regions: dict[Source, list[tuple[Region, _Views]]] = {file: [] for file in files}
+    for region, views in held.items():
+        regions.setdefault(region.source, []).append((region, views))
+    return {file: sorted(found, key=lambda r: r[0].start) for file, found in regions.items()}
 
 
-def _held(states: Iterable[StateDict]) -> dict[Region, dict[Place, list[TensorName]]]:
-    """Every storage, the views of it, and the names of each."""
-    held: dict[Region, dict[Place, list[TensorName]]] = {}
+def _held(states: Iterable[StateDict]) -> dict[Region, _Views]:
+    """Every storage and the views of it."""
+    held: dict[Region, _Views] = {}
     for state in states:
         for name, place in state.places.items():
             held.setdefault(place.region, {}).setdefault(place, []).append((state.key, name))
@@ -200,7 +204,7 @@ class _Read:
     special: Mapping[Place, tuple[int, int]]
 
 
-def _findings(places: Mapping[Place, list[TensorName]], read: _Read) -> Iterator[Finding]:
+def _findings(places: _Views, read: _Read) -> Iterator[Finding]:
     for place, names in places.items():
         nan, inf = read.special.get(place, (0, 0))
         if read.damaged or nan or inf:
@@ -210,14 +214,15 @@ def _findings(places: Mapping[Place, list[TensorName]], read: _Read) -> Iterator
 def _read(region: Region, reader: Reader, places: Iterable[Place], progress: Progress) -> _Read:
     at = checksum = 0
     special: dict[Place, tuple[int, int]] = {}
-    views = _Views(places)
+    passing = _Passing(places)
     try:
         for data in pieces(region, reader):
             checksum = checksum if region.crc is None else zlib.crc32(data, checksum)
-            for place in views.touching(at, at + len(data)):
-                nan, inf = special.get(place, (0, 0))
-                more_nan, more_inf = _special(place, at, data)
-                special[place] = nan + more_nan, inf + more_inf
+            for place in passing.touching(at, at + len(data)):
+                here = _special(place, at, data)
+                if any(here):
+                    nan, inf = special.get(place, (0, 0))
+                    special[place] = nan + here[0], inf + here[1]
             at += len(data)
             progress(len(data))
     except Garbled:
@@ -233,7 +238,7 @@ def _has_checksum(region: Region) -> bool:
     return region.crc is not None and (region.crc != 0 or not region.nbytes)
 
 
-class _Views:
+class _Passing:
     """The floating views of one storage, to be asked for in the order of its bytes."""
 
     def __init__(self, places: Iterable[Place]) -> None:
@@ -271,12 +276,12 @@ def _special(place: Place, at: int, data: Piece) -> tuple[int, int]:
 
 
 def _damaged_parts(
-    reader: Reader, storages: Sequence[Region], whole: bool, progress: Progress
+    reader: Reader, storages: Iterable[tuple[Region, _Views]], whole: bool, progress: Progress
 ) -> list[str]:
     """The members of a zip file that are none of these storages and have changed."""
     if recognise(reader) != "zip":
         return []
-    read = {region.start for region in storages}
+    read = {region.start for region, _ in storages}
     damaged = []
     for member in read_directory(reader).values():
         if not whole and "/data/" in member.name:
