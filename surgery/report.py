@@ -483,7 +483,7 @@ def _state_dict_tables(state: StateDict, alone: bool) -> Iterator[Table]:
     specs, ties = state.specs, state.ties
     yield Table(f"{title}: {_state_dict_text(specs, ties)}", columns, _sized_rows(specs))
     rows = tuple((" = ".join(names),) for names in ties)
-    yield Table(f"tied{whose}, one tensor under several names", (Column("names"),), rows)
+    yield Table(f"tied{whose}", (Column("names of one tensor"),), rows)
     yield _pairs_table(f"metadata{whose}", _metadata_rows(state.metadata))
 
 
@@ -522,7 +522,7 @@ def _unlisted_table(states: Iterable[StateDict], alone: bool) -> Table:
 
 def _opaque_table(opaque: Sequence[str]) -> Table:
     rows = tuple((name,) for name in opaque)
-    return Table("named in the file, and not imported", (Column("placeholder for"),), rows)
+    return Table("not imported", (Column("global that the file names"),), rows)
 
 
 def _verified_text(verification: Verification | None) -> Iterator[str]:
@@ -534,9 +534,9 @@ def _verified_text(verification: Verification | None) -> Iterator[str]:
 
 
 def _checksums_text(verification: Verification) -> str:
-    damaged = counted(len(verification.damaged), "tensor")
-    if verification.damaged:
-        return f"{damaged} DAMAGED, not the bytes whose checksum the file records"
+    damaged = sum(finding.damaged for finding in verification.findings)
+    if damaged:
+        return f"{counted(damaged, 'tensor')} DAMAGED, at odds with the checksum in the file"
     if verification.damaged_parts:
         return "DAMAGED, though in no tensor shown here"
     if not verification.unchecked:
