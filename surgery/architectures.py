@@ -450,7 +450,7 @@ def _blueprint_like(
             "and no number of classes"
         )
     path, key = _file_and_key(architecture.name)
-    states = [] if key else [state for state, _ in read_contents(path).state_dicts]
+    states = [] if key else [state.key for state in read_contents(path).state_dicts]
     if len(states) > 1:
         raise ArchitectureError(
             f"{architecture.label}: the file holds {len(states)} state dicts; choose one with "

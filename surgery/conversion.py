@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.checkpoint import Checkpoint, open_checkpoint, read_contents
 from surgery.checkpoint.casting import Casts, refuse_broken
 from surgery.checkpoint.draft import Draft
+from surgery.checkpoint.finding import TOP
 from surgery.checkpoint.shards import parse_size
 from surgery.checkpoint.wording import shown
 from surgery.checkpoint.writer import check_output, write
@@ -175,9 +176,9 @@ def _left_out(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
     return (
         *((name, "not a tensor") for name in checkpoint.not_tensors),
         *(
-            (key or ".", f"another state dict, of {len(specs):,} tensors")
-            for key, specs in contents.state_dicts
-            if key != checkpoint.key
+            (state.key or TOP, f"another state dict, of {len(state.places):,} tensors")
+            for state in contents.state_dicts
+            if state.key != checkpoint.key
         ),
         *contents.others,
     )

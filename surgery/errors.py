@@ -16,6 +16,7 @@
     └── Refused                  the data say no; exit code 1
         ├── TransferRefused      too little would load, or ``strict`` found a difference
         ├── StateRefused         a saved state that is another model's, optimizer's or run's
+        ├── DamageRefused        bytes that are not those whose checksum the file records
         └── ValueRefused         values that contradict each other, or that a cast would break
 
 and :class:`SurgeryWarning`, for what was done and probably not meant.
@@ -92,6 +93,10 @@ class TransferRefused(Refused):
 
 class StateRefused(Refused):
     """A saved state that is another model's, another optimizer's or another run's."""
+
+
+class DamageRefused(Refused):
+    """Bytes that are not those whose checksum the file records: it changed after it was written."""
 
 
 class ValueRefused(Refused):

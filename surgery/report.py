@@ -6,19 +6,22 @@ for ``str()``; on a terminal rich draws the same cells as tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from surgery.collapse import collapse
-from surgery.specs import TensorSpec
+from surgery.collapse import Collapsed, collapse
+from surgery.specs import TensorSpec, is_floating
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from surgery.checkpoint import Contents
+    from surgery.checkpoint import Contents, Verification
+    from surgery.checkpoint.holding import StateDict
+    from surgery.checkpoint.verification import Finding
     from surgery.conversion import ConversionOutcome
-    from surgery.difference import Difference
+    from surgery.difference import Difference, ValueDifference
     from surgery.training.curve import GroupCurve, ScheduleCurve
     from surgery.transfers.apply import TransferOutcome
     from surgery.transfers.plan import KeepInit, Load, TransferPlan, Unused
@@ -443,40 +446,137 @@ def _rate_text(rate: float | None) -> str:
 # Files ---------------------------------------------------------------------------------------
 
 
-def contents_report(contents: Contents) -> Report:
-    """What a file holds: every state dict's tensors, then what lies beside them."""
-    total = sum(len(specs) for _, specs in contents.state_dicts)
-    alone = len(contents.state_dicts) == 1
-    headline = (
+def contents_report(contents: Contents, verification: Verification | None = None) -> Report:
+    """What a file holds: every state dict's tensors, then what lies beside them.
+
+    With a ``verification`` what is amiss comes first.
+    """
+    states = contents.state_dicts
+    alone = len(states) == 1
+    return Report(
+        headline=(_contents_text(contents), *_verified_text(verification)),
+        tables=(
+            *_verification_tables(verification, alone),
+            *(table for state in states for table in _state_dict_tables(state, alone)),
+            _unlisted_table(states, alone),
+            _pairs_table("beside them", contents.others),
+            _opaque_table(contents.opaque),
+        ),
+    )
+
+
+def _contents_text(contents: Contents) -> str:
+    total = sum(len(state.places) for state in contents.state_dicts)
+    return (
         f"{contents.path}: {contents.format}, {bytes_text(contents.size)}, "
         f"{counted(len(contents.state_dicts), 'state dict')}, {counted(total, 'tensor')}"
     )
-    return Report(
-        headline=(headline,),
-        tables=(
-            *(_state_dict_table(key, specs, alone) for key, specs in contents.state_dicts),
-            _unlisted_table(contents.unlisted, alone),
-            _pairs_table("beside them", contents.others),
-            _pairs_table("metadata", _metadata_rows(contents.metadata)),
-        ),
-        notes=tuple(
-            f"{name} is named in the file; it was not imported" for name in contents.opaque
-        ),
+
+
+def _state_dict_tables(state: StateDict, alone: bool) -> Iterator[Table]:
+    """Its tensors, the ties between them, and the metadata kept with it."""
+    whose = "" if alone else f" of {state.key or '.'!r}"
+    title = "tensors" if state.key is None and alone else f"state dict {state.key or '.'!r}"
+    columns = (*_TENSORS, Column("dtype"), Column("size", number=True))
+    specs, ties = state.specs, state.ties
+    yield Table(f"{title}: {_state_dict_text(specs, ties)}", columns, _sized_rows(specs))
+    rows = tuple((" = ".join(names),) for names in ties)
+    yield Table(f"tied{whose}", (Column("names of one tensor"),), rows)
+    yield _pairs_table(f"metadata{whose}", _metadata_rows(state.metadata))
+
+
+def _state_dict_text(specs: Sequence[TensorSpec], ties: Iterable[Sequence[str]]) -> str:
+    """Tensors by name; elements and bytes with a tied tensor counted once."""
+    repeated = {name for names in ties for name in names[1:]}
+    once = [spec for spec in specs if spec.name not in repeated]
+    dtypes = Counter(spec.dtype for spec in specs)
+    kinds = [dtype if len(dtypes) == 1 else f"{n:,} {dtype}" for dtype, n in dtypes.most_common()]
+    return ", ".join(
+        (
+            counted(len(specs), "tensor"),
+            f"{sum(spec.numel for spec in once):,} elements",
+            bytes_text(sum(spec.nbytes for spec in once)),
+            *kinds,
+        )
     )
 
 
-def _state_dict_table(key: str | None, specs: Sequence[TensorSpec], alone: bool) -> Table:
-    title = "tensors" if key is None and alone else f"state dict {key or '.'!r}"
-    numel = sum(spec.numel for spec in specs)
-    size = bytes_text(sum(spec.nbytes for spec in specs))
-    rows = _collapsed_rows((spec, spec.dtype) for spec in specs)
-    title = f"{title}: {counted(len(specs), 'tensor')}, {numel:,} elements, {size}"
-    return Table(title, (*_TENSORS, Column("dtype")), rows)
+def _sized_rows(specs: Sequence[TensorSpec]) -> tuple[tuple[str, ...], ...]:
+    sizes = {spec.name: spec.nbytes for spec in specs}
+    return tuple(
+        (pattern, f"{len(names):,}", shape, dtype, bytes_text(sum(sizes[name] for name in names)))
+        for pattern, names, shape, dtype in _collapsed((spec, spec.dtype) for spec in specs)
+    )
 
 
-def _unlisted_table(unlisted: Iterable[tuple[str | None, str, str]], alone: bool) -> Table:
-    rows = tuple((name if alone else f"{key or '.'}: {name}", what) for key, name, what in unlisted)
+def _unlisted_table(states: Iterable[StateDict], alone: bool) -> Table:
+    rows = tuple(
+        (name if alone else f"{state.key or '.'}: {name}", what)
+        for state in states
+        for name, what in state.unlisted
+    )
     return Table("cannot be transferred", (Column("name"), Column("what")), rows, "odd")
+
+
+def _opaque_table(opaque: Sequence[str]) -> Table:
+    rows = tuple((name,) for name in opaque)
+    return Table("not imported", (Column("global that the file names"),), rows)
+
+
+def _verified_text(verification: Verification | None) -> Iterator[str]:
+    if verification is None:
+        return
+    read = f"verified {counted(verification.tensors, 'tensor')}, {bytes_text(verification.nbytes)}"
+    special = f"{verification.nan:,} NaN and {verification.inf:,} Inf"
+    yield f"{read}: {_checksums_text(verification)}; {special}"
+
+
+def _checksums_text(verification: Verification) -> str:
+    damaged = sum(finding.damaged for finding in verification.findings)
+    if damaged:
+        return f"{counted(damaged, 'tensor')} DAMAGED, at odds with the checksum in the file"
+    if verification.damaged_parts:
+        return "DAMAGED, though in no tensor shown here"
+    if not verification.unchecked:
+        return "every checksum agrees"
+    if verification.unchecked == verification.nbytes:
+        return "the file records no checksums, so damage would not show"
+    return f"checksums agree, but {bytes_text(verification.unchecked)} have none"
+
+
+def _verification_tables(verification: Verification | None, alone: bool) -> Iterator[Table]:
+    if verification is None:
+        return
+    columns = (
+        *_TENSORS[:2],
+        Column("bytes"),
+        Column("NaN", number=True),
+        Column("Inf", number=True),
+        Column("elements", number=True),
+    )
+    yield Table("amiss", columns, tuple(_finding_rows(verification.findings, alone)), "odd")
+    parts = tuple((name,) for name in verification.damaged_parts)
+    yield Table("damaged besides", (Column("part of the file"),), parts, "odd")
+
+
+def _finding_rows(findings: Iterable[Finding], alone: bool) -> Iterator[tuple[str, ...]]:
+    """Findings of one kind folded by layer: their counts are sums."""
+    from surgery.checkpoint.verification import tensor_label
+
+    kinds: dict[bool, dict[str, Finding]] = {}
+    for finding in findings:
+        names = (tensor_label(name, alone=alone) for name in finding.names)
+        kinds.setdefault(finding.damaged, {})[" = ".join(names)] = finding
+    for damaged, found in sorted(kinds.items(), reverse=True):
+        for folded in collapse(found):
+            group = [found[name] for name in folded.names]
+            sums = (sum(f.nan for f in group), sum(f.inf for f in group))
+            yield (
+                folded.pattern,
+                f"{len(group):,}",
+                "damaged" if damaged else "",
+                *(f"{number:,}" for number in (*sums, sum(f.elements for f in group))),
+            )
 
 
 def _pairs_table(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
@@ -513,24 +613,58 @@ def _broken_notes(overflowed: Iterable[tuple[str, int]]) -> tuple[str, ...]:
 def difference_report(
     difference: Difference, *, names: tuple[str, str] = ("the first", "the second")
 ) -> Report:
-    """What differs, kind by kind; a first line that says whether anything does."""
-    first, second = names
-    differing = len(difference.values) + len(difference.respecified)
-    missing = len(difference.only_first) + len(difference.only_second)
+    """What differs, kind by kind; first lines that say whether anything does, and where most."""
+    equal = _collapsed_names(difference.equal) if difference.values else ()
     return Report(
-        headline=(
-            f"{first} and {second}: {difference.equal:,} tensors are equal, {differing:,} differ, "
-            f"{missing:,} are in one only",
-        ),
+        headline=(_counts_text(difference, names), *_largest_text(difference.values)),
         tables=(
-            _specs_table(f"only in {first}", difference.only_first),
-            _specs_table(f"only in {second}", difference.only_second),
+            _specs_table(f"only in {names[0]}", difference.only_first),
+            _specs_table(f"only in {names[1]}", difference.only_second),
             _respecified_table(difference, names),
             _values_table(difference),
+            Table("equal", _TENSORS[:2], equal, "good"),
             _pairs_table("cannot be compared", difference.incomparable),
         ),
         notes=tuple(f"{name} is no tensor and was not compared" for name in difference.others),
     )
+
+
+def _counts_text(difference: Difference, names: tuple[str, str]) -> str:
+    equal, values = len(difference.equal), len(difference.values)
+    respecified = len(difference.respecified)
+    parts = [f"{equal:,} equal", f"{values:,} with other values"]
+    parts += [f"{respecified:,} of another shape or dtype"] if respecified else []
+    both = counted(equal + values + respecified, "tensor")
+    alone = (
+        f"{len(specs):,} only in {name}"
+        for name, specs in zip(names, (difference.only_first, difference.only_second), strict=True)
+        if specs
+    )
+    unread = len(difference.incomparable)
+    unreadable = [f"{unread:,} cannot be compared"] if unread else []
+    return "; ".join(
+        (f"{names[0]} and {names[1]}: {both} in both, {', '.join(parts)}", *alone, *unreadable)
+    )
+
+
+def _largest_text(values: Sequence[ValueDifference]) -> Iterator[str]:
+    """The largest differences of all, which no folding may hide; but a count of batches is not
+    asked for where weights differ.
+    """
+    floating = [value for value in values if is_floating(value.dtype)]
+    asked = floating or values
+    if asked:
+        most = max(asked, key=lambda value: value.largest)
+        relative = max(asked, key=lambda value: value.relative)
+        yield (
+            f"the largest difference{' of floating numbers' if len(asked) < len(values) else ''} "
+            f"is {most.largest:.3g} in {most.name}; relative to its tensor {relative.relative:.3g} "
+            f"in {relative.name}"
+        )
+
+
+def _collapsed_names(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple((folded.pattern, f"{len(folded.names):,}") for folded in collapse(names))
 
 
 def _specs_table(title: str, specs: Sequence[TensorSpec]) -> Table:
@@ -551,14 +685,52 @@ def _spec_text(spec: TensorSpec) -> str:
 
 
 def _values_table(difference: Difference) -> Table:
+    """One row for each kind of tensor of repeated layers, told by the worst of them."""
     columns = (
-        Column("tensor"),
-        Column("elements", number=True),
+        *_TENSORS[:2],
+        Column("differ", number=True),
+        Column("of", number=True, spare=True),
         Column("largest", number=True),
         Column("relative", number=True),
+        Column("most in"),
     )
-    rows = tuple(
-        (value.name, f"{value.elements:,}", f"{value.largest:.3g}", f"{value.relative:.3g}")
-        for value in difference.values
-    )
-    return Table("other values", columns, rows, "odd")
+    return Table("other values", columns, tuple(_value_rows(difference.values)), "odd")
+
+
+def _value_rows(values: Sequence[ValueDifference]) -> Iterator[tuple[str, ...]]:
+    by_name = {value.name: value for value in values}
+    for folded in _layers(by_name):
+        group = [by_name[name] for name in folded.names]
+        worst = max(group, key=lambda value: (value.relative, value.largest))
+        yield (
+            folded.pattern,
+            f"{len(group):,}",
+            f"{sum(value.elements for value in group):,}",
+            f"{sum(value.total for value in group):,}",
+            f"{max(value.largest for value in group):.3g}",
+            f"{worst.relative:.3g}",
+            _without_shared_end(worst.name, folded.names) if len(group) > 1 else "",
+        )
+
+
+def _without_shared_end(name: str, names: Sequence[str]) -> str:
+    """The name without the last segments that all have: ``blocks.2`` of the pattern
+    ``blocks.{0..11}.attn.qkv.weight``.
+    """
+    segments = name.split(".")
+    others = [other.split(".") for other in names]
+    while len({parts.pop() for parts in others}) == 1 and all(others):
+        segments.pop()
+    return ".".join(segments)
+
+
+def _layers(names: Iterable[str]) -> list[Collapsed]:
+    """Patterns of repeated layers in the order of the names, weights and biases apart: they
+    differ by other amounts, and a count of batches by thousands.
+    """
+    order = {name: at for at, name in enumerate(names)}
+    leaves: dict[str, list[str]] = {}
+    for name in order:
+        leaves.setdefault(name.rpartition(".")[2], []).append(name)
+    folded = [pattern for found in leaves.values() for pattern in collapse(found)]
+    return sorted(folded, key=lambda pattern: order[pattern.names[0]])

@@ -42,6 +42,11 @@ DTYPE_BITS: Mapping[str, int] = {
 _FLOATING = ("float", "bfloat", "complex")
 
 
+def is_floating(dtype: str) -> bool:
+    """Whether values of the dtype are real or complex numbers rather than integers or flags."""
+    return dtype.startswith(_FLOATING)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """A tensor without its values: its name, its shape and its dtype (``"float32"``)."""
@@ -73,7 +78,7 @@ class TensorSpec:
     @property
     def is_floating(self) -> bool:
         """Whether the values are real or complex numbers rather than integers or flags."""
-        return self.dtype.startswith(_FLOATING)
+        return is_floating(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,23 +16,35 @@ DIFFERENT = 1
     epilog="""\b
 Examples:
   surgery diff before.pt after.pt
+  surgery diff before.pt after.pt --json | jq '.values | max_by(.relative)'
   surgery diff model.bin model.safetensors && echo the same
 """
 )
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="First compare the bytes of both with the checksums that they record.",
+)
 @key_option
 @output_options
 @click.pass_context
-def diff(context: click.Context, a: Path, b: Path, key: str | None, as_json: bool) -> None:
+def diff(
+    context: click.Context, a: Path, b: Path, verify: bool, key: str | None, as_json: bool
+) -> None:
     """Compare names, shapes, dtypes and values of two checkpoints.
 
-    Exits 0 where they agree and 1 where they differ.
+    Exits 0 where they agree and 1 where they differ, or where --verify finds one damaged.
     """
+    from surgery.checkpoint import refuse_damage
     from surgery.difference import compare
     from surgery.report import difference_report
 
     first, second = open_files((a, b), key)
+    if verify:
+        with progress(f"verifying {a} and {b}"):
+            refuse_damage(*(file.verify(values=False) for file in (first, second)))
     with progress(f"comparing {a} and {b}"):
         difference = compare(first, second)
     if as_json:

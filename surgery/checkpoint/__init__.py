@@ -9,17 +9,23 @@
 ``safetensors_layout`` and ``torch_layout`` (with ``pickling``) make ``segments`` of it, ranges of
 other files' bytes and bytes to be made; ``moving`` moves those, in the kernel where it can, into
 a file of ``atomic``. ``shards`` cuts a draft into several.
+
+``verification`` reads every byte, a piece at a time (``pieces``, ``numbers``, ``views``), and
+``pairs`` compares two places.
 """
 
 from surgery.checkpoint.index import Checkpoint, Contents, open_checkpoint, read_contents
 from surgery.checkpoint.optimizer_states import read_optimizer_states
+from surgery.checkpoint.verification import Verification, refuse_damage
 from surgery.checkpoint.writer import save
 
 __all__ = [
     "Checkpoint",
     "Contents",
+    "Verification",
     "open_checkpoint",
     "read_contents",
     "read_optimizer_states",
+    "refuse_damage",
     "save",
 ]

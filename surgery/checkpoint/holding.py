@@ -31,6 +31,12 @@ class StateDict:
         return tuple(place.spec(name) for name, place in self.places.items())
 
     @property
+    def unlisted(self) -> tuple[tuple[str, str], ...]:
+        """The entries without a spec, each with what it is."""
+        others = ((name, "not a tensor") for name in self.not_tensors)
+        return (*self.unreadable, *others)
+
+    @property
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """Names of one and the same tensor, grouped; an empty tensor is tied to nothing."""
         names: dict[Place, list[str]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,11 @@ from surgery.checkpoint.holding import Holding, StateDict
 from surgery.checkpoint.kinds import recognise
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.pytorch import read_stream, read_zip
-from surgery.checkpoint.regions import Region, is_intact
 from surgery.checkpoint.safetensors import read_safetensors
 from surgery.checkpoint.sharded import read_index
 from surgery.checkpoint.source import OneAtATime, Reader, Source
-from surgery.checkpoint.wording import count, listed, shown
+from surgery.checkpoint.verification import Progress, Verification, verify
+from surgery.checkpoint.wording import count, shown
 from surgery.errors import CheckpointError, did_you_mean
 from surgery.specs import TensorSpec
 
@@ -97,24 +97,16 @@ class Checkpoint:
             state._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
         return state
 
-    def verify(self) -> None:
-        """Read every storage and compare it with its checksum; torch compares none.
+    def verify(self, *, values: bool = True, progress: Progress | None = None) -> Verification:
+        """Read every byte of the tensors: what disagrees with its checksum, what is NaN or Inf.
 
-        Only torch's zip format records checksums: other formats pass as long as the file can
-        be read. Raises CheckpointError with the names of the tensors whose bytes have changed.
+        Torch compares no checksum when it loads. Only its zip format records any; a file of
+        another format is at least noticed to be cut short. Raises nothing for damage:
+        ``checkpoint.verify().refuse_damage()`` does. ``values=False`` leaves NaN and Inf out and
+        needs no torch; ``progress`` is called with the bytes just read.
         """
-        names: dict[Region, list[str]] = {}
-        for name, place in self._places.items():
-            names.setdefault(place.region, []).append(name)
-        damaged: list[str] = []
-        for region, held in names.items():
-            with region.source.opened() as reader:
-                damaged += [] if is_intact(region, reader) else held
-        if damaged:
-            raise CheckpointError(
-                f"{shown(self.path)}: the bytes of {count(len(damaged), 'tensor')} have changed "
-                f"since the file was written: {listed(damaged)}"
-            )
+        state = StateDict(self.key, self._places)
+        return verify(self.path, (state,), values=values, progress=progress)
 
     def close(self) -> None:
         """Nothing to do: no file is held open between calls."""
@@ -142,20 +134,23 @@ class Checkpoint:
 class Contents:
     """All that a file holds. ``size`` is in bytes, of all shards together.
 
-    ``state_dicts`` are pairs of key and specs. ``unlisted`` are their entries without a spec, as
-    (key, name, what it is): tensors of a kind that is not read, and values that are no tensors.
     ``others`` are the entries beside the state dicts, each with a short text (``("epoch",
-    "int 37")``); ``metadata`` belongs to the first state dict.
+    "int 37")``). ``opaque`` are globals that the file names and that were not imported.
     """
 
     path: Path
     format: str
     size: int
-    state_dicts: tuple[tuple[str | None, tuple[TensorSpec, ...]], ...]
-    unlisted: tuple[tuple[str | None, str, str], ...]
+    state_dicts: tuple[StateDict, ...]
     others: tuple[tuple[str, str], ...]
     opaque: tuple[str, ...]
-    metadata: Mapping[str, str]
+    _files: tuple[Source, ...] = field(repr=False)
+
+    def verify(self, *, values: bool = True, progress: Progress | None = None) -> Verification:
+        """:meth:`Checkpoint.verify` of all state dicts together and all else that the file has
+        with a checksum: the pickle with the names, an optimizer's state.
+        """
+        return verify(self.path, self.state_dicts, self._files, values=values, progress=progress)
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
@@ -186,22 +181,17 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
     """What a file holds, without choosing. Raises CheckpointError as ``open_checkpoint`` does."""
     path, holding = _hold(Path(path), None)
     states = holding.state_dicts
-    sources = {place.region.source for state in states for place in state.places.values()}
+    places = (place for state in states for place in state.places.values())
+    files = tuple(dict.fromkeys(place.region.source for place in places)) or (Source.of(path),)
     return Contents(
         path,
         holding.format,
-        sum(source.size for source in sources) or path.stat().st_size,
-        tuple((state.key, state.specs) for state in states),
-        tuple((state.key, *entry) for state in states for entry in _unlisted(state)),
+        sum(file.size for file in files),
+        states,
         holding.others,
         holding.opaque,
-        states[0].metadata if states else {},
+        files,
     )
-
-
-def _unlisted(state: StateDict) -> Iterator[tuple[str, str]]:
-    yield from state.unreadable
-    yield from ((name, "not a tensor") for name in state.not_tensors)
 
 
 def _hold(path: Path, key: str | None) -> tuple[Path, Holding]:

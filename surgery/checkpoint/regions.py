@@ -33,11 +33,6 @@ def read_region(region: Region, reader: Reader, start: int, count: int) -> bytea
     return bytearray(inflated(region, reader)[start : start + count])
 
 
-def is_intact(region: Region, reader: Reader) -> bool:
-    """Whether the bytes are those whose checksum the file records; True where it records none."""
-    return region.crc in (None, zlib.crc32(read_region(region, reader, 0, region.nbytes)))
-
-
 def inflated(region: Region, reader: Reader) -> bytes:
     """All of a deflated region, no more than the size it declares."""
     stored = reader.read(region.start, region.stored)

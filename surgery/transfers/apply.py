@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint.casting import Casts, cast, refuse_broken, widened
 from surgery.checkpoint.draft import Draft
+from surgery.checkpoint.pairs import bytes_that_agree, opened_together, run_alike
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import OneAtATime
 from surgery.checkpoint.values import Values, is_plain, is_tensor, spec_of
@@ -227,11 +228,18 @@ def _refuse_torn_ties(plan: TransferPlan, values: Mapping[str, Values]) -> None:
 
 
 def _same_values(one: Values, other: Values, dtype: str) -> bool:
-    """Whether they are equal in ``dtype``; NaN equals NaN."""
-    if one is other or (isinstance(one, Place) and one == other):
+    """Whether they are equal in ``dtype``; NaN equals NaN. Equal bytes need no torch."""
+    if one is other or _same_bytes(one, other):
         return True
     ours, theirs = _whole(one, dtype), _whole(other, dtype)
     return bool(((ours == theirs) | ((ours != ours) & (theirs != theirs))).all())
+
+
+def _same_bytes(one: Values, other: Values) -> bool:
+    if not (isinstance(one, Place) and isinstance(other, Place) and run_alike(one, other)):
+        return False
+    with opened_together((one, other)) as readers:
+        return bytes_that_agree(one, other, readers, lambda _: None) == one.spec("").nbytes
 
 
 def _whole(values: Values, dtype: str) -> torch.Tensor:

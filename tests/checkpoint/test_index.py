@@ -334,7 +334,7 @@ def test_contents(fixtures: Path) -> None:
     path = fixtures / "timm_ema.pth.tar"
     contents = read_contents(path)
     assert (contents.format, contents.size) == ("torch zip", path.stat().st_size)
-    assert [(key, len(specs)) for key, specs in contents.state_dicts] == [
+    assert [(state.key, len(state.specs)) for state in contents.state_dicts] == [
         ("state_dict", 9),
         ("state_dict_ema", 9),
     ]
@@ -348,10 +348,9 @@ def test_contents(fixtures: Path) -> None:
 def test_contents_name_what_has_no_spec(tmp_path: Path) -> None:
     state = {**W, "s": torch.eye(2).to_sparse(), "step": 3}
     torch.save({"model": state}, tmp_path / "a.pt")
-    assert read_contents(tmp_path / "a.pt").unlisted == (
-        ("model", "s", "a sparse tensor"),
-        ("model", "step", "not a tensor"),
-    )
+    (found,) = read_contents(tmp_path / "a.pt").state_dicts
+    assert found.key == "model"
+    assert found.unlisted == (("s", "a sparse tensor"), ("step", "not a tensor"))
 
 
 def test_contents_of_shards_count_them_all(fixtures: Path) -> None:

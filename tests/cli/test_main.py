@@ -76,66 +76,6 @@ def test_architectures_are_completed(monkeypatch):
     assert "torchvision:resnet18" in {item.value for item in qualified}
 
 
-class TestInspect:
-    def test_a_state_dict(self, run, tmp_path):
-        surgery.save(TinyNet(), tmp_path / "net.pt", metadata={"note": "mine"})
-        result = run("inspect", "net.pt")
-        assert result.exit_code == 0
-        assert result.stdout.startswith("net.pt: torch zip, ")
-        assert "blocks.{0..2}.0.{weight,bias}" in result.stdout
-
-    def test_several_state_dicts_are_all_shown(self, run, tmp_path):
-        one, ema = TinyNet().state_dict(), TinyNet().state_dict()
-        torch.save({"state_dict": one, "state_dict_ema": ema, "epoch": 3}, tmp_path / "x.pth")
-        shown = json.loads(run("inspect", "x.pth", "--json").stdout)
-        assert [entry["key"] for entry in shown["state_dicts"]] == ["state_dict", "state_dict_ema"]
-        assert "epoch" in shown["others"]
-
-    def test_what_cannot_be_transferred_is_shown(self, run, tmp_path):
-        torch.save({"a": torch.ones(2), "s": torch.eye(2).to_sparse(), "n": 3}, tmp_path / "x.pt")
-        lines = [line.split(maxsplit=1) for line in run("inspect", "x.pt").stdout.splitlines()]
-        assert ["s", "a sparse tensor"] in lines
-        assert ["n", "not a tensor"] in lines
-        (shown,) = json.loads(run("inspect", "x.pt", "--json").stdout)["state_dicts"]
-        assert shown["unlisted"] == [["s", "a sparse tensor"], ["n", "not a tensor"]]
-
-    def test_a_number_of_any_length(self, run, tmp_path):
-        torch.save({f"a.{'9' * 5000}.w": torch.ones(2)}, tmp_path / "x.pt")
-        assert run("inspect", "x.pt").exit_code == 0
-
-    def test_a_strangers_names_cannot_drive_the_terminal(self, run, tmp_path):
-        torch.save({"\x1b[31mred\x07": torch.zeros(1)}, tmp_path / "x.pt")
-        result = run("inspect", "x.pt")
-        assert "\x1b" not in result.stdout
-        assert r"\x1b[31mred\x07" in result.stdout
-
-    def test_what_is_no_checkpoint(self, run, tmp_path):
-        (tmp_path / "page.pt").write_text("<!DOCTYPE html><html></html>")
-        result = run("inspect", "page.pt")
-        assert result.exit_code == 2
-        assert "HTML" in result.stderr
-
-
-class TestDiff:
-    def test_the_same_in_two_formats(self, run, tmp_path):
-        model = randomise(TinyNet())
-        surgery.save(model, tmp_path / "a.pt")
-        surgery.save(model, tmp_path / "b.safetensors")
-        result = run("diff", "a.pt", "b.safetensors")
-        assert result.exit_code == 0
-        assert "29 tensors are equal, 0 differ, 0 are in one only" in result.stdout
-
-    def test_differences_exit_1(self, run, tmp_path):
-        surgery.save(randomise(TinyNet(7), 1), tmp_path / "a.pt")
-        surgery.save(randomise(TinyNet(5), 1), tmp_path / "b.pt")
-        result = run("diff", "a.pt", "b.pt")
-        assert result.exit_code == 1
-        assert "another shape or dtype" in result.stdout
-        found = json.loads(run("diff", "a.pt", "b.pt", "--json").stdout)
-        assert found["same"] is False
-        assert [pair[0][0] for pair in found["respecified"]] == ["fc.weight", "fc.bias"]
-
-
 class TestKey:
     """One --key for all files: it is for those that hold several state dicts."""
 

@@ -1,0 +1,94 @@
+"""The bytes of a storage a piece at a time, so that no tensor has to be in memory whole."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from surgery.checkpoint.regions import Region
+from surgery.checkpoint.source import Reader
+from surgery.errors import CheckpointError
+
+#: Bytes of a piece: whole elements of every dtype, and no more than the allocator keeps at hand.
+#: Larger ones are given back and faulted in anew each time, which takes as long again as reading.
+PIECE = 1 << 17
+
+Piece = bytes | bytearray
+
+
+class Garbled(CheckpointError):
+    """A compressed member that does not give the bytes that it declares."""
+
+
+def pieces(
+    region: Region, reader: Reader, start: int = 0, count: int | None = None
+) -> Iterator[Piece]:
+    """``count`` bytes from ``start`` of the storage (all of it by default), in their order.
+
+    The caller has checked that it has them. All pieces but the last have :data:`PIECE` bytes.
+    Raises Garbled, and CheckpointError where the file ends before them.
+    """
+    count = region.nbytes - start if count is None else count
+    if region.deflated:
+        yield from _regular(_inflated(region, reader), start, count)
+        return
+    first = region.start + start
+    for at in range(0, count, PIECE):
+        yield reader.read(first + at, min(PIECE, count - at))
+
+
+def _regular(loose: Iterator[bytes], start: int, count: int) -> Iterator[bytearray]:
+    """Pieces of any size -> pieces of the regular one, the first ``start`` bytes left out."""
+    kept, skip, left = bytearray(), start, count
+    for data in loose:
+        kept += data[skip : skip + left]
+        skip = max(0, skip - len(data))
+        while left and len(kept) >= min(PIECE, left):
+            size = min(PIECE, left)
+            yield kept[:size]
+            del kept[:size]
+            left -= size
+
+
+def _inflated(region: Region, reader: Reader) -> Iterator[bytes]:
+    """All of a deflated member. Goes to its end, which is where damage often shows."""
+    machine = zlib.decompressobj(-zlib.MAX_WBITS)
+    size = 0
+    for stored in _stored(region, reader):
+        for data in _inflate(machine, stored, region, reader):
+            size += len(data)
+            if size > region.nbytes:
+                raise _garbled(region, reader, f"more than its {region.nbytes:,} bytes")
+            yield data
+    if size != region.nbytes or not machine.eof:
+        raise _garbled(region, reader, f"{size:,} of its {region.nbytes:,} bytes")
+
+
+def _stored(region: Region, reader: Reader) -> Iterator[Piece]:
+    for at in range(0, region.stored, PIECE):
+        yield reader.read(region.start + at, min(PIECE, region.stored - at))
+
+
+def _inflate(
+    machine: zlib._Decompress, stored: Piece, region: Region, reader: Reader
+) -> Iterator[bytes]:
+    """What ``stored`` inflates to, at most a piece at a time.
+
+    The machine may hold back some of it, so that no input is left and yet a full piece came out:
+    it is asked again until it gives less.
+    """
+    rest, full = stored, False
+    while (rest or full) and not machine.eof:
+        try:
+            data, rest = machine.decompress(rest, PIECE), machine.unconsumed_tail
+        except zlib.error as error:
+            raise _garbled(region, reader, f"what zlib calls {error}") from error
+        full = len(data) == PIECE
+        yield data
+
+
+def _garbled(region: Region, reader: Reader, found: str) -> Garbled:
+    return Garbled(
+        f"{reader.source.label}: the compressed member at byte {region.start:,} is damaged: "
+        f"found {found}"
+    )
