@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from surgery_cli.console import print_json, print_report, progress
+from surgery_cli.console import byte_progress, print_json, print_report
 from surgery_cli.options import key_option, open_files, output_options
+
+if TYPE_CHECKING:
+    from surgery.checkpoint import Checkpoint
 
 DIFFERENT = 1
 
@@ -43,12 +47,17 @@ def diff(
 
     first, second = open_files((a, b), key)
     if verify:
-        with progress(f"verifying {a} and {b}"):
-            refuse_damage(*(file.verify(values=False) for file in (first, second)))
-    with progress(f"comparing {a} and {b}"):
-        difference = compare(first, second)
+        with byte_progress(f"verifying {a} and {b}", _nbytes(first) + _nbytes(second)) as done:
+            refuse_damage(*(file.verify(values=False, progress=done) for file in (first, second)))
+    with byte_progress(f"comparing {a} and {b}", _nbytes(first)) as done:
+        difference = compare(first, second, progress=done)
     if as_json:
         print_json({"same": not difference, **difference.to_dict()})
     else:
         print_report(difference_report(difference, names=(str(a), str(b))))
     context.exit(DIFFERENT if difference else 0)
+
+
+def _nbytes(checkpoint: Checkpoint) -> int:
+    """Bytes of all values."""
+    return sum(spec.nbytes for spec in checkpoint.specs)

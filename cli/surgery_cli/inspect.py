@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery_cli.console import print_json, print_report, progress
+from surgery_cli.console import byte_progress, print_json, print_report, progress
 from surgery_cli.options import output_options
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ def inspect(context: click.Context, file: Path, verify: bool, as_json: bool) -> 
 
     with progress(f"reading {file}"):
         contents = read_contents(file)
-        verification = contents.verify() if verify else None
+    verification = None
+    if verify:
+        with byte_progress(f"verifying {file}", contents.size) as done:
+            verification = contents.verify(progress=done)
     if as_json:
         print_json(_to_dict(contents, verification))
     else:
