@@ -25,7 +25,7 @@ _LONGEST_INPUT = 4096
 def main() -> int:
     """0 where nothing was found. What was found lies in build/fuzz, one input a file."""
     if importlib.util.find_spec("atheris") is None:
-        print("fuzzing needs atheris: pip install 'atheris>=2.3' (Linux, Python below 3.14)")
+        print("fuzzing needs atheris, on Linux with Python below 3.14: pip install '.[fuzz]'")
         return 2
     seconds = int(os.environ.get("FUZZ_SECONDS", "60"))
     chosen = sys.argv[1:] or list(TARGETS)
