@@ -14,6 +14,7 @@ from fuzz.targets import TARGETS, TOKENS
 
 _HERE = Path(__file__).parent
 _FOUND = _HERE.parent / "build" / "fuzz"
+_MEMORY = Path("/dev/shm")  # an input is a file; this one never reaches a disk
 _TRIED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 # No input of a few kilobytes may need more, on a slow machine too.
@@ -34,9 +35,12 @@ def main() -> int:
 
 def _fuzz(name: str, seconds: int) -> int:
     _FOUND.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as fresh:
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        fresh = Path(folder, "new")
+        fresh.mkdir()
+        words = [name, str(Path(folder, "input")), *_options(name, seconds), str(fresh)]
         ran = subprocess.run(
-            [sys.executable, "-m", "fuzz.harness", name, *_options(name, seconds, fresh)],
+            [sys.executable, "-m", "fuzz.harness", *words, str(_HERE / "corpus" / name)],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -51,8 +55,8 @@ def _fuzz(name: str, seconds: int) -> int:
     return 1 if ran.returncode else 0
 
 
-def _options(name: str, seconds: int, fresh: str) -> list[str]:
-    """libFuzzer's; what it finds interesting goes into ``fresh``, the first of its folders."""
+def _options(name: str, seconds: int) -> list[str]:
+    """libFuzzer's; behind them come its folders, the first for what it finds interesting."""
     return [
         f"-max_total_time={seconds}",
         f"-timeout={_SLOWEST_SECONDS}",
@@ -61,8 +65,6 @@ def _options(name: str, seconds: int, fresh: str) -> list[str]:
         f"-dict={_HERE / 'tokens' / TOKENS[name]}",
         f"-artifact_prefix={_FOUND}/{name}-",
         "-print_final_stats=1",
-        fresh,
-        str(_HERE / "corpus" / name),
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import safetensors
 
 from surgery.checkpoint import open_checkpoint
+from surgery.checkpoint.places import Place
 from surgery.checkpoint.safetensors import DTYPES
 from surgery.errors import CheckpointError
 
@@ -50,6 +51,6 @@ def _ours(path: Path) -> Reading | None:
     }
 
 
-def _values(path: Path, place: object) -> bytes:
-    region = place.region  # type: ignore[attr-defined]
+def _values(path: Path, place: Place) -> bytes:
+    region = place.region
     return path.read_bytes()[region.start : region.start + region.nbytes]

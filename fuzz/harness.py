@@ -1,10 +1,11 @@
-"""One target under atheris: ``python -m fuzz.harness TARGET [libFuzzer's own options]``."""
+"""One target under atheris: ``python -m fuzz.harness TARGET FILE [libFuzzer's own options]``.
+
+Every input is written to FILE, which stays: libFuzzer ends the process without a word to Python.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import atheris
@@ -19,15 +20,11 @@ from fuzz.agreement import try_both
 from fuzz.targets import TARGETS
 from fuzz.trial import try_file
 
-_MEMORY = Path("/dev/shm")
-
 
 def main(words: list[str]) -> None:
-    """Fuzz until libFuzzer's limits are reached; it ends the process itself."""
-    name, *options = words
-    make = TARGETS[name]
-    folder = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
-    path = folder / f"surgery-fuzz-{os.getpid()}"
+    """Fuzz until libFuzzer's limits are reached."""
+    name, file, *options = words
+    make, path = TARGETS[name], Path(file)
 
     def try_input(data: bytes) -> None:
         path.write_bytes(make(data))
@@ -35,11 +32,8 @@ def main(words: list[str]) -> None:
         if name in ("safetensors", "header"):
             try_both(path)
 
-    try:
-        atheris.Setup([sys.argv[0], *options], try_input)
-        atheris.Fuzz()
-    finally:
-        path.unlink(missing_ok=True)
+    atheris.Setup([sys.argv[0], *options], try_input)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

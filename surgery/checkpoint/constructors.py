@@ -190,6 +190,8 @@ def _tensor(storage: StorageRef, view: list[Any], dtype: str, lazy: Mapping[Any,
         return Unreadable(f"of a dtype that is not read ({dtype})")
     if storage.location == "meta":
         return Unreadable("a meta tensor, which has no values")
+    if any(lazy.get(bit, True) is not True for bit in ("conj", "neg")):
+        return Unreadable("a tensor whose conjugate bit is no bit")  # torch looks at the key alone
     if not (_is_size(offset) and _are_sizes(shape) and _are_sizes(strides)):
         return Unreadable("its shape or strides are not a few whole numbers")
     return TensorRef(
@@ -198,8 +200,8 @@ def _tensor(storage: StorageRef, view: list[Any], dtype: str, lazy: Mapping[Any,
         _sizes(shape),
         _sizes(strides),
         int(offset),
-        conjugate=lazy.get("conj") is True,
-        negative=lazy.get("neg") is True,
+        conjugate="conj" in lazy,
+        negative="neg" in lazy,
     )
 
 

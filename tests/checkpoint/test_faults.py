@@ -590,6 +590,25 @@ def test_row11_a_view_that_leaves_its_storage_is_refused(
     assert cause in run("inspect", "x.pt").stderr
 
 
+@pytest.mark.parametrize("bit", [b"\x89", b"N", b"K\x00"], ids=["false", "none", "zero"])
+def test_row11_a_conjugate_bit_that_is_no_bit_is_not_read(bit: bytes, run: Run) -> None:
+    """Torch conjugates wherever the key is there; whoever wrote it may have meant the value."""
+    storage = STORAGE.replace(b"FloatStorage", b"ComplexFloatStorage")
+    view = (
+        VIEW.removesuffix(b"tR")
+        + b"\x89ccollections\nOrderedDict\n)R}"
+        + text("conj")
+        + bit
+        + b"stR"
+    )
+    opcodes = tensor(storage, view).replace(b"_rebuild_tensor\n", b"_rebuild_tensor_v2\n")
+    model = dict_of({"a": tensor(STORAGE.replace(b"U\x010", b"U\x011")), "c": opcodes})
+    Path("x.pt").write_bytes(zip_of(model, {"0": bytes(24), "1": bytes(12)}))
+    assert torch.load("x.pt", weights_only=True)["c"].is_conj()
+    (state,) = inspected(run, "x.pt")["state_dicts"]
+    assert state["unlisted"] == [["c", "a tensor whose conjugate bit is no bit"]]
+
+
 @pytest.mark.parametrize("size", [10**9, 10**12, 1 << 62])
 def test_row11_one_number_is_never_expanded_to_a_billion(size: int, run: Run) -> None:
     view = b"K\x00" + number(size) + b"\x85K\x00\x85tR"

@@ -463,6 +463,8 @@ REFUSED_BY_US_ALONE = {
     "occurs twice": "the format forbids a key twice; the library takes the last one",
     "expected a JSON object": "the format wants { as the first byte; the library skips blanks",
     "expected dtype, shape and data_offsets": "the library ignores keys that it does not know",
+    "is not a whole number": "the same: a number under such a key",
+    "is not valid Unicode": "the same: text under such a key",
 }
 # What safetensors refuses alone, by what is in the header: to JSON, minus zero is zero.
 REFUSED_BY_THEM_ALONE = (b"-0",)
