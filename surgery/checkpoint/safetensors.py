@@ -169,6 +169,9 @@ def _no_float(text: str) -> Any:
 
 
 def _metadata(value: Any) -> dict[str, str]:
+    """Null stands for none, as in the library."""
+    if value is None:
+        return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise _Fault(f"{_METADATA} has values that are not text; no tensor may be called so")
     return value

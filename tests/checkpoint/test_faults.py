@@ -931,6 +931,13 @@ def test_row17_a_header_that_is_wrong_is_refused_precisely(
         assert_refused(run, cause, *words)
 
 
+def test_row17_metadata_of_null_is_none_as_the_library_has_it(run: Run) -> None:
+    data = safetensors_of({"__metadata__": None, "a": ENTRY}, bytes(8))
+    assert [name for name, _ in safetensors.deserialize(data)] == ["a"]
+    Path("x.safetensors").write_bytes(data)
+    assert inspected(run, "x.safetensors")["metadata"] == {}
+
+
 # 18. Bombs: bounded in memory and time
 
 

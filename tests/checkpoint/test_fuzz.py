@@ -465,6 +465,8 @@ REFUSED_BY_US_ALONE = {
     "expected dtype, shape and data_offsets": "the library ignores keys that it does not know",
     "is not a whole number": "the same: a number under such a key",
     "is not valid Unicode": "the same: text under such a key",
+    "from 0 up": "a size of 2 ** 63 or more beside a 0, which no tensor of torch can have",
+    "larger than any memory": "the same, as a product",
 }
 # What safetensors refuses alone, by what is in the header: to JSON, minus zero is zero.
 REFUSED_BY_THEM_ALONE = (b"-0",)
