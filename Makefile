@@ -9,7 +9,7 @@ INSTALLED := $(if $(BORROWED),,$(VENV)/.installed)
 # A borrowed environment has the package of the clone that made it: this clone's sources come first.
 export PYTHONPATH := $(CURDIR):$(CURDIR)/cli$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help demo test check format bench fixtures clean
+.PHONY: help demo test check format bench fuzz fixtures clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1 \t/'
@@ -38,6 +38,9 @@ format: $(INSTALLED) ## rewrite the sources in the project's format
 
 bench: $(INSTALLED) ## speed and memory, paired against what people do today
 	$(BIN)/python -m bench
+
+fuzz: $(INSTALLED) ## the readers under atheris; FUZZ_SECONDS=60 for each of five targets
+	$(BIN)/python -m fuzz
 
 fixtures: $(INSTALLED) ## make the files under fixtures/ again
 	$(BIN)/python fixtures/make.py

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 _DIGITS = re.compile(r"(\d+)")
 _LONGEST_NUMBER = 18
+# Layers nest a few numbers deep; a stranger's name may have thousands.
+_MOST_NUMBERS = 16
 
 Slots = tuple[str, ...]
 
@@ -48,9 +50,9 @@ def collapse(names: Iterable[str]) -> tuple[Collapsed, ...]:
 
 
 def _take_apart(name: str) -> tuple[Slots, Slots]:
-    """The fixed texts around the slots, and what fills them: every number, and the last segment."""
+    """The fixed texts around the slots, and what fills them: numbers, and the last segment."""
     path, dot, leaf = name.rpartition(".")
-    parts = _DIGITS.split(path)
+    parts = _DIGITS.split(path, _MOST_NUMBERS)
     return (*parts[0::2], dot), (*parts[1::2], leaf)
 
 

@@ -80,10 +80,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+# Beyond this a cell is printed in full and nothing is lined up with it: one name of a megabyte
+# would make every line as long.
+_WIDEST = 400
+
+
 def _plain_table(table: Table) -> str:
     rows = [tuple(column.title for column in table.columns), *table.rows]
     rows = [tuple(map(printable, row)) for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    widths = [min(max(map(len, cells)), _WIDEST) for cells in zip(*rows, strict=True)]
     lines = [
         "  ".join(
             cell.rjust(width) if column.number else cell.ljust(width)

@@ -25,6 +25,10 @@ INTERRUPTED = 130
 BUG = 70  # EX_SOFTWARE of sysexits.h
 
 
+class _ReaderGone(Exception):
+    """Whoever read stdout went away (``| head``)."""
+
+
 class _Surgery(click.Group):
     """Ends every failure in one way: stderr, an exit code, and one JSON object where asked."""
 
@@ -40,6 +44,13 @@ class _Surgery(click.Group):
             code = _ending(words, lambda: super(_Surgery, self).main(words, prog_name, **extra))
         sys.exit(code)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Click would end a closed pipe by exit code 1, which says that the data said no."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
 
 def _ending(words: Sequence[str], command: Callable[[], Any]) -> int:
     """The exit code of a command; stdout that takes no more ends it, whatever it had to say.
@@ -49,7 +60,7 @@ def _ending(words: Sequence[str], command: Callable[[], Any]) -> int:
     """
     try:
         return _told_ending(words, command)
-    except BrokenPipeError:  # the reader went away (`| head`)
+    except (BrokenPipeError, _ReaderGone):
         abandon_stdout()
         return INTERRUPTED
     except OSError as error:
@@ -67,7 +78,7 @@ def _told_ending(words: Sequence[str], command: Callable[[], Any]) -> int:
         return _fail(words, "interrupted", INTERRUPTED)
     except Ended as ended:
         return _fail(words, str(ended), ended.exit_code)
-    except OSError:
+    except (OSError, _ReaderGone):
         raise
     except (SurgeryError, click.ClickException) as error:
         return _fail(words, error, error.exit_code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from surgery.checkpoint.tensors import pieces
+from surgery.checkpoint.tensors import flat_pieces
 from surgery.checkpoint.values import Computed, Values, spec_of
 from surgery.errors import ValueRefused
 
@@ -28,7 +28,7 @@ class Casts:
 
     def _pieces(self, name: str, values: Values, dtype: str) -> Iterator[torch.Tensor]:
         total = 0
-        for piece in pieces(values):
+        for piece in flat_pieces(values):
             result, broken = cast(piece, dtype)
             total += broken
             yield result

@@ -82,12 +82,15 @@ def as_key(value: Any) -> Any:
     """``value`` as a dictionary key.
 
     Hashing runs the value's own code and follows nested tuples down the C stack, so only flat
-    values are hashed; anything else becomes a key of its own.
+    values are hashed. And anyone can choose numbers whose hashes are equal, which makes every
+    dictionary slow: wide and complex ones are not hashed, and at most one in a tuple. Anything
+    else becomes a key of its own.
     """
     if _is_flat(value) or isinstance(value, Global):
         return value
     if type(value) is tuple and len(value) <= _LONGEST_KEY and all(map(_is_flat, value)):
-        return value
+        numbers = sum(type(item) in (int, float) for item in value)
+        return value if numbers <= 1 else Opaque("a key of several numbers", value)
     return Opaque("a key that is no plain value", (value,))
 
 
@@ -187,25 +190,39 @@ def _tensor(storage: StorageRef, view: list[Any], dtype: str, lazy: Mapping[Any,
         return Unreadable(f"of a dtype that is not read ({dtype})")
     if storage.location == "meta":
         return Unreadable("a meta tensor, which has no values")
-    if not (isinstance(offset, int) and _are_ints(shape) and _are_ints(strides)):
+    if any(lazy.get(bit, True) is not True for bit in ("conj", "neg")):
+        return Unreadable("a tensor whose conjugate bit is no bit")  # torch looks at the key alone
+    if not (_is_size(offset) and _are_sizes(shape) and _are_sizes(strides)):
         return Unreadable("its shape or strides are not a few whole numbers")
     return TensorRef(
         storage,
         dtype,
-        tuple(map(int, shape)),
-        tuple(map(int, strides)),
+        _sizes(shape),
+        _sizes(strides),
         int(offset),
-        conjugate=lazy.get("conj") is True,
-        negative=lazy.get("neg") is True,
+        conjugate="conj" in lazy,
+        negative="neg" in lazy,
     )
 
 
-def _are_ints(values: object) -> bool:
+def _are_sizes(values: object) -> bool:
     return (
         isinstance(values, tuple | list)
         and len(values) <= _MOST_DIMENSIONS
-        and all(isinstance(value, int) for value in values)
+        and all(map(_is_size, values))
     )
+
+
+def _is_size(value: object) -> bool:
+    """Whether it is a number that may be printed; whether it makes sense is asked later."""
+    return isinstance(value, int) and value.bit_length() <= _WIDEST_SIZE
+
+
+def _sizes(values: tuple[int, ...] | list[int]) -> tuple[int, ...]:
+    """``values`` itself where it will do: a small file can use one shape a million times."""
+    if type(values) is tuple and not any(type(value) is bool for value in values):
+        return values
+    return tuple(map(int, values))
 
 
 def _parameter(args: Arguments) -> Any:
@@ -230,13 +247,15 @@ def _refused(reason: str) -> Callable[[Arguments], Any]:
     return lambda _args: Unreadable(reason)
 
 
-_FLAT = frozenset({str, float, bool, bytes, complex, type(None)})
+_FLAT = frozenset({str, float, bool, bytes, type(None)})
 
-# Hashes of these are not remembered: a large one, used again and again, would cost again.
+# A tuple's hash is not remembered: a large one, used again and again, would cost again. Hashes
+# of whole numbers are their remainders modulo 2 ** 61 - 1.
 _LONGEST_KEY = 16
-_WIDEST_KEY = 128
+_WIDEST_KEY = 60
 
 _MOST_DIMENSIONS = 64
+_WIDEST_SIZE = 64
 _DTYPES = frozenset(DTYPE_BITS) | frozenset(QUANTISED_BITS)
 
 _TENSOR_FUNCTIONS: Mapping[str, Callable[[Arguments], Any]] = {

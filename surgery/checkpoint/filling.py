@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from surgery.checkpoint.casting import cast
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import OneAtATime, Reader
-from surgery.checkpoint.tensors import memory, pieces, read_tensor
+from surgery.checkpoint.tensors import flat_pieces, memory, read_tensor
 from surgery.checkpoint.values import Values, is_plain, spec_of
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def fill(target: torch.Tensor, values: Values, sources: OneAtATime) -> int:
             _read_into(target, values, sources.reader(values.region.source))
             return 0
         if target.is_contiguous():
-            return _put_pieces(target.view(-1), pieces(values))
+            return _put_pieces(target.view(-1), flat_pieces(values))
         whole = torch.empty_like(target, memory_format=torch.contiguous_format)
-        broken = _put_pieces(whole.view(-1), pieces(values))
+        broken = _put_pieces(whole.view(-1), flat_pieces(values))
         target.copy_(whole)
         return broken
 

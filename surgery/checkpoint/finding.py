@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,7 +18,7 @@ from surgery.checkpoint.inert import (
     TensorRef,
     Unreadable,
 )
-from surgery.checkpoint.modules import is_module, module_entries
+from surgery.checkpoint.modules import Unfolding, is_module, module_entries
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.regions import Region
 from surgery.checkpoint.wording import count, shown
@@ -60,7 +61,7 @@ def find_state_dicts(top: Any, key: str | None = None) -> tuple[Found, ...]:
     where such a key does not usually lead to weights: the caller has asked for it. ``"."`` asks
     for ``top`` itself.
     """
-    found = tuple(_search(top, (), set()))
+    found = tuple(_search(top, (), set(), Unfolding()))
     if not found and isinstance(top, dict) and not top:
         found = (_found((), top),)
     if key is None or any(is_at(key, candidate.key) for candidate in found):
@@ -115,11 +116,19 @@ def others(top: Any, found: tuple[Found, ...]) -> tuple[tuple[str, str], ...]:
     entries = _entries(top)
     if entries is None or is_optimizer(top):
         return (("", summary(top)),)
-    keys = [candidate.key or "" for candidate in found]
+    keys = sorted(candidate.key or "" for candidate in found)
     return tuple(
         (str(key), summary(value))
         for key, value in entries.items()
-        if not any(other == key or other.startswith(f"{key}.") for other in keys)
+        if not _leads_to_one(str(key), keys)
+    )
+
+
+def _leads_to_one(key: str, keys: Sequence[str]) -> bool:
+    """Whether ``key``, or a dotted key that begins with it, is among the sorted ``keys``."""
+    same, below = bisect_left(keys, key), bisect_left(keys, f"{key}.")
+    return key in keys[same : same + 1] or any(
+        other.startswith(f"{key}.") for other in keys[below : below + 1]
     )
 
 
@@ -164,14 +173,18 @@ def is_optimizer(value: Any) -> bool:
     return isinstance(value, dict) and {"state", "param_groups"} <= value.keys()
 
 
-def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Found]:
+def _search(
+    value: Any, path: tuple[str, ...], seen: set[int], unfolding: Unfolding
+) -> Iterator[Found]:
     """State dicts, innermost first.
 
     What holds another one is a container with a few tensors, unless its own tensors are named
     as a model's are: ``{**state_dict, "ema": ema_state_dict}`` holds two.
     """
-    entries = _entries(value)
-    if entries is None or id(value) in seen or is_optimizer(value):
+    if id(value) in seen or is_optimizer(value):
+        return
+    entries = _entries(value, unfolding)
+    if entries is None:
         return
     seen.add(id(value))
     inner = (
@@ -181,14 +194,14 @@ def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Found
             found
             for key, child in entries.items()
             if isinstance(key, str) and _may_hold_weights(key)
-            for found in _search(child, (*path, key), seen)
+            for found in _search(child, (*path, key), seen, unfolding)
         ]
     )
     yield from inner
     if _is_state_dict(value, entries) and (
         not inner or _is_marked(value) or _is_named_like_a_model(entries, inner)
     ):
-        yield _found(path, value)
+        yield _found(path, value, entries)
 
 
 def _lookup(value: Any, key: str, depth: int = _DEEPEST) -> Iterator[Any]:
@@ -209,17 +222,18 @@ def _may_hold_weights(key: str) -> bool:
     return not _NOT_WEIGHTS.match(key) and not key.endswith(_EXTRA_STATE)
 
 
-def _entries(value: Any) -> Mapping[Any, Any] | None:
+def _entries(value: Any, unfolding: Unfolding | None = None) -> Mapping[Any, Any] | None:
     if is_module(value):
-        return module_entries(value)
+        return module_entries(value, unfolding or Unfolding())
     if isinstance(value, Opaque):
         return value.entries or None
     return value if isinstance(value, dict) else None
 
 
-def _found(path: tuple[str, ...], value: Any) -> Found:
+def _found(path: tuple[str, ...], value: Any, entries: Mapping[Any, Any] | None = None) -> Found:
     attributes = value.attributes if isinstance(value, Ordered | Opaque) else {}
-    return Found(".".join(path) if path else None, _entries(value) or {}, attributes)
+    entries = _entries(value) if entries is None else entries
+    return Found(".".join(path) if path else None, entries or {}, attributes)
 
 
 def _is_marked(value: Any) -> bool:
@@ -238,8 +252,9 @@ def _is_named_like_a_model(entries: Mapping[Any, Any], inner: Iterable[Found]) -
 
     What a script keeps beside its model (``mean``, ``std``, ``best_score``) is named otherwise.
     """
+    also = set[Any]().union(*(found.entries for found in inner))
     return any(
-        "." in name or name == "weight" or any(name in found.entries for found in inner)
+        "." in name or name == "weight" or name in also
         for name, value in entries.items()
         if _is_tensor(value)
     )

@@ -36,6 +36,9 @@ class Opaque:
         self.entries: dict[Any, Any] = {}
         self.attributes: dict[Any, Any] = {}
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
 
 class Ordered(dict[Any, Any]):
     """An OrderedDict, with the attributes that were set on it (a state dict's ``_metadata``)."""

@@ -11,9 +11,32 @@ from typing import Any
 from surgery.checkpoint.inert import Malformed, Opaque
 
 # A file can name one module as both children of another, over and over: forty such lines would
-# unfold into 2 ** 40 names. No network is as deep or as large as this.
-_DEEPEST = 200
-_MOST_NAMES = 4_000_000
+# unfold into 2 ** 40 names, and one module that holds itself into names without end. Networks
+# share a few layers a few times.
+_FREE_VISITS = 20_000
+_VISITS_EACH = 16
+_LONGEST_PATH = 4096
+
+
+class Unfolding:
+    """How often the modules of one file were visited, against how many there are.
+
+    One for a whole file: a thousand small modules can each hold the same large one.
+    """
+
+    def __init__(self) -> None:
+        self._visits = 0
+        self._size = 0
+        self._known: set[int] = set()
+
+    def visit(self, module: Opaque, own: int) -> None:
+        """Account for a module with ``own`` tensors. Raises Malformed beyond all reason."""
+        self._visits += 1 + own
+        if id(module) not in self._known:
+            self._known.add(id(module))
+            self._size += 1 + own
+        if self._visits > _FREE_VISITS + _VISITS_EACH * self._size:
+            raise Malformed("a module that holds itself, or modules beyond counting")
 
 
 def is_module(value: Any) -> bool:
@@ -21,20 +44,19 @@ def is_module(value: Any) -> bool:
     return isinstance(value, Opaque) and {"_parameters", "_modules"} <= value.attributes.keys()
 
 
-def module_entries(module: Opaque) -> dict[str, Any]:
+def module_entries(module: Opaque, unfolding: Unfolding) -> dict[str, Any]:
     """State-dict names to values. Raises Malformed for a module that holds itself."""
     entries: dict[str, Any] = {}
-    waiting = [("", module, 0)]
-    unfolded = 0
+    waiting = [("", module)]
     while waiting:
-        prefix, current, depth = waiting.pop()
+        prefix, current = waiting.pop()
+        if len(prefix) > _LONGEST_PATH:
+            raise Malformed("a module that holds itself, or modules nested too deep")
         own = list(_own(current))
-        unfolded += 1 + len(own)
-        if depth > _DEEPEST or unfolded > _MOST_NAMES:
-            raise Malformed("a module that holds itself, or modules beyond counting")
+        unfolding.visit(current, len(own))
         entries.update((prefix + name, value) for name, value in own)
         children = [
-            (f"{prefix}{name}.", child, depth + 1)
+            (f"{prefix}{name}.", child)
             for name, child in _members(current, "_modules")
             if is_module(child)
         ]

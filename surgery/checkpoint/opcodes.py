@@ -20,6 +20,7 @@ Operation = Callable[["Machine"], None]
 Decode = Callable[[bytes], Any]
 
 _HIGHEST_PROTOCOL = 5
+_SIZE_OF_A_SET = 27  # in pointers
 
 
 # Framing
@@ -195,6 +196,12 @@ def _empty(kind: Callable[[], Any]) -> Operation:
         machine.stack.append(kind())
 
     return push
+
+
+def _empty_set(machine: Machine) -> None:
+    """The one opcode of a single byte that takes hundreds of them in memory."""
+    machine.spend(_SIZE_OF_A_SET)
+    machine.push(set())
 
 
 def _tuple(machine: Machine) -> None:
@@ -394,7 +401,7 @@ _NAMED: Mapping[bytes, Operation] = {
     b"d": _dict,
     b"s": _set_item,
     b"u": _set_items,
-    b"\x8f": _empty(set),
+    b"\x8f": _empty_set,
     b"\x90": _appends,
     b"\x91": _frozenset,
     b"c": _global,

@@ -20,7 +20,7 @@ _STOP = ord(".")
 
 _COPIED = (list, tuple, dict, set, str, bytes)
 _FREE_COPIES = 1_000_000
-_COPIES_PER_BYTE = 8
+_COPIES_PER_BYTE = 2
 
 
 def no_persistent(_: Any) -> Any:

@@ -13,7 +13,7 @@ from surgery.checkpoint.constructors import storage_dtype
 from surgery.checkpoint.cursor import Cursor
 from surgery.checkpoint.finding import Locate, find_state_dicts, others, settle
 from surgery.checkpoint.holding import Holding
-from surgery.checkpoint.inert import Global, Malformed, StorageRef
+from surgery.checkpoint.inert import Global, Malformed, Opaque, StorageRef
 from surgery.checkpoint.pickled import Machine
 from surgery.checkpoint.regions import Region, inflated, read_region
 from surgery.checkpoint.source import Reader
@@ -24,8 +24,13 @@ from surgery.errors import CheckpointError
 MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
-# A million tensors take about 150 MB of pickle; a deflated one beyond this is a bomb.
-_LARGEST_DEFLATED_PICKLE = 1 << 28
+_MOST_ELEMENTS = 1 << 63
+
+# torch.save never compresses. A pickle that someone's archiver did is a fifth of its size (real
+# models and 20,000 equal tensors alike); one that shrinks far more is a bomb, as each of its
+# bytes can make an object.
+_FREE_DEFLATED_PICKLE = 1 << 20
+_MOST_DEFLATED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ def _pickle_cursor(reader: Reader, member: Member, label: str) -> Cursor:
             region.nbytes,
             label,
         )
-    if region.nbytes > _LARGEST_DEFLATED_PICKLE:
+    if region.nbytes > _FREE_DEFLATED_PICKLE + _MOST_DEFLATED * region.stored:
         raise CheckpointError(f"{label}: a compressed pickle of {region.nbytes:,} bytes")
     return Cursor.over(inflated(region, reader), label)
 
@@ -171,9 +176,11 @@ def _storage(
 ) -> StorageRef:
     dtype = storage_dtype(kind)
     if dtype is None:
-        raise Malformed(f"a storage of unknown type {shown(getattr(kind, 'name', kind))}")
-    if count < 0:
-        raise Malformed(f"a storage of {count} elements")
+        # Only names are printed: other values may be nested or numbers of any length.
+        name = kind.name if isinstance(kind, Global | Opaque) else type(kind).__name__
+        raise Malformed(f"a storage of unknown type {shown(name)}")
+    if not 0 <= count < _MOST_ELEMENTS:
+        raise Malformed("a storage whose number of elements no memory could hold")
     return StorageRef(key, dtype, count, location, view)
 
 
@@ -238,7 +245,7 @@ class _StreamStorages:
     ) -> None:
         self._label = reader.source.label
         self._regions: dict[str, Region] = {}
-        if not isinstance(keys, list):
+        if not isinstance(keys, list) or not all(map(_is_key, keys)):
             raise cursor.damaged(cursor.position, "expected the list of storage keys")
         at = cursor.position
         for key in map(str, keys):
@@ -265,6 +272,10 @@ class _StreamStorages:
         if start + nbytes > whole.nbytes:
             raise CheckpointError(f"{self._label}: a view leaves storage {shown(ref.key)}")
         return Region(whole.source, whole.start + start, nbytes, nbytes)
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) or (isinstance(key, int) and 0 <= key < _MOST_ELEMENTS)
 
 
 def _stream_region(reader: Reader, at: int, ref: StorageRef) -> Region:

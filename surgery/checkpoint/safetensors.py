@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from surgery.checkpoint.holding import Holding, StateDict
@@ -170,6 +171,9 @@ def _no_float(text: str) -> Any:
 
 
 def _metadata(value: Any) -> dict[str, str]:
+    """Null stands for none, as in the library."""
+    if value is None:
+        return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise _Fault(f"{_METADATA} has values that are not text; no tensor may be called so")
     return value
@@ -236,11 +240,11 @@ def possible_aliases(metadata: Mapping[str, str], names: Collection[str]) -> dic
     (``lm_head.weight``), or a place in a module that has tensors in the file.
     """
     references = _references(metadata, names)
-    modules = _module_paths(names) if references else frozenset()
+    ordered = sorted(names) if references else []
     return {
         dropped: kept
         for dropped, kept in references.items()
-        if _leaf(dropped) == _leaf(kept) or dropped.rpartition(".")[0] in modules
+        if _leaf(dropped) == _leaf(kept) or _is_module(dropped.rpartition(".")[0], ordered)
     }
 
 
@@ -249,11 +253,13 @@ def _references(metadata: Mapping[str, str], names: Collection[str]) -> dict[str
     return {key: text for key, text in metadata.items() if text in names and key not in names}
 
 
-def _module_paths(names: Iterable[str]) -> frozenset[str]:
-    """``a.b.weight`` lies in ``a`` and in ``a.b``; the root module has no path."""
-    return frozenset(
-        name[:at] for name in names for at, character in enumerate(name) if character == "."
-    )
+def _is_module(path: str, ordered: Sequence[str]) -> bool:
+    """Whether one of the sorted names lies below ``path``; the root module has no path.
+
+    Searched, as a name of a million dots would have a million paths.
+    """
+    at = bisect_left(ordered, f"{path}.")
+    return any(name.startswith(f"{path}.") for name in ordered[at : at + 1])
 
 
 def _leaf(name: str) -> str:

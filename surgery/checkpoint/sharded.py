@@ -15,6 +15,7 @@ from surgery.checkpoint.wording import listed, shown
 from surgery.errors import CheckpointError, did_you_mean
 
 _LARGEST_INDEX = 1 << 28
+_MOST_PROBLEMS = 8
 
 
 def read_index(reader: Reader, open_shard: Callable[[Path], Holding]) -> Holding:
@@ -26,8 +27,8 @@ def read_index(reader: Reader, open_shard: Callable[[Path], Holding]) -> Holding
     weight_map, metadata = _parse(reader)
     folder = reader.source.path.parent
     files = dict.fromkeys(weight_map.values())
-    problems = [problem for file in files if (problem := _path_problem(folder, file))]
-    if problems:
+    found = (problem for file in files if (problem := _path_problem(folder, file)))
+    if problems := list(islice(found, _MOST_PROBLEMS)):
         raise CheckpointError(f"{label}: {problems[0]}", problems[1:])
     holdings = {file: open_shard(folder / file) for file in files}
     shards = {file: _only_state(folder / file, holding) for file, holding in holdings.items()}
@@ -79,10 +80,18 @@ def _path_problem(folder: Path, file: str) -> str | None:
     leaves = ".." in posix.parts or posix.is_absolute() or windows.drive or "\\" in file
     if leaves or not file or "\0" in file:
         return f"the shard {shown(file)!r} is not a path below the index's folder"
-    if not (folder / file).is_file():
+    if not _is_file(folder / file):
         names = [path.name for path in folder.iterdir()]
         return f"the shard {shown(file)} is missing{did_you_mean(file, names)}"
     return None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is one; a name that the file system cannot have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _only_state(path: Path, holding: Holding) -> StateDict:

@@ -10,16 +10,18 @@ import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from surgery.checkpoint.places import Place, contiguous_strides
+from surgery.checkpoint.pieces import PIECE, Piece, pieces
+from surgery.checkpoint.places import Place
 from surgery.checkpoint.regions import read_region
 from surgery.checkpoint.source import Reader
 from surgery.checkpoint.values import Computed, Values, is_plain
+from surgery.checkpoint.views import is_dense
 
 if TYPE_CHECKING:
     import torch
 
-#: Bytes that are read, computed with and written at a time.
-CHUNK = 1 << 22
+#: Bytes that come from another device at a time.
+_CARRIED = 1 << 24
 #: Bytes below which a tensor is not worth a mapping; a process may have 65,530 of those on Linux.
 _WORTH_MAPPING = 1 << 16
 
@@ -51,8 +53,8 @@ def map_tensor(place: Place, reader: Reader) -> torch.Tensor:
     return _as_placed(memoryview(mapped)[start - page :], place)
 
 
-def pieces(values: Values) -> Iterator[torch.Tensor]:
-    """All values in row-major order, as flat contiguous tensors on the CPU of about CHUNK bytes."""
+def flat_pieces(values: Values) -> Iterator[torch.Tensor]:
+    """All values in row-major order, as flat contiguous tensors on the CPU, piece by piece."""
     if isinstance(values, Computed):
         yield from values.pieces()
     elif isinstance(values, Place):
@@ -73,23 +75,21 @@ def _pieces_of_place(place: Place, reader: Reader) -> Iterator[torch.Tensor]:
     if not is_plain(place):
         yield read_tensor(place, reader).contiguous().reshape(-1)
         return
-    per_chunk = max(1, CHUNK // place.itemsize)
-    for done in range(0, place.numel, per_chunk):
-        count = min(per_chunk, place.numel - done)
-        yield read_tensor(
-            Place(place.region, place.dtype, (count,), (1,), place.offset + done), reader
-        )
+    start, nbytes = place.offset * place.itemsize, place.numel * place.itemsize
+    for data in pieces(place.region, reader, start, nbytes):
+        count = len(data) // place.itemsize
+        yield _as_placed(data, Place(place.region, place.dtype, (count,), (1,)))
 
 
 def _pieces_of_tensor(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """A tensor that is not contiguous is copied whole, others piece by piece from their device."""
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    per_chunk = flat.numel() if flat.device.type == "cpu" else CHUNK // flat.element_size()
-    for done in range(0, flat.numel(), max(1, per_chunk)):
-        yield flat[done : done + per_chunk].cpu()
+    per_piece = max(1, (PIECE if flat.device.type == "cpu" else _CARRIED) // flat.element_size())
+    for done in range(0, flat.numel(), per_piece):
+        yield flat[done : done + per_piece].cpu()
 
 
-def _as_placed(data: bytearray | memoryview, place: Place) -> torch.Tensor:
+def _as_placed(data: Piece | memoryview, place: Place) -> torch.Tensor:
     """The bytes from the first element of the view to its last, as the tensor they are."""
     import torch
 
@@ -98,7 +98,7 @@ def _as_placed(data: bytearray | memoryview, place: Place) -> torch.Tensor:
     if place.region.swapped:
         flat = _byteswapped(flat, dtype)
     elements = flat.view(_carrier(place.itemsize)).as_strided(place.shape, place.strides)
-    if not _is_dense(place):
+    if not is_dense(place):
         elements = elements.clone(memory_format=torch.contiguous_format)
     return _resolved(elements.view(dtype), place)
 
@@ -119,15 +119,6 @@ def _byteswapped(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Each number's bytes in reverse; a complex number is two numbers."""
     width = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
     return data.view(-1, width).flip(1).reshape(-1)
-
-
-def _is_dense(place: Place) -> bool:
-    """Whether the view touches every element from its first to its last exactly once."""
-    axes = sorted(
-        (stride, size) for stride, size in zip(place.strides, place.shape, strict=True) if size > 1
-    )
-    sizes = tuple(size for _, size in reversed(axes))
-    return tuple(stride for stride, _ in reversed(axes)) == contiguous_strides(sizes)
 
 
 def _resolved(tensor: torch.Tensor, place: Place) -> torch.Tensor:

@@ -52,9 +52,9 @@ def segment_of(values: Values) -> Segment:
     spec = spec_of("", values)
 
     def bytes_of_pieces() -> Iterator[memoryview]:
-        from surgery.checkpoint.tensors import memory, pieces
+        from surgery.checkpoint.tensors import flat_pieces, memory
 
-        return map(memory, pieces(values))
+        return map(memory, flat_pieces(values))
 
     return Made(spec.nbytes, bytes_of_pieces)
 

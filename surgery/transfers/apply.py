@@ -187,10 +187,10 @@ def _ready(values: Values) -> Values:
 
 def _count_broken(plan: TransferPlan, values: Mapping[str, Values]) -> dict[str, int]:
     """What the plan's casts would break; nothing is kept."""
-    from surgery.checkpoint.tensors import pieces
+    from surgery.checkpoint.tensors import flat_pieces
 
     counts = {
-        name: sum(cast(piece, step.target.dtype)[1] for piece in pieces(values[name]))
+        name: sum(cast(piece, step.target.dtype)[1] for piece in flat_pieces(values[name]))
         for name, step in _loads(plan).items()
         if step.cast
     }
@@ -245,9 +245,9 @@ def _same_bytes(one: Values, other: Values) -> bool:
 def _whole(values: Values, dtype: str) -> torch.Tensor:
     import torch
 
-    from surgery.checkpoint.tensors import pieces
+    from surgery.checkpoint.tensors import flat_pieces
 
-    flat = torch.cat([cast(piece, dtype)[0] for piece in pieces(values)])
+    flat = torch.cat([cast(piece, dtype)[0] for piece in flat_pieces(values)])
     return widened(flat) if flat.is_floating_point() or flat.is_complex() else flat
 
 

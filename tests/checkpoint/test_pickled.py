@@ -29,9 +29,15 @@ def load(data: bytes) -> Any:
     return machine_for(data).run()
 
 
-KEYS = st.text() | st.integers() | st.none() | st.booleans() | st.tuples(st.text(), st.integers())
+# Numbers of more bits are values, but no keys: see as_key.
+NUMBERS = st.integers(-(2**60) + 1, 2**60 - 1)
+KEYS = st.text() | NUMBERS | st.none() | st.booleans() | st.tuples(st.text(), NUMBERS)
 VALUES = st.recursive(
-    KEYS | st.floats(allow_nan=False) | st.binary() | st.complex_numbers(allow_nan=False),
+    KEYS
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.binary()
+    | st.complex_numbers(allow_nan=False),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.tuples(inner, inner)
