@@ -14,6 +14,9 @@ from dataclasses import dataclass
 _DIGITS = re.compile(r"(\d+)")
 _LONGEST_NUMBER = 18
 
+# No network nests so deep; a stranger's name may hold thousands of numbers.
+_MOST_NUMBERS = 32
+
 Slots = tuple[str, ...]
 
 
@@ -50,7 +53,7 @@ def collapse(names: Iterable[str]) -> tuple[Collapsed, ...]:
 def _take_apart(name: str) -> tuple[Slots, Slots]:
     """The fixed texts around the slots, and what fills them: every number, and the last segment."""
     path, dot, leaf = name.rpartition(".")
-    parts = _DIGITS.split(path)
+    parts = _DIGITS.split(path, _MOST_NUMBERS)
     return (*parts[0::2], dot), (*parts[1::2], leaf)
 
 

@@ -84,7 +84,7 @@ def as_key(value: Any) -> Any:
     Hashing runs the value's own code and follows nested tuples down the C stack, so only flat
     values are hashed; anything else becomes a key of its own.
     """
-    if _is_flat(value) or isinstance(value, Global):
+    if type(value) in _FLAT or _is_small(value) or isinstance(value, Global):
         return value
     if type(value) is tuple and len(value) <= _LONGEST_KEY and all(map(_is_flat, value)):
         return value
@@ -92,7 +92,11 @@ def as_key(value: Any) -> Any:
 
 
 def _is_flat(value: Any) -> bool:
-    return type(value) in _FLAT or (type(value) is int and value.bit_length() <= _WIDEST_KEY)
+    return type(value) in _FLAT or _is_small(value)
+
+
+def _is_small(value: Any) -> bool:
+    return type(value) is int and value.bit_length() <= _WIDEST_KEY
 
 
 def fill(mapping: dict[Any, Any], pairs: Any) -> None:
@@ -160,27 +164,26 @@ def _reconstructed(args: Arguments) -> Any:
 
 def _rebuild_tensor(args: Arguments) -> Any:
     match args:
-        case (StorageRef() as storage, *view, _requires_grad, _hooks, dict() as lazy) if (
-            len(view) == 3
-        ):
-            return _tensor(storage, view, storage.dtype, lazy)
-        case (StorageRef() as storage, *view) if len(view) >= 3:
-            return _tensor(storage, view[:3], storage.dtype, {})
+        case (storage, offset, shape, strides, *rest) if isinstance(storage, StorageRef):
+            # requires_grad, hooks, and since torch 1.13 the lazy bits
+            lazy = rest[2] if len(rest) == 3 and isinstance(rest[2], dict) else {}
+            return _tensor(storage, offset, shape, strides, storage.dtype, lazy)
         case _:
             return Unreadable("its arguments are not those of a tensor")
 
 
 def _rebuild_tensor_v3(args: Arguments) -> Any:
     match args:
-        case (StorageRef() as storage, offset, shape, strides, _, _, Global(dtype), *lazy):
-            bits = lazy[0] if lazy and isinstance(lazy[0], dict) else {}
-            return _tensor(storage, [offset, shape, strides], dtype.removeprefix("torch."), bits)
+        case (StorageRef() as storage, offset, shape, strides, _, _, Global(dtype), *rest):
+            lazy = rest[0] if rest and isinstance(rest[0], dict) else {}
+            return _tensor(storage, offset, shape, strides, dtype.removeprefix("torch."), lazy)
         case _:
             return Unreadable("its arguments are not those of a tensor")
 
 
-def _tensor(storage: StorageRef, view: list[Any], dtype: str, lazy: Mapping[Any, Any]) -> Any:
-    offset, shape, strides = view
+def _tensor(
+    storage: StorageRef, offset: Any, shape: Any, strides: Any, dtype: str, lazy: Mapping[Any, Any]
+) -> Any:
     if dtype in QUANTISED_BITS:
         return Unreadable(f"a quantised tensor ({dtype})")
     if dtype not in DTYPE_BITS:
@@ -189,22 +192,16 @@ def _tensor(storage: StorageRef, view: list[Any], dtype: str, lazy: Mapping[Any,
         return Unreadable("a meta tensor, which has no values")
     if not (isinstance(offset, int) and _are_ints(shape) and _are_ints(strides)):
         return Unreadable("its shape or strides are not a few whole numbers")
-    return TensorRef(
-        storage,
-        dtype,
-        tuple(map(int, shape)),
-        tuple(map(int, strides)),
-        int(offset),
-        conjugate=lazy.get("conj") is True,
-        negative=lazy.get("neg") is True,
-    )
+    conjugate, negative = lazy.get("conj") is True, lazy.get("neg") is True
+    sizes, steps = tuple(map(int, shape)), tuple(map(int, strides))
+    return TensorRef(storage, dtype, sizes, steps, int(offset), conjugate, negative)
 
 
 def _are_ints(values: object) -> bool:
     return (
         isinstance(values, tuple | list)
         and len(values) <= _MOST_DIMENSIONS
-        and all(isinstance(value, int) for value in values)
+        and _INTEGERS.issuperset(map(type, values))
     )
 
 
@@ -230,6 +227,7 @@ def _refused(reason: str) -> Callable[[Arguments], Any]:
     return lambda _args: Unreadable(reason)
 
 
+_INTEGERS = frozenset({int, bool})
 _FLAT = frozenset({str, float, bool, bytes, complex, type(None)})
 
 # Hashes of these are not remembered: a large one, used again and again, would cost again.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -85,19 +86,18 @@ def settle(found: Found, locate: Locate, label: str) -> StateDict:
     unreadable: list[tuple[str, str]] = []
     not_tensors: list[str] = []
     for name, value in found.entries.items():
-        match value:
-            case _ if not isinstance(name, str):
-                not_tensors.append(str(name))
-            case TensorRef():
-                place = place_of(name, value, locate, label)
-                if place.is_absurd:
-                    unreadable.append((name, f"a view that repeats {count(place.extent, 'value')}"))
-                else:
-                    places[name] = place
-            case Unreadable(reason):
-                unreadable.append((name, reason))
-            case _:
-                not_tensors.append(name)
+        if not isinstance(name, str):
+            not_tensors.append(str(name))
+        elif isinstance(value, TensorRef):
+            place = place_of(name, value, locate, label)
+            if place.is_absurd:
+                unreadable.append((name, f"a view that repeats {count(place.extent, 'value')}"))
+            else:
+                places[name] = place
+        elif isinstance(value, Unreadable):
+            unreadable.append((name, value.reason))
+        else:
+            not_tensors.append(name)
     return StateDict(
         found.key,
         places,
@@ -115,11 +115,20 @@ def others(top: Any, found: tuple[Found, ...]) -> tuple[tuple[str, str], ...]:
     entries = _entries(top)
     if entries is None or is_optimizer(top):
         return (("", summary(top)),)
-    keys = [candidate.key or "" for candidate in found]
+    keys = sorted(candidate.key or "" for candidate in found)
     return tuple(
-        (str(key), summary(value))
-        for key, value in entries.items()
-        if not any(other == key or other.startswith(f"{key}.") for other in keys)
+        (str(key), summary(value)) for key, value in entries.items() if not _leads_to_one(key, keys)
+    )
+
+
+def _leads_to_one(key: Any, keys: Sequence[str]) -> bool:
+    """Whether one of ``keys``, which are sorted, is this one or lies below it."""
+    below = f"{key}."
+    return any(
+        found == key or found.startswith(below)
+        for wanted in (str(key), below)
+        for at in [bisect_left(keys, wanted)]
+        for found in keys[at : at + 1]
     )
 
 
@@ -180,7 +189,7 @@ def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Found
         else [
             found
             for key, child in entries.items()
-            if isinstance(key, str) and _may_hold_weights(key)
+            if isinstance(child, dict | Opaque) and isinstance(key, str) and _may_hold_weights(key)
             for found in _search(child, (*path, key), seen)
         ]
     )
@@ -238,8 +247,9 @@ def _is_named_like_a_model(entries: Mapping[Any, Any], inner: Iterable[Found]) -
 
     What a script keeps beside its model (``mean``, ``std``, ``best_score``) is named otherwise.
     """
+    inside = {name for found in inner for name in found.entries}
     return any(
-        "." in name or name == "weight" or any(name in found.entries for found in inner)
+        "." in name or name == "weight" or name in inside
         for name, value in entries.items()
         if _is_tensor(value)
     )
