@@ -24,7 +24,6 @@ and :class:`SurgeryWarning`, for what was done and probably not meant.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,6 +152,8 @@ class RenameError(LineError):
 
 def nearest(name: str, candidates: Iterable[str], count: int = 1) -> tuple[str, ...]:
     """The candidates that look most like ``name``, best first; empty where none comes close."""
+    import difflib
+
     return tuple(difflib.get_close_matches(name, dict.fromkeys(candidates), n=count, cutoff=0.5))
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError
 from surgery.specs import ModelSpec, TensorSpec
 
@@ -28,6 +29,7 @@ class Record:
     status: Mapping[str, str]
     model: ModelSpec
 
+    @collector_paused()
     def to_metadata(self) -> dict[str, str]:
         """The record as a checkpoint's string metadata."""
         return {
@@ -37,6 +39,7 @@ class Record:
         }
 
 
+@collector_paused()
 def read_record(metadata: Mapping[str, str], specs: Iterable[TensorSpec]) -> Record | None:
     """The record in a checkpoint's metadata, or None where there is none.
 

@@ -80,15 +80,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-# Beyond this a cell is printed in full and nothing is lined up with it: one name of a megabyte
-# would make every line as long.
-_WIDEST = 400
-
-
 def _plain_table(table: Table) -> str:
     rows = [tuple(column.title for column in table.columns), *table.rows]
     rows = [tuple(map(printable, row)) for row in rows]
-    widths = [min(max(map(len, cells)), _WIDEST) for cells in zip(*rows, strict=True)]
+    widths = [_width(cells) for cells in zip(*rows, strict=True)]
     lines = [
         "  ".join(
             cell.rjust(width) if column.number else cell.ljust(width)
@@ -97,6 +92,14 @@ def _plain_table(table: Table) -> str:
         for row in rows
     ]
     return "\n".join([printable(table.title), *(f"  {line}" for line in lines)])
+
+
+#: A cell that is wider sticks out of its column: all others padded to it would fill the memory.
+_WIDEST = 400
+
+
+def _width(cells: Iterable[str]) -> int:
+    return max(width for width in map(len, cells) if width <= _WIDEST)
 
 
 # Transfer ------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from surgery.collecting import collector_paused
 
 #: Bits per element of the dtypes that checkpoints hold, by torch's name without ``torch.``.
 DTYPE_BITS: Mapping[str, int] = {
@@ -73,7 +75,7 @@ class TensorSpec:
     def from_row(cls, row: Sequence[Any]) -> TensorSpec:
         """The inverse of :meth:`to_row`. Other data raise TypeError or ValueError."""
         name, shape, dtype = row
-        return cls(str(name), tuple(int(size) for size in shape), str(dtype))
+        return cls(str(name), tuple(map(int, shape)), str(dtype))
 
     @property
     def is_floating(self) -> bool:
@@ -115,6 +117,16 @@ class ModuleSpec:
     norm: bool = False
     has_statistics: bool = False
     shadowed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, by field; ``dataclasses.asdict`` copies deeply, at ten times the cost."""
+        return {
+            "path": self.path,
+            "types": list(self.types),
+            "norm": self.norm,
+            "has_statistics": self.has_statistics,
+            "shadowed": self.shadowed,
+        }
 
 
 @dataclass(frozen=True)
@@ -173,7 +185,7 @@ class ModelSpec:
                 }
                 for p in self.parameters
             ],
-            "modules": [{**asdict(module), "types": list(module.types)} for module in self.modules],
+            "modules": [module.to_dict() for module in self.modules],
             "computed": list(self.computed),
             "shared_buffers": [list(names) for names in self.shared_buffers],
         }
@@ -200,6 +212,7 @@ class ModelSpec:
         )
 
     @classmethod
+    @collector_paused()
     def from_tensors(
         cls, tensors: Iterable[TensorSpec], ties: Iterable[tuple[str, ...]] = ()
     ) -> ModelSpec:

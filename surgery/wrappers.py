@@ -26,6 +26,8 @@ def unwrap_name(name: str) -> str:
     'layers.0.cpb_mlp.0.weight'
     """
     *path, leaf = name.split(".")
+    if WRAPPER_SEGMENTS.isdisjoint(path):
+        return name
     return ".".join([*(segment for segment in path if segment not in WRAPPER_SEGMENTS), leaf])
 
 

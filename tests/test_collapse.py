@@ -84,3 +84,8 @@ def test_a_transformer_folds_to_a_handful_of_rows():
     names = timm.create_model("vit_tiny_patch16_224").state_dict()
     assert len(names) == 152
     assert len(collapse(names)) <= 16
+
+
+def test_a_name_of_thousands_of_numbers_is_a_pattern_too():
+    name = "1." * 5000 + "w"
+    assert [c.pattern for c in collapse([name])] == [name]

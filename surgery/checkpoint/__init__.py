@@ -12,12 +12,29 @@ a file of ``atomic``. ``shards`` cuts a draft into several.
 
 ``verification`` reads every byte, a piece at a time (``pieces``, ``numbers``, ``views``), and
 ``pairs`` compares two places.
+
+Reading is what most commands need: what writes and what verifies is imported when it is asked
+for.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from surgery.checkpoint.index import Checkpoint, Contents, open_checkpoint, read_contents
-from surgery.checkpoint.optimizer_states import read_optimizer_states
-from surgery.checkpoint.verification import Verification, refuse_damage
-from surgery.checkpoint.writer import save
+
+if TYPE_CHECKING:
+    from surgery.checkpoint.optimizer_states import read_optimizer_states
+    from surgery.checkpoint.verification import Verification, refuse_damage
+    from surgery.checkpoint.writer import save
+
+_HOMES = {
+    "Verification": "surgery.checkpoint.verification",
+    "read_optimizer_states": "surgery.checkpoint.optimizer_states",
+    "refuse_damage": "surgery.checkpoint.verification",
+    "save": "surgery.checkpoint.writer",
+}
 
 __all__ = [
     "Checkpoint",
@@ -29,3 +46,11 @@ __all__ = [
     "refuse_damage",
     "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surgery.checkpoint' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

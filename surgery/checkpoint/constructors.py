@@ -86,7 +86,7 @@ def as_key(value: Any) -> Any:
     dictionary slow: wide and complex ones are not hashed, and at most one in a tuple. Anything
     else becomes a key of its own.
     """
-    if _is_flat(value) or isinstance(value, Global):
+    if type(value) in _FLAT or _is_small(value) or isinstance(value, Global):
         return value
     if type(value) is tuple and len(value) <= _LONGEST_KEY and all(map(_is_flat, value)):
         numbers = sum(type(item) in (int, float) for item in value)
@@ -95,7 +95,11 @@ def as_key(value: Any) -> Any:
 
 
 def _is_flat(value: Any) -> bool:
-    return type(value) in _FLAT or (type(value) is int and value.bit_length() <= _WIDEST_KEY)
+    return type(value) in _FLAT or _is_small(value)
+
+
+def _is_small(value: Any) -> bool:
+    return type(value) is int and value.bit_length() <= _WIDEST_KEY
 
 
 def fill(mapping: dict[Any, Any], pairs: Any) -> None:
@@ -163,27 +167,26 @@ def _reconstructed(args: Arguments) -> Any:
 
 def _rebuild_tensor(args: Arguments) -> Any:
     match args:
-        case (StorageRef() as storage, *view, _requires_grad, _hooks, dict() as lazy) if (
-            len(view) == 3
-        ):
-            return _tensor(storage, view, storage.dtype, lazy)
-        case (StorageRef() as storage, *view) if len(view) >= 3:
-            return _tensor(storage, view[:3], storage.dtype, {})
+        case (storage, offset, shape, strides, *rest) if isinstance(storage, StorageRef):
+            # requires_grad, hooks, and since torch 1.13 the lazy bits
+            lazy = rest[2] if len(rest) == 3 and isinstance(rest[2], dict) else {}
+            return _tensor(storage, offset, shape, strides, storage.dtype, lazy)
         case _:
             return Unreadable("its arguments are not those of a tensor")
 
 
 def _rebuild_tensor_v3(args: Arguments) -> Any:
     match args:
-        case (StorageRef() as storage, offset, shape, strides, _, _, Global(dtype), *lazy):
-            bits = lazy[0] if lazy and isinstance(lazy[0], dict) else {}
-            return _tensor(storage, [offset, shape, strides], dtype.removeprefix("torch."), bits)
+        case (StorageRef() as storage, offset, shape, strides, _, _, Global(dtype), *rest):
+            lazy = rest[0] if rest and isinstance(rest[0], dict) else {}
+            return _tensor(storage, offset, shape, strides, dtype.removeprefix("torch."), lazy)
         case _:
             return Unreadable("its arguments are not those of a tensor")
 
 
-def _tensor(storage: StorageRef, view: list[Any], dtype: str, lazy: Mapping[Any, Any]) -> Any:
-    offset, shape, strides = view
+def _tensor(
+    storage: StorageRef, offset: Any, shape: Any, strides: Any, dtype: str, lazy: Mapping[Any, Any]
+) -> Any:
     if dtype in QUANTISED_BITS:
         return Unreadable(f"a quantised tensor ({dtype})")
     if dtype not in DTYPE_BITS:

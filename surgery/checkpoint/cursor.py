@@ -9,6 +9,9 @@ from surgery.errors import CheckpointError
 _WINDOW = 1 << 18
 _LONGEST_LINE = 1 << 16
 
+# An opcode and the widest number that may follow it.
+_LONGEST_STEP = 9
+
 
 class Cursor:
     """A position in ``[start, stop)`` that only moves forward.
@@ -42,13 +45,23 @@ class Cursor:
         """Bytes not read yet."""
         return self._stop - self.position
 
-    def byte(self) -> int:
-        """The next byte, as a number."""
-        if self._at >= len(self._window):
+    def ahead(self) -> tuple[bytes, int, int, int]:
+        """For reading on without a call for each byte: (window, its start, position, last one).
+
+        Both positions are in the window. From the first to the last one, an opcode and its number
+        lie in the window, unless the pickle ends before. :meth:`move` takes the cursor there.
+        """
+        if len(self._window) - self._at < _LONGEST_STEP and self._window_end < self._stop:
             self._refill(1)
-        value = self._window[self._at]
-        self._at += 1
-        return value
+        if self._at >= len(self._window):
+            raise self.cut_short(self.position, 1)
+        more = self._window_end < self._stop
+        last = len(self._window) - (_LONGEST_STEP if more else 1)
+        return self._window, self._window_start, self._at, last
+
+    def move(self, at: int) -> None:
+        """Go to ``at``, a position in the window that :meth:`ahead` gave."""
+        self._at = at
 
     def take(self, count: int) -> bytes:
         """The next ``count`` bytes. Checked against what remains before anything is allocated."""
@@ -80,11 +93,19 @@ class Cursor:
         """The error for what was found at ``position``."""
         return CheckpointError(f"{self.label}: damaged at byte {position:,}: {problem}")
 
+    def cut_short(self, position: int, count: int) -> CheckpointError:
+        """The error for ``count`` bytes that are not there."""
+        return self.damaged(
+            position, f"expected {count:,} more bytes, have {self._stop - position:,}"
+        )
+
+    @property
+    def _window_end(self) -> int:
+        return self._window_start + len(self._window)
+
     def _refill(self, count: int) -> None:
         if count > self.remaining or not self.remaining:
-            raise self.damaged(
-                self.position, f"expected {count:,} more bytes, have {self.remaining:,}"
-            )
+            raise self.cut_short(self.position, count)
         start = self.position
         self._window = self._fetch(start, min(max(count, _WINDOW), self._stop - start))
         self._window_start, self._at = start, 0

@@ -86,19 +86,18 @@ def settle(found: Found, locate: Locate, label: str) -> StateDict:
     unreadable: list[tuple[str, str]] = []
     not_tensors: list[str] = []
     for name, value in found.entries.items():
-        match value:
-            case _ if not isinstance(name, str):
-                not_tensors.append(str(name))
-            case TensorRef():
-                place = place_of(name, value, locate, label)
-                if place.is_absurd:
-                    unreadable.append((name, f"a view that repeats {count(place.extent, 'value')}"))
-                else:
-                    places[name] = place
-            case Unreadable(reason):
-                unreadable.append((name, reason))
-            case _:
-                not_tensors.append(name)
+        if not isinstance(name, str):
+            not_tensors.append(str(name))
+        elif isinstance(value, TensorRef):
+            place = place_of(name, value, locate, label)
+            if place.is_absurd:
+                unreadable.append((name, f"a view that repeats {count(place.extent, 'value')}"))
+            else:
+                places[name] = place
+        elif isinstance(value, Unreadable):
+            unreadable.append((name, value.reason))
+        else:
+            not_tensors.append(name)
     return StateDict(
         found.key,
         places,
@@ -118,17 +117,18 @@ def others(top: Any, found: tuple[Found, ...]) -> tuple[tuple[str, str], ...]:
         return (("", summary(top)),)
     keys = sorted(candidate.key or "" for candidate in found)
     return tuple(
-        (str(key), summary(value))
-        for key, value in entries.items()
-        if not _leads_to_one(str(key), keys)
+        (str(key), summary(value)) for key, value in entries.items() if not _leads_to_one(key, keys)
     )
 
 
-def _leads_to_one(key: str, keys: Sequence[str]) -> bool:
-    """Whether ``key``, or a dotted key that begins with it, is among the sorted ``keys``."""
-    same, below = bisect_left(keys, key), bisect_left(keys, f"{key}.")
-    return key in keys[same : same + 1] or any(
-        other.startswith(f"{key}.") for other in keys[below : below + 1]
+def _leads_to_one(key: Any, keys: Sequence[str]) -> bool:
+    """Whether one of ``keys``, which are sorted, is this one or lies below it."""
+    below = f"{key}."
+    return any(
+        found == key or found.startswith(below)
+        for wanted in (str(key), below)
+        for at in [bisect_left(keys, wanted)]
+        for found in keys[at : at + 1]
     )
 
 
@@ -193,7 +193,7 @@ def _search(
         else [
             found
             for key, child in entries.items()
-            if isinstance(key, str) and _may_hold_weights(key)
+            if isinstance(child, dict | Opaque) and isinstance(key, str) and _may_hold_weights(key)
             for found in _search(child, (*path, key), seen, unfolding)
         ]
     )
@@ -252,9 +252,9 @@ def _is_named_like_a_model(entries: Mapping[Any, Any], inner: Iterable[Found]) -
 
     What a script keeps beside its model (``mean``, ``std``, ``best_score``) is named otherwise.
     """
-    also = set[Any]().union(*(found.entries for found in inner))
+    inside = {name for found in inner for name in found.entries}
     return any(
-        "." in name or name == "weight" or name in also
+        "." in name or name == "weight" or name in inside
         for name, value in entries.items()
         if _is_tensor(value)
     )

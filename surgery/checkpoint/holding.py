@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from surgery.checkpoint.places import Place
+from surgery.collecting import collector_paused
 from surgery.specs import TensorSpec
 
 
@@ -26,6 +27,7 @@ class StateDict:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    @collector_paused()
     def specs(self) -> tuple[TensorSpec, ...]:
         """Names, shapes and dtypes, in order."""
         return tuple(place.spec(name) for name, place in self.places.items())
@@ -37,11 +39,12 @@ class StateDict:
         return (*self.unreadable, *others)
 
     @property
+    @collector_paused()
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """Names of one and the same tensor, grouped; an empty tensor is tied to nothing."""
         names: dict[Place, list[str]] = {}
         for name, place in self.places.items():
-            if place.numel:
+            if 0 not in place.shape:
                 names.setdefault(place, []).append(name)
         return tuple(tuple(group) for group in names.values() if len(group) > 1)
 

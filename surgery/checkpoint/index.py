@@ -18,13 +18,14 @@ from surgery.checkpoint.pytorch import read_stream, read_zip
 from surgery.checkpoint.safetensors import read_safetensors
 from surgery.checkpoint.sharded import read_index
 from surgery.checkpoint.source import OneAtATime, Reader, Source
-from surgery.checkpoint.verification import Progress, Verification, verify
 from surgery.checkpoint.wording import count, shown
 from surgery.errors import CheckpointError, did_you_mean
 from surgery.specs import TensorSpec
 
 if TYPE_CHECKING:
     import torch
+
+    from surgery.checkpoint.verification import Progress, Verification
 
 #: What a folder is searched for.
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -106,6 +107,8 @@ class Checkpoint:
         needs no torch; ``progress`` is called with the bytes just read.
         """
         state = StateDict(self.key, self._places)
+        from surgery.checkpoint.verification import verify
+
         return verify(self.path, (state,), values=values, progress=progress)
 
     def close(self) -> None:
@@ -150,6 +153,8 @@ class Contents:
         """:meth:`Checkpoint.verify` of all state dicts together and all else that the file has
         with a checksum: the pickle with the names, an optimizer's state.
         """
+        from surgery.checkpoint.verification import verify
+
         return verify(self.path, self.state_dicts, self._files, values=values, progress=progress)
 
 

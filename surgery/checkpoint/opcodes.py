@@ -1,13 +1,15 @@
-"""What each pickle opcode does to the machine: one small function each, and the table of them.
+"""What each pickle opcode does to the machine: one small function each, and the tables of them.
 
 Names, arguments and stack effects are those of ``pickletools.opcodes`` in the standard library.
+A table for each kind of argument: none, a number of a fixed width, and all others, which the
+operation reads for itself.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint.constructors import as_key, fill
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from surgery.checkpoint.pickled import Machine
 
 Operation = Callable[["Machine"], None]
+NumberOperation = Callable[["Machine", Any], None]
 Decode = Callable[[bytes], Any]
 
 _HIGHEST_PROTOCOL = 5
@@ -26,8 +29,7 @@ _SIZE_OF_A_SET = 27  # in pointers
 # Framing
 
 
-def _proto(machine: Machine) -> None:
-    protocol = machine.cursor.byte()
+def _proto(_: Machine, protocol: int) -> None:
     if protocol > _HIGHEST_PROTOCOL:
         raise Malformed(f"pickle protocol {protocol}; the highest known is {_HIGHEST_PROTOCOL}")
 
@@ -48,15 +50,8 @@ def _constant(value: Any) -> Operation:
     return push
 
 
-def _binary_int(size: int, *, signed: bool = False) -> Operation:
-    def push(machine: Machine) -> None:
-        machine.stack.append(machine.cursor.number(size, signed=signed))
-
-    return push
-
-
-def _binary_float(machine: Machine) -> None:
-    machine.push(struct.unpack(">d", machine.cursor.take(8))[0])
+def _number(machine: Machine, value: float) -> None:
+    machine.stack.append(value)
 
 
 def _counted(size: int, decode: Decode) -> Operation:
@@ -156,36 +151,27 @@ def _dup(machine: Machine) -> None:
     machine.push(machine.top())
 
 
-def _put(size: int) -> Operation:
-    def put(machine: Machine) -> None:
-        machine.memo[machine.cursor.number(size)] = machine.top()
-
-    return put
+def _put(machine: Machine, index: int) -> None:
+    machine.memo[index] = machine.top()
 
 
 def _put_line(machine: Machine) -> None:
-    machine.memo[int(machine.cursor.line())] = machine.top()
+    _put(machine, int(machine.cursor.line()))
 
 
 def _memoize(machine: Machine) -> None:
     machine.memo[len(machine.memo)] = machine.top()
 
 
-def _get(size: int) -> Operation:
-    def get(machine: Machine) -> None:
-        _recall(machine, machine.cursor.number(size))
-
-    return get
+def _get(machine: Machine, index: int) -> None:
+    try:
+        machine.stack.append(machine.memo[index])
+    except KeyError:
+        raise Malformed(f"nothing was remembered as {index}") from None
 
 
 def _get_line(machine: Machine) -> None:
-    _recall(machine, int(machine.cursor.line()))
-
-
-def _recall(machine: Machine, index: int) -> None:
-    if index not in machine.memo:
-        raise Malformed(f"nothing was remembered as {index}")
-    machine.stack.append(machine.memo[index])
+    _get(machine, int(machine.cursor.line()))
 
 
 # Containers
@@ -213,7 +199,7 @@ def _short_tuple(length: int) -> Operation:
         stack = machine.stack
         if len(stack) < length:
             raise Malformed("the stack is too short for a tuple")
-        stack[-length:] = [tuple(stack[-length:])]
+        stack[-length:] = (tuple(stack[-length:]),)
 
     return push
 
@@ -291,13 +277,9 @@ def _stack_global(machine: Machine) -> None:
     machine.push(machine.find(module, name))
 
 
-def _extension(size: int) -> Operation:
+def _extension(machine: Machine, number: int) -> None:
     """A global by its number in a registry of the process that wrote the file."""
-
-    def push(machine: Machine) -> None:
-        machine.push(machine.find("copyreg", f"extension_{machine.cursor.number(size)}"))
-
-    return push
+    machine.push(machine.find("copyreg", f"extension_{number}"))
 
 
 def _reduce(machine: Machine) -> None:
@@ -351,44 +333,16 @@ def _out_of_band(_: Machine) -> None:
     raise Malformed("a buffer that was kept outside the pickle")
 
 
-_NAMED: Mapping[bytes, Operation] = {
-    b"\x80": _proto,
-    b"\x95": _frame,
+_PLAIN: Mapping[bytes, Operation] = {
     b"N": _constant(None),
     b"\x88": _constant(True),
     b"\x89": _constant(False),
     b")": _constant(()),
-    b"I": _line(_decimal),
-    b"J": _binary_int(4, signed=True),
-    b"K": _binary_int(1),
-    b"M": _binary_int(2),
-    b"L": _line(_long_decimal),
-    b"\x8a": _counted(1, _signed),
-    b"\x8b": _counted(4, _signed),
-    b"F": _line(float),
-    b"G": _binary_float,
-    b"S": _line(_quoted),
-    b"T": _counted(4, _latin1),
-    b"U": _counted(1, _latin1),
-    b"V": _line(_raw_unicode),
-    b"X": _counted(4, _utf8),
-    b"\x8c": _counted(1, _utf8),
-    b"\x8d": _counted(8, _utf8),
-    b"B": _counted(4, bytes),
-    b"C": _counted(1, bytes),
-    b"\x8e": _counted(8, bytes),
-    b"\x96": _counted(8, bytes),
     b"(": _mark,
     b"0": _pop,
     b"1": _pop_mark,
     b"2": _dup,
-    b"p": _put_line,
-    b"q": _put(1),
-    b"r": _put(4),
     b"\x94": _memoize,
-    b"g": _get_line,
-    b"h": _get(1),
-    b"j": _get(4),
     b"t": _tuple,
     b"\x85": _short_tuple(1),
     b"\x86": _short_tuple(2),
@@ -404,22 +358,74 @@ _NAMED: Mapping[bytes, Operation] = {
     b"\x8f": _empty_set,
     b"\x90": _appends,
     b"\x91": _frozenset,
-    b"c": _global,
     b"\x93": _stack_global,
-    b"\x82": _extension(1),
-    b"\x83": _extension(2),
-    b"\x84": _extension(4),
     b"R": _reduce,
     b"\x81": _reduce,
     b"\x92": _new_with_keywords,
-    b"i": _inst,
     b"o": _obj,
     b"b": _build,
-    b"P": _persistent_line,
     b"Q": _persistent,
     b"\x97": _out_of_band,
     b"\x98": _out_of_band,
 }
 
-#: Every opcode except STOP, by its byte.
-OPCODES: Mapping[int, Operation] = {code[0]: operation for code, operation in _NAMED.items()}
+#: By opcode: the number's format in :mod:`struct`, and what is done with it.
+_NUMBERED: Mapping[bytes, tuple[str, NumberOperation]] = {
+    b"\x80": ("<B", _proto),
+    b"J": ("<i", _number),
+    b"K": ("<B", _number),
+    b"M": ("<H", _number),
+    b"G": (">d", _number),
+    b"q": ("<B", _put),
+    b"r": ("<I", _put),
+    b"h": ("<B", _get),
+    b"j": ("<I", _get),
+    b"\x82": ("<B", _extension),
+    b"\x83": ("<H", _extension),
+    b"\x84": ("<I", _extension),
+}
+
+_OTHERS: Mapping[bytes, Operation] = {
+    b"\x95": _frame,
+    b"I": _line(_decimal),
+    b"L": _line(_long_decimal),
+    b"\x8a": _counted(1, _signed),
+    b"\x8b": _counted(4, _signed),
+    b"F": _line(float),
+    b"S": _line(_quoted),
+    b"T": _counted(4, _latin1),
+    b"U": _counted(1, _latin1),
+    b"V": _line(_raw_unicode),
+    b"X": _counted(4, _utf8),
+    b"\x8c": _counted(1, _utf8),
+    b"\x8d": _counted(8, _utf8),
+    b"B": _counted(4, bytes),
+    b"C": _counted(1, bytes),
+    b"\x8e": _counted(8, bytes),
+    b"\x96": _counted(8, bytes),
+    b"p": _put_line,
+    b"g": _get_line,
+    b"c": _global,
+    b"i": _inst,
+    b"P": _persistent_line,
+}
+
+
+#: How a number is read from a window, its width in bytes, and what is done with it.
+Numbered = tuple[Callable[[bytes, int], tuple[Any, ...]], int, NumberOperation]
+
+
+def _numbered(form: str, operation: NumberOperation) -> Numbered:
+    number = struct.Struct(form)
+    return number.unpack_from, number.size, operation
+
+
+#: Operations by opcode, without an argument and with a number; None where there is none.
+PLAIN: Sequence[Operation | None] = [_PLAIN.get(bytes([code])) for code in range(256)]
+NUMBERED: Sequence[Numbered | None] = [
+    _numbered(*_NUMBERED[opcode]) if (opcode := bytes([code])) in _NUMBERED else None
+    for code in range(256)
+]
+
+#: All others except STOP. They read their argument with the machine's cursor.
+OTHERS: Mapping[int, Operation] = {code[0]: operation for code, operation in _OTHERS.items()}

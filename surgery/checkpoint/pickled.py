@@ -13,12 +13,12 @@ from typing import Any
 
 from surgery.checkpoint.constructors import CONSTRUCTORS, global_name, is_known
 from surgery.checkpoint.cursor import Cursor
-from surgery.checkpoint.inert import Global, Malformed, Opaque
-from surgery.checkpoint.opcodes import OPCODES
+from surgery.checkpoint.inert import Global, Malformed, Opaque, Ordered
+from surgery.checkpoint.opcodes import NUMBERED, OTHERS, PLAIN
 
 _STOP = ord(".")
 
-_COPIED = (list, tuple, dict, set, str, bytes)
+_COPIED = frozenset({list, tuple, dict, Ordered, set, str, bytes})
 _FREE_COPIES = 1_000_000
 _COPIES_PER_BYTE = 2
 
@@ -46,31 +46,51 @@ class Machine:
 
     def run(self) -> Any:
         """The pickled value. Raises CheckpointError with the byte where the pickle goes wrong."""
-        byte = self.cursor.byte
+        cursor = self.cursor
+        window, start, at, last = cursor.ahead()
         while True:
-            code = byte()
-            position = self.cursor.position - 1
+            if at > last:
+                cursor.move(at)
+                window, start, at, last = cursor.ahead()
+            code = window[at]
             try:
-                if code == _STOP:
-                    return self.pop()
-                if code not in OPCODES:
-                    raise Malformed(f"{code:#04x} is no pickle opcode")
-                OPCODES[code](self)
-            except (ValueError, OverflowError, struct.error) as error:
-                raise self.cursor.damaged(position, str(error)) from error
+                if plain := PLAIN[code]:
+                    plain(self)
+                    at += 1
+                elif numbered := NUMBERED[code]:
+                    read, width, operation = numbered
+                    operation(self, read(window, at + 1)[0])
+                    at += 1 + width
+                else:
+                    cursor.move(at + 1)
+                    if code == _STOP:
+                        return self.pop()
+                    self._other(code)
+                    window, start, at, last = cursor.ahead()
+            except struct.error as error:
+                raise cursor.cut_short(start + at + 1, width) from error
+            except (ValueError, OverflowError) as error:
+                raise cursor.damaged(start + at, str(error)) from error
+
+    def _other(self, code: int) -> None:
+        if code not in OTHERS:
+            raise Malformed(f"{code:#04x} is no pickle opcode")
+        OTHERS[code](self)
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
     def pop(self) -> Any:
-        if not self.stack:
-            raise Malformed("the stack is empty")
-        return self.stack.pop()
+        try:
+            return self.stack.pop()
+        except IndexError:
+            raise Malformed("the stack is empty") from None
 
     def top(self) -> Any:
-        if not self.stack:
-            raise Malformed("the stack is empty")
-        return self.stack[-1]
+        try:
+            return self.stack[-1]
+        except IndexError:
+            raise Malformed("the stack is empty") from None
 
     def pop_mark(self) -> list[Any]:
         """Everything above the last mark."""
@@ -86,6 +106,8 @@ class Machine:
         exceed what the pickle's own length could hold are refused.
         """
         self._copied += elements
+        if self._copied <= _FREE_COPIES:
+            return
         if self._copied > _FREE_COPIES + _COPIES_PER_BYTE * self.cursor.position:
             raise Malformed("it would grow far beyond its size")
 
@@ -103,8 +125,17 @@ class Machine:
         if not isinstance(args, tuple):
             raise Malformed("arguments that are not a tuple")
         if isinstance(function, Global) and function.name in CONSTRUCTORS:
-            self.spend(sum(len(arg) for arg in args if isinstance(arg, _COPIED)))
+            self._spend_on(args)
             return CONSTRUCTORS[function.name](args)
         if isinstance(function, Global | Opaque):
             return Opaque(function.name, args)
         raise Malformed(f"a call of a {type(function).__name__}")
+
+    def _spend_on(self, args: tuple[Any, ...]) -> None:
+        """Before each argument is looked at: a tuple of a million may be passed a million times."""
+        self.spend(len(args))
+        elements = 0
+        for arg in args:
+            if type(arg) in _COPIED:
+                elements += len(arg)
+        self.spend(elements)

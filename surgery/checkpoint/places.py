@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import mul
 
 from surgery.checkpoint.regions import Region
 from surgery.specs import DTYPE_BITS, TensorSpec
@@ -44,10 +45,24 @@ class Place:
     @property
     def extent(self) -> int:
         """Elements from the first one that the view touches to the last one."""
-        if not self.numel:
+        if 0 in self.shape:
             return 0
-        steps = zip(self.shape, self.strides, strict=True)
-        return 1 + sum((size - 1) * stride for size, stride in steps)
+        beyond: int = sum(map(mul, self.shape, self.strides))
+        return 1 + beyond - sum(self.strides)
+
+    def __hash__(self) -> int:
+        """Of the numbers alone: a set of very many places need not hash their paths as well."""
+        region = self.region
+        return hash(
+            (
+                region.source.version,
+                region.start,
+                region.nbytes,
+                self.offset,
+                self.shape,
+                self.strides,
+            )
+        )
 
     def spec(self, name: str) -> TensorSpec:
         """The tensor's spec under ``name``."""
@@ -59,22 +74,22 @@ class Place:
             return f"has {len(self.shape)} sizes and {len(self.strides)} strides"
         if len(self.shape) > _MOST_DIMENSIONS:
             return f"has {len(self.shape):,} dimensions"
-        if min((*self.shape, *self.strides, self.offset), default=0) < 0:
+        numbers = (*self.shape, *self.strides, self.offset)
+        if min(numbers) < 0:
             return "has a negative size, stride or offset"
-        if max((*self.shape, *self.strides, self.offset), default=0) >= _LARGEST or (
-            math.prod(filter(None, self.shape)) >= _LARGEST
-        ):
+        if max(numbers) >= _LARGEST or math.prod(filter(None, self.shape)) >= _LARGEST:
             return "is larger than any memory"
-        reach = self.offset + self.extent
+        extent = self.extent
+        reach = self.offset + extent
         holds = self.region.nbytes // self.itemsize
-        if self.numel and reach > holds:
+        if extent and reach > holds:
             return f"reaches element {reach:,} of a storage of {holds:,}"
         return None
 
     @property
     def is_absurd(self) -> bool:
         """Whether a few stored values are repeated into more than :data:`EXPANSION_LIMIT`."""
-        return self.numel > self.extent and self.numel * self.itemsize > EXPANSION_LIMIT
+        return self.numel * self.itemsize > EXPANSION_LIMIT and self.numel > self.extent
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

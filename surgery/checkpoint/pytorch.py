@@ -18,7 +18,8 @@ from surgery.checkpoint.pickled import Machine
 from surgery.checkpoint.regions import Region, inflated, read_region
 from surgery.checkpoint.source import Reader
 from surgery.checkpoint.wording import listed, shown
-from surgery.checkpoint.zipped import Member, member_region, read_directory
+from surgery.checkpoint.zipped import Archive, Member
+from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -43,11 +44,13 @@ class Pickled:
     opaque: tuple[str, ...]
 
 
+@collector_paused()
 def read_zip(reader: Reader, key: str | None = None) -> Holding:
     """The state dicts of a zip archive."""
     return _holding(unpickle_zip(reader), reader, key)
 
 
+@collector_paused()
 def read_stream(reader: Reader, key: str | None = None) -> Holding:
     """The state dicts of a stream."""
     return _holding(unpickle_stream(reader), reader, key)
@@ -55,12 +58,13 @@ def read_stream(reader: Reader, key: str | None = None) -> Holding:
 
 def unpickle_zip(reader: Reader) -> Pickled:
     """A zip archive: ``<top>/data.pkl``, and a member ``<top>/data/<key>`` for each storage."""
-    members = read_directory(reader)
-    top = _top_folder(reader, members)
+    archive = Archive(reader)
+    top = _top_folder(reader, archive.members)
     label = f"{reader.source.label} ({shown(top)}/data.pkl)"
-    machine = Machine(_pickle_cursor(reader, members[f"{top}/data.pkl"], label), _ZipIds())
+    region = archive.region(archive.members[f"{top}/data.pkl"])
+    machine = Machine(_pickle_cursor(reader, region, label), _ZipIds())
     value = machine.run()
-    locate = _ZipStorages(reader, members, top)
+    locate = _ZipStorages(reader, archive, top)
     return Pickled("torch zip", value, locate, tuple(machine.opaque))
 
 
@@ -124,8 +128,7 @@ def _other_zip(members: Mapping[str, Member]) -> str:
     return f"a zip archive of {listed(members, 4) or 'nothing'}"
 
 
-def _pickle_cursor(reader: Reader, member: Member, label: str) -> Cursor:
-    region = member_region(reader, member)
+def _pickle_cursor(reader: Reader, region: Region, label: str) -> Cursor:
     if not region.deflated:
         return Cursor(
             lambda start, count: bytes(reader.read(region.start + start, count)),
@@ -142,8 +145,11 @@ class _ZipIds:
     """Persistent ids of a zip archive: ``("storage", type, key, location, elements)``."""
 
     def __call__(self, identity: Any) -> StorageRef:
+        # Class patterns would cost more than all the rest, once for every tensor.
         match identity:
-            case ("storage", kind, str(key), str(location), int(count)):
+            case ("storage", kind, key, location, count) if (
+                isinstance(key, str) and isinstance(location, str) and isinstance(count, int)
+            ):
                 return _storage(kind, key, location, count)
             case _:
                 raise Malformed("a persistent id that names no storage")
@@ -197,39 +203,39 @@ def _view(fields: list[Any]) -> tuple[str, int, int] | None:
 class _ZipStorages:
     """Where the storages of a zip archive lie."""
 
-    def __init__(self, reader: Reader, members: Mapping[str, Member], top: str) -> None:
-        self._reader = reader
-        self._members = members
+    def __init__(self, reader: Reader, archive: Archive, top: str) -> None:
+        self._label = reader.source.label
+        self._archive = archive
         self._top = top
-        self._swapped = _is_big_endian(reader, members.get(f"{top}/byteorder"))
+        order = archive.members.get(f"{top}/byteorder")
+        self._swapped = order is not None and _is_big_endian(reader, archive.region(order))
         self._regions: dict[str, Region] = {}
 
     def __call__(self, ref: StorageRef) -> Region:
-        if ref.key not in self._regions:
-            self._regions[ref.key] = self._locate(ref)
-        region = self._regions[ref.key]
+        region = self._regions.get(ref.key)
+        if region is None:
+            region = self._regions[ref.key] = self._locate(ref)
         expected = ref.count * ref.itemsize
         if region.nbytes < expected:
             raise CheckpointError(
-                f"{self._reader.source.label}: storage {shown(ref.key)} is too short: "
+                f"{self._label}: storage {shown(ref.key)} is too short: "
                 f"expected {expected:,} bytes, have {region.nbytes:,}"
             )
         return region
 
     def _locate(self, ref: StorageRef) -> Region:
-        member = self._members.get(f"{self._top}/data/{ref.key}")
+        member = self._archive.members.get(f"{self._top}/data/{ref.key}")
         if member is None:
             raise CheckpointError(
-                f"{self._reader.source.label}: the member of storage {shown(ref.key)} is missing"
+                f"{self._label}: the member of storage {shown(ref.key)} is missing"
             )
-        return member_region(self._reader, member, swapped=self._swapped)
+        return self._archive.region(member, swapped=self._swapped)
 
 
-def _is_big_endian(reader: Reader, member: Member | None) -> bool:
-    """Files before torch 2.1 do not say; they are read as little-endian, as torch reads them."""
-    if member is None:
-        return False
-    region = member_region(reader, member)
+def _is_big_endian(reader: Reader, region: Region) -> bool:
+    """What the member ``byteorder`` says. Files before torch 2.1 have none; torch reads them as
+    little-endian.
+    """
     if region.nbytes <= len("little"):
         order = bytes(read_region(region, reader, 0, region.nbytes))
         if order in (b"little", b"big"):

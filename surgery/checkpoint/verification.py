@@ -21,7 +21,7 @@ from surgery.checkpoint.regions import Region
 from surgery.checkpoint.source import Reader, Source
 from surgery.checkpoint.views import axes, is_dense, times_shown
 from surgery.checkpoint.wording import count, listed, shown
-from surgery.checkpoint.zipped import member_region, read_directory
+from surgery.checkpoint.zipped import Archive
 from surgery.errors import DamageRefused
 
 Progress = Callable[[int], None]
@@ -283,10 +283,11 @@ def _damaged_parts(
         return []
     read = {region.start for region, _ in storages}
     damaged = []
-    for member in read_directory(reader).values():
+    archive = Archive(reader)
+    for member in archive.members.values():
         if not whole and "/data/" in member.name:
             continue
-        region = member_region(reader, member)
+        region = archive.region(member)
         if region.start not in read and _read(region, reader, (), progress).damaged:
             damaged.append(member.name)
     return damaged

@@ -7,7 +7,7 @@ one name, and a member's local header must agree with the directory.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from surgery.checkpoint.regions import Region
@@ -26,6 +26,9 @@ _IN_EXTRA = 0xFFFFFFFF
 _ZIP64_EXTRA = 1
 _ENCRYPTED = 1
 _STORED, _DEFLATED = 0, 8
+# Headers with gaps below a page are read together: a disk gives whole pages in any case.
+_PAGE = 4096
+_LONGEST_READ = 1 << 16
 # Deflate cannot do better (zlib's technical notes); a directory that says so lies.
 _BEST_RATIO = 1032
 
@@ -43,8 +46,8 @@ class Member:
     crc: int
 
 
-def read_directory(reader: Reader) -> Mapping[str, Member]:
-    """Every member by name, in the directory's order. Raises CheckpointError."""
+def _read_directory(reader: Reader) -> dict[str, Member]:
+    """Every member by name, in the directory's order."""
     start, length, count = _find_directory(reader)
     data = bytes(reader.read(start, length))
     members: dict[str, Member] = {}
@@ -57,29 +60,78 @@ def read_directory(reader: Reader) -> Mapping[str, Member]:
     return members
 
 
-def member_region(reader: Reader, member: Member, *, swapped: bool = False) -> Region:
-    """Where the member's bytes lie. Raises CheckpointError for a member that cannot be read."""
-    name = shown(member.name)
+class Archive:
+    """A zip file: its ``members`` by name, in the directory's order, and where their bytes lie."""
+
+    def __init__(self, reader: Reader) -> None:
+        """Read the directory. Raises CheckpointError."""
+        self.members: Mapping[str, Member] = _read_directory(reader)
+        self._reader = reader
+        self._reaches = _reaches(member.header for member in self.members.values())
+        self._window = bytearray()
+        self._window_start = 0
+
+    def region(self, member: Member, *, swapped: bool = False) -> Region:
+        """Where its bytes lie. Raises CheckpointError for a member that cannot be read."""
+        if problem := _problem(member):
+            raise _damaged(self._reader, f"{shown(member.name)}{problem}")
+        start = self._data_start(member)
+        if start + member.stored > self._reader.source.size:
+            raise _damaged(self._reader, f"{shown(member.name)} ends beyond the end of the file")
+        return Region(
+            self._reader.source,
+            start,
+            member.stored,
+            member.size,
+            deflated=member.method == _DEFLATED,
+            swapped=swapped,
+            crc=member.crc,
+        )
+
+    def _data_start(self, member: Member) -> int:
+        fields = _LOCAL.unpack(self._read(member.header, _LOCAL.size))
+        signature, method, name_length, extra_length = fields[0], fields[3], fields[9], fields[10]
+        name_start = member.header + _LOCAL.size
+        name = self._read(name_start, name_length).decode("utf-8", "backslashreplace")
+        if (signature, name, method) != (b"PK\x03\x04", member.name, member.method):
+            raise _damaged(
+                self._reader, f"the header of {shown(member.name)} disagrees with the directory"
+            )
+        return int(name_start + name_length + extra_length)
+
+    def _read(self, start: int, count: int) -> bytearray:
+        """From the last window, or from a new one that reaches as far as headers are close."""
+        at = start - self._window_start
+        if at < 0 or at + count > len(self._window):
+            longest = min(_LONGEST_READ, self._reader.source.size - start)
+            reach = self._reaches.get(start, start) - start + _PAGE
+            self._window = self._reader.read(start, max(count, min(reach, longest)))
+            self._window_start, at = start, 0
+        return self._window[at : at + count]
+
+
+def _problem(member: Member) -> str | None:
+    """What the directory alone tells against a member."""
     if member.flags & _ENCRYPTED:
-        raise _damaged(reader, f"{name} is encrypted")
+        return " is encrypted"
     if member.method not in (_STORED, _DEFLATED):
-        raise _damaged(reader, f"{name} is compressed by method {member.method}, not deflate")
+        return f" is compressed by method {member.method}, not deflate"
     if member.method == _STORED and member.stored != member.size:
-        raise _damaged(reader, f"{name}: expected {member.size:,} bytes, have {member.stored:,}")
+        return f": expected {member.size:,} bytes, have {member.stored:,}"
     if member.size > _BEST_RATIO * member.stored + 64:
-        raise _damaged(reader, f"{name} claims {member.size:,} bytes of {member.stored:,} stored")
-    start = _data_start(reader, member)
-    if start + member.stored > reader.source.size:
-        raise _damaged(reader, f"{name} ends beyond the end of the file")
-    return Region(
-        reader.source,
-        start,
-        member.stored,
-        member.size,
-        deflated=member.method == _DEFLATED,
-        swapped=swapped,
-        crc=member.crc,
-    )
+        return f" claims {member.size:,} bytes of {member.stored:,} stored"
+    return None
+
+
+def _reaches(headers: Iterable[int]) -> dict[int, int]:
+    """Each header to the last one that follows it without a gap of a page."""
+    reaches: dict[int, int] = {}
+    after = reach = 0
+    for start in sorted(headers, reverse=True):
+        if not reaches or after - start > _PAGE:
+            reach = start
+        reaches[start], after = reach, start
+    return reaches
 
 
 def _find_directory(reader: Reader) -> tuple[int, int, int]:
@@ -151,16 +203,6 @@ def _wide(reader: Reader, extra: bytes, narrow: tuple[int, int, int]) -> tuple[i
                 return size, stored, header
         at += 4 + length
     raise _damaged(reader, "a member's 64-bit size is missing")
-
-
-def _data_start(reader: Reader, member: Member) -> int:
-    fields = _LOCAL.unpack(reader.read(member.header, _LOCAL.size))
-    signature, method, name_length, extra_length = fields[0], fields[3], fields[9], fields[10]
-    name_start = member.header + _LOCAL.size
-    name = bytes(reader.read(name_start, name_length)).decode("utf-8", "backslashreplace")
-    if (signature, name, method) != (b"PK\x03\x04", member.name, member.method):
-        raise _damaged(reader, f"the header of {shown(member.name)} disagrees with the directory")
-    return int(name_start + name_length + extra_length)
 
 
 def _damaged(reader: Reader, problem: str) -> CheckpointError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.names import Match, Matches, match_names
@@ -18,6 +19,7 @@ from surgery.wrappers import unwrap_name, unwrap_names
 MATCHES = ("names", "structure")
 
 
+@collector_paused()
 def make_plan(
     source: SourceNames,
     target: ModelSpec,
@@ -37,18 +39,23 @@ def make_plan(
     matches = match_names({new: entry.spec for new, entry in renamed.items()}, target.by_name)
     aliases = {name: names for names in target.ties for name in names}
     decide = _Decision(renamed, matches, target, aliases, dict(source.unread))
-    steps = tuple(decide.step(tensor) for tensor in target.tensors)
+    steps = tuple(map(decide.step, target.tensors))
     return TransferPlan(
         steps=steps,
         unused=tuple(_unused(decide, steps, source)),
-        parameters=tuple(
-            next(alias for alias in p.aliases if alias in target.by_name)
-            for p in target.parameters
-            if any(alias in target.by_name for alias in p.aliases)
-        ),
+        parameters=tuple(_counted_names(target)),
         ties=target.ties,
         unread=tuple(source.unread),
     )
+
+
+def _counted_names(target: ModelSpec) -> Iterable[str]:
+    """Each parameter once, under the first of its names that the state dict has."""
+    for parameter in target.parameters:
+        for alias in parameter.aliases:
+            if alias in target.by_name:
+                yield alias
+                break
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +109,13 @@ def _renamed(source: SourceNames, renames: Renames | None) -> dict[str, _Entry]:
     if renames is None:
         return {spec.name: _Entry(spec) for spec in source.specs}
     new_names = renames.apply(spec.name for spec in source.specs)
-    tied = {name: group for group in source.ties for name in group}
+    tied = {name: group[0] for group in source.ties for name in group}
     by_new: dict[str, _Entry] = {}
     clashes = []
     for spec in source.specs:
         new, lines = new_names[spec.name]
         other = by_new.setdefault(new, _Entry(spec, lines)).spec
-        if other is not spec and other.name not in tied.get(spec.name, ()):
+        if other is not spec and tied.get(other.name) != tied.get(spec.name, spec.name):
             clashes.append(f"{other.name} and {spec.name} -> {new}")
     if clashes:
         raise TransferRefused(
@@ -127,6 +134,7 @@ class _Decision:
     target: ModelSpec
     aliases: Mapping[str, tuple[str, ...]]
     unread: Mapping[str, str]
+    found: dict[tuple[object, ...], tuple[Match, str] | None] = field(default_factory=dict)
 
     def step(self, tensor: TensorSpec) -> Step:
         """The tensor's own match if it fits, else that of another of its names (a file may hold
@@ -135,14 +143,30 @@ class _Decision:
         own = self.matches.by_target.get(tensor.name)
         if own and not self.misfit(own, tensor):
             return self.load(tensor, own)
-        for alias in self.aliases.get(tensor.name, ()):
-            other = self.matches.by_target.get(alias)
-            if other and not self.misfit(other, tensor):
-                return self.load(tensor, other, f"tied to {alias}")
+        if tensor.name in self.aliases and (tied := self.tied(tensor)):
+            return self.load(tensor, *tied)
         if own:
             source = self.sources[own.source].spec
             return KeepInit(tensor, self.misfit(own, tensor), source, _is_index(tensor))
         return self.keep(tensor)
+
+    def tied(self, tensor: TensorSpec) -> tuple[Match, str] | None:
+        """The first match among the tensor's names that fits, looked for once: all its names
+        have the same one.
+        """
+        names = self.aliases[tensor.name]
+        key = (names[0], tensor.shape, tensor.dtype)
+        if key not in self.found:
+            matches = ((self.matches.by_target.get(name), name) for name in names)
+            self.found[key] = next(
+                (
+                    (match, f"tied to {name}")
+                    for match, name in matches
+                    if match and not self.misfit(match, tensor)
+                ),
+                None,
+            )
+        return self.found[key]
 
     def misfit(self, match: Match, tensor: TensorSpec) -> str:
         """Why the matched source cannot be copied; empty where it can."""
@@ -153,7 +177,7 @@ class _Decision:
 
     def load(self, tensor: TensorSpec, match: Match, *more: str) -> Load:
         entry = self.sources[match.source]
-        via = (match.via, *(f"renamed by line {line}" for line in entry.lines), *more)
+        via = (match.via, *map("renamed by line {}".format, entry.lines), *more)
         return Load(tensor, entry.spec, tuple(filter(None, via)))
 
     def keep(self, tensor: TensorSpec) -> KeepInit:
@@ -207,9 +231,9 @@ def _unused(decide: _Decision, steps: Sequence[Step], source: SourceNames) -> It
     new_names = {entry.spec.name: new for new, entry in decide.sources.items()}
     computed = set(unwrap_names(decide.target.computed).values())
     for spec in source.specs:
-        new = new_names.get(spec.name, spec.name)
         if spec.name in used:
             continue
+        new = new_names.get(spec.name, spec.name)
         if spec.name in tied_to_used:
             yield Unused(spec, "another name of a tensor that is used", expected=True)
         elif spec.name in misfit:

@@ -193,8 +193,9 @@ def _added(sides: _Sides) -> Iterator[Match]:
     """The target nests what the source has at the top. Longest suffix wins, because detection
     models nest the backbone below more than one name.
     """
+    tops = _tops(sides.source_by_clean)
     for clean, target in sides.target_by_clean.items():
-        for prefix, suffix in _splits(clean):
+        for prefix, suffix in _splits(clean, tops):
             if suffix in sides.source_by_clean:
                 yield Match(target, sides.source_by_clean[suffix], f"prefix {prefix}. added")
                 break
@@ -202,19 +203,34 @@ def _added(sides: _Sides) -> Iterator[Match]:
 
 def _dropped(sides: _Sides) -> Iterator[Match]:
     """The source nests what the target has at the top, as Lightning's `model.` does."""
+    tops = _tops(sides.target_by_clean)
     for clean, source in sides.source_by_clean.items():
-        for prefix, suffix in _splits(clean):
+        for prefix, suffix in _splits(clean, tops):
             if suffix in sides.target_by_clean:
                 yield Match(sides.target_by_clean[suffix], source, f"prefix {prefix}. dropped")
                 break
 
 
-def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """(prefix, suffix) at every dot, the longest suffix first."""
-    at = name.find(".")
-    while at >= 0:
-        yield name[:at], name[at + 1 :]
-        at = name.find(".", at + 1)
+#: Segments of the longest prefix that is thought of: a name may have thousands.
+_LONGEST_PREFIX = 32
+
+
+def _tops(names: Iterable[str]) -> frozenset[str]:
+    """First segments: what stands below a prefix begins with one of them."""
+    return frozenset(name.partition(".")[0] for name in names)
+
+
+def _splits(name: str, tops: frozenset[str]) -> Iterable[tuple[str, str]]:
+    """(prefix, suffix) at every dot before one of ``tops``, the longest suffix first."""
+    segments = name.split(".")
+    below = segments[1 : _LONGEST_PREFIX + 1]
+    if tops.isdisjoint(below):
+        return ()
+    return [
+        (".".join(segments[:at]), ".".join(segments[at:]))
+        for at, segment in enumerate(below, start=1)
+        if segment in tops
+    ]
 
 
 def _compete(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from surgery.collecting import collector_paused
 from surgery.specs import TensorSpec
 
 
@@ -37,7 +38,8 @@ class Load:
 
     @property
     def reason(self) -> str:
-        return ", ".join((*self.via, *([f"cast {self.cast}"] if self.cast else ())))
+        cast = self.cast
+        return ", ".join((*self.via, f"cast {cast}") if cast else self.via)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class TransferPlan:
 
         check(self, min_loaded, strict)
 
+    @collector_paused()
     def to_dict(self) -> dict[str, Any]:
         """JSON values that :meth:`from_dict` turns back into an equal plan."""
         return {

@@ -77,10 +77,13 @@ def _likely_cause(plan: TransferPlan, fresh: Sequence[KeepInit]) -> str:
 
 def _common_swap(plan: TransferPlan, fresh: Sequence[KeepInit]) -> tuple[str, str] | None:
     """The (source prefix, target prefix) whose exchange would match the most names, if many."""
+    enough = max(2, len(fresh) / 2)
+    heads = Counter(step.target.name.partition(".")[0] for step in fresh)
     by_suffix: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for step in fresh:
         head, _, tail = step.target.name.partition(".")
-        by_suffix.setdefault((tail, step.target.shape), []).append(head)
+        if heads[head] >= enough:  # two at most, or else 100,000 modules would meet 100,000
+            by_suffix.setdefault((tail, step.target.shape), []).append(head)
     swaps = Counter(
         (head, target_head)
         for unused in plan.unused
@@ -91,7 +94,7 @@ def _common_swap(plan: TransferPlan, fresh: Sequence[KeepInit]) -> tuple[str, st
     if not swaps:
         return None
     (swap, count), *_ = swaps.most_common(1)
-    return swap if count >= max(2, len(fresh) / 2) else None
+    return swap if count >= enough else None
 
 
 def first_lines(lines: Sequence[str], count: int) -> list[str]:

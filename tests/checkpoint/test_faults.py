@@ -328,7 +328,7 @@ def test_row05_a_flipped_bit_is_found_on_request(method: int, run: Run) -> None:
     for _ in range(list(members_of(data)).index(names[0]) - 1):
         crc = data.index(CENTRAL, crc) + 16
     Path("x.pt").write_bytes(data[:crc] + bytes([data[crc] ^ 1]) + data[crc + 1 :])
-    with pytest.raises(DamageRefused, match=r"1 tensor \(a\) have changed since the file was written"):
+    with pytest.raises(DamageRefused, match=r"1 tensor \(a\) have changed since"):
         surgery.open_checkpoint("x.pt").verify().refuse_damage()
     result = run("inspect", "x.pt", "--verify")
     assert result.exit_code == 1

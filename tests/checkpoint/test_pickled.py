@@ -169,6 +169,7 @@ def test_opcodes_of_every_age(data: bytes, value: object) -> None:
     [
         pytest.param(b"", "damaged at byte 0: expected 1 more bytes, have 0", id="empty"),
         pytest.param(b"\x80\x02K", "expected 1 more bytes", id="cut"),
+        pytest.param(b"J\x01\x02", "byte 1: expected 4 more bytes, have 2", id="cut-number"),
         pytest.param(b"\x80\x09.", "byte 0: pickle protocol 9", id="protocol"),
         pytest.param(b"K\x01\xff.", "byte 2: 0xff is no pickle opcode", id="opcode"),
         pytest.param(b".", "byte 0: the stack is empty", id="stop-on-nothing"),
@@ -236,6 +237,21 @@ def test_copies_beyond_the_size_of_the_pickle_are_refused() -> None:
     load(copies(10))
     with pytest.raises(CheckpointError, match="far beyond its size"):
         load(copies(100_000))
+
+
+def test_a_long_tuple_of_arguments_is_not_looked_through_again_and_again() -> None:
+    arguments = b"cbuiltins\nbytes\nq\x00(" + b"N" * 100_000 + b"tq\x01"
+    load(arguments + b"h\x00h\x01R0" * 10 + b"N.")
+    with pytest.raises(CheckpointError, match="far beyond its size"):
+        load(arguments + b"h\x00h\x01R0" * 100_000 + b"N.")
+
+
+@pytest.mark.parametrize("gap", range(12))
+def test_numbers_at_the_end_of_a_window_are_whole(gap: int) -> None:
+    """A window ends within an opcode or its number for some of these gaps."""
+    text = "a" * ((1 << 18) - 20 - gap)
+    values = [text, *(70_000 + at for at in range(9)), 2.5, "end"]
+    assert load(pickle.dumps(values, 2)) == values
 
 
 def test_text_that_spans_windows_is_whole() -> None:

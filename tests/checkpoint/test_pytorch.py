@@ -415,3 +415,31 @@ def test_code_is_named_and_the_tensors_are_read(tmp_path: Path) -> None:
     assert checkpoint.opaque == ("builtins.exec",)
     assert checkpoint.tensor("a").tolist() == [1, 1]
     assert read_contents(tmp_path / "a.pt").others == (("extra", "builtins.exec (opaque)"),)
+
+
+def test_headers_are_found_in_any_order_and_at_any_distance(tmp_path: Path) -> None:
+    """Small members share a read of their headers; a big one between them does not."""
+    sizes = [3, 5, 1 << 17, 2, 7, 2000, 1]
+    tensors = {f"t{at}": torch.arange(size) + at for at, size in enumerate(sizes)}
+    torch.save(tensors, tmp_path / "forwards.pt")
+    _with_directory_reversed(tmp_path / "forwards.pt", tmp_path / "backwards.pt")
+    for name in ("forwards.pt", "backwards.pt"):
+        checkpoint = open_checkpoint(tmp_path / name)
+        for key, tensor in tensors.items():
+            assert torch.equal(checkpoint.tensor(key), tensor)
+
+
+def test_very_many_state_dicts_are_told_from_what_lies_beside_them(tmp_path: Path) -> None:
+    held = {f"k{at}": {"w": torch.ones(1)} for at in range(300)}
+    beside = {"k": 1, "k1.w": 2, "k30": 3, "l": 4}
+    torch.save({**held, **beside}, tmp_path / "a.pt")
+    contents = read_contents(tmp_path / "a.pt")
+    assert len(contents.state_dicts) == 299  # k30 is a number now
+    assert dict(contents.others) == {key: f"int {value}" for key, value in beside.items()}
+
+
+def _with_directory_reversed(old: Path, new: Path) -> None:
+    """The same members, the last one first in the file."""
+    with zipfile.ZipFile(old) as source, zipfile.ZipFile(new, "w") as target:
+        for member in reversed(source.infolist()):
+            target.writestr(member.filename, source.read(member))

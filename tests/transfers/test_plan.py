@@ -371,3 +371,33 @@ def test_the_order_of_keys_changes_nothing(sources, targets, random):
 def test_rename_errors_reach_the_caller():
     with pytest.raises(RenameError, match="matches none"):
         surgery.plan_transfer(TinyNet(), TinyNet(), renames={"nowhere": "x"})
+
+
+def test_one_very_long_name_does_not_widen_every_row():
+    names = ["x" * 5000, *(f"layer{letter}.weight" for letter in "abc")]
+    text = str(plan_transfer(state(*names), ModelSpec.from_tensors(())))
+    assert names[0] in text
+    assert max(len(line) for line in text.splitlines() if names[0] not in line) < 200
+
+
+def test_no_name_of_a_tie_loads_where_none_fits_and_all_do_where_one_does():
+    names = tuple(f"m{at}.weight" for at in range(5))
+    specs = [TensorSpec(name, (4,), "float32") for name in names]
+    target = ModelSpec.from_tensors(specs, [names])
+    misfits = [TensorSpec(name, (5,), "float32") for name in names]
+    fresh = plan_transfer(misfits, target)
+    assert [step.source for step in fresh.steps] == misfits
+    assert not any(isinstance(step, Load) for step in fresh.steps)
+    loaded = plan_transfer([*misfits[:3], specs[3], misfits[4]], target)
+    assert {step.source.name for step in loaded.steps if isinstance(step, Load)} == {names[3]}
+    assert len(loaded.names("loaded")) == 5
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_prefixes_of_several_segments_are_found_on_either_side(depth):
+    prefix = ".".join(f"p{at}" for at in range(depth))
+    plain = [TensorSpec(f"blocks.{at}.weight", (2, 3), "float32") for at in range(4)]
+    nested = [TensorSpec(f"{prefix}.{spec.name}", spec.shape, spec.dtype) for spec in plain]
+    for source, target, verb in ((plain, nested, "added"), (nested, plain, "dropped")):
+        plan = plan_transfer(source, target)
+        assert {step.reason for step in plan.steps} == {f"prefix {prefix}. {verb}"}
