@@ -70,6 +70,8 @@ def memory(tensor: torch.Tensor) -> memoryview:
 
 
 def _pieces_of_place(place: Place, reader: Reader) -> Iterator[torch.Tensor]:
+    if not place.numel:
+        return
     if not is_plain(place):
         yield read_tensor(place, reader).contiguous().reshape(-1)
         return

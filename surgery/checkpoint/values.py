@@ -45,6 +45,24 @@ def is_tensor(value: object) -> TypeIs[torch.Tensor]:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def tensor_problem(value: torch.Tensor) -> str | None:
+    """What kind of tensor this is, where it is one whose values cannot be copied as they are."""
+    import torch
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    if is_traceable_wrapper_subclass(value):
+        return f"a {type(value).__name__}, a wrapper around other tensors"
+    if value.is_nested:
+        return "a nested tensor"
+    if value.layout != torch.strided:
+        return f"a tensor of layout {str(value.layout).removeprefix('torch.')}"
+    if value.is_quantized:
+        return f"a quantised tensor ({str(value.dtype).removeprefix('torch.')})"
+    if value.is_meta:
+        return "a meta tensor, which has no values"
+    return None
+
+
 def segment_of(values: Values) -> Segment:
     """Row-major little-endian bytes: a range of a file where they lie there as they are."""
     if isinstance(values, Place) and is_plain(values):
