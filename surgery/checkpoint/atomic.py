@@ -16,13 +16,15 @@ from surgery.errors import CheckpointError
 
 
 @contextmanager
-def replacing(path: Path, *, part_of: str | None = None) -> Iterator[Path]:
+def replacing(
+    path: Path, *, part_of: str | None = None, like: Path | None = None
+) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well.
 
-    A symbolic link is written through. The new file has the mode of the one it replaces, or
-    the mode that the umask gives. However the block ends, by an error, Ctrl-C or a full disk,
-    the temporary file is gone; the old file is as it was unless all went well. What a killed
-    process left beside ``path`` is removed first. Hard links to the old file keep the old
+    A symbolic link is written through. The new file has the mode of the one it replaces, or that
+    of ``like``, or what the umask gives. However the block ends, by an error, Ctrl-C or a full
+    disk, the temporary file is gone; the old file is as it was unless all went well. What a
+    killed process left beside ``path`` is removed first. Hard links to the old file keep the old
     content. ``part_of`` is the name of what the file is a part of: all parts' drafts are called
     after it, so that whichever part is written next removes them. Raises CheckpointError where
     nothing can be written.
@@ -38,7 +40,7 @@ def replacing(path: Path, *, part_of: str | None = None) -> Iterator[Path]:
         draft.chmod(0o600)  # the old file may be one that others are not to read
         yield draft
         with draft.open("rb") as written:  # before the mode may forbid it
-            draft.chmod(_mode(target) or mode)
+            draft.chmod(_mode(target) or (like and _mode(like)) or mode)
             os.fsync(written.fileno())
         draft.replace(target)
         _flush_folder(target.parent)

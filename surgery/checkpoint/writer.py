@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -92,42 +93,51 @@ def write(
     CheckpointError, naming every entry that cannot be written.
     """
     if max_shard_bytes is None:
-        return (_write_one(draft, path, before_commit, progress),)
+        _write_one(draft, path, before_commit, progress)
+        return (path,)
     with _alone_in(path.parent):
+        like = next(iter(existing_outputs(path, in_shards=True)), None)
         parts = shards.plan_shards(draft, path, max_shard_bytes)
         if parts is None:
-            _write_one(draft, path, before_commit, progress)
+            _write_one(draft, path, before_commit, progress, like)
             left = shards.existing(path)
         else:
-            _write_set(parts, path, before_commit, progress)
+            _write_set(parts, path, before_commit, progress, like)
             left = (path, *shards.left_over(path, parts))
         _remove(left)
     return (path,) if parts is None else tuple(path.parent / name for name in parts.names)
 
 
 def _write_one(
-    draft: Draft, path: Path, before_commit: Callable[[], None], progress: Progress | None
-) -> Path:
+    draft: Draft,
+    path: Path,
+    before_commit: Callable[[], None],
+    progress: Progress | None,
+    like: Path | None = None,
+) -> None:
     layout = lay_out(draft, path)
-    with replacing(path) as file:
+    with replacing(path, like=like) as file:
         _fill(file, layout, progress)
         before_commit()
-    return path
 
 
 def _write_set(
-    parts: ShardSet, path: Path, before_commit: Callable[[], None], progress: Progress | None
+    parts: ShardSet,
+    path: Path,
+    before_commit: Callable[[], None],
+    progress: Progress | None,
+    like: Path | None,
 ) -> None:
     """All files are written before any has its name, and the index is the last to get one."""
     folder, whole = path.parent, path.name
     layouts = {name: lay_out(shard, folder / name) for name, shard in parts.shards.items()}
     try:
         with ExitStack() as commits:  # they run in reverse
-            index = commits.enter_context(replacing(folder / parts.index_name, part_of=whole))
+            part = partial(replacing, part_of=whole, like=like)
+            index = commits.enter_context(part(folder / parts.index_name))
             index.write_text(parts.index, encoding="utf-8")
             for name, layout in layouts.items():
-                file = commits.enter_context(replacing(folder / name, part_of=whole))
-                _fill(file, layout, progress)
+                _fill(commits.enter_context(part(folder / name)), layout, progress)
             before_commit()
     except BaseException:
         if not _counts(folder / parts.index_name, parts):

@@ -180,6 +180,14 @@ def test_an_old_shard_that_cannot_be_removed_is_named(tmp_path, monkeypatch):
     assert same(surgery.open_checkpoint(index).state_dict(), state(2.0))
 
 
+def test_a_set_has_the_mode_of_what_it_replaces(tmp_path):
+    path = surgery.save(state(), tmp_path / "m.safetensors")
+    path.chmod(0o600)
+    for most in (1000, 4000, 10**6):
+        surgery.save(state(), path, max_shard_size=most)
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+
+
 def test_only_safetensors_is_written_in_shards(tmp_path):
     with pytest.raises(CheckpointError, match=r"only \.safetensors is written in shards"):
         surgery.save(state(), tmp_path / "m.pt", max_shard_size=1000)
