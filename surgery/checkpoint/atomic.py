@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from surgery.checkpoint.source import kind_of
 from surgery.checkpoint.wording import shown
 from surgery.errors import CheckpointError
 
@@ -57,12 +58,14 @@ def replacing(
 def writable(path: Path) -> Path:
     """The file that writing to ``path`` would make, behind all links.
 
-    Raises CheckpointError where a folder is in its place, or where none would hold it.
+    Raises CheckpointError where a folder or a pipe is in its place, or where no folder would
+    hold it.
     """
     target = Path(os.path.realpath(path))
     try:
-        if target.is_dir():
-            raise CheckpointError(f"{shown(path)}: a folder, and a file was to be written")
+        if target.exists() and not target.is_file():
+            kind = kind_of(target.stat().st_mode)
+            raise CheckpointError(f"{shown(path)}: {kind}, and a file was to be written")
         if not target.parent.is_dir():
             raise CheckpointError(f"{shown(path)}: no folder {shown(target.parent)} to write to")
     except OSError as error:  # such as a name that is too long

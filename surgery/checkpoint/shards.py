@@ -60,16 +60,17 @@ def plan_shards(draft: Draft, path: Path, most: int) -> ShardSet | None:
     """Cut ``draft`` into files of at most ``most`` bytes of values; None where one file is enough.
 
     Tensors stay in their order, and a tensor larger than that has a file of its own. Names of
-    one tensor stay together.
+    one tensor stay together. The first file holds the metadata and the versions of all.
     """
     parts = list(_cut(draft, most))
     if len(parts) < 2:
         return None
     names = _names(path, len(parts))
     first, *rest = (_part(draft, part) for part in parts)
-    shards = dict(zip(names, (replace(first, versions=draft.versions), *rest), strict=True))
+    first = replace(first, versions=draft.versions, metadata=draft.metadata)
+    shards = dict(zip(names, (first, *rest), strict=True))
     index = {
-        "metadata": {**draft.metadata, "total_size": draft.nbytes},
+        "metadata": {"total_size": draft.nbytes},
         "weight_map": {name: file for file, shard in shards.items() for name in shard.specs},
     }
     return ShardSet(shards, path.name + INDEX_SUFFIX, json.dumps(index, indent=2) + "\n")

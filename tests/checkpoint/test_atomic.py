@@ -100,12 +100,13 @@ def test_names_of_every_kind(name, tmp_path):
     assert (tmp_path / name).read_text() == "two"
 
 
-@pytest.mark.parametrize("name", ["x" * 256, "a/b", "no/b", "folder"])
+@pytest.mark.parametrize("name", ["x" * 256, "a/b", "no/b", "folder", "pipe"])
 def test_what_cannot_be_a_file_is_refused(name, old, tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CheckpointError, match=r"cannot be written|no folder|a folder"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match=r"cannot be written|no folder|a folder|a named pipe"):
         write(tmp_path / name)
-    assert names(tmp_path) == ["a", "folder"]
+    assert names(tmp_path) == ["a", "folder", "pipe"]
 
 
 HOLD = """

@@ -109,6 +109,12 @@ def test_versions_metadata_and_record_survive(tmp_path):
     assert one.versions == again.versions
 
 
+def test_metadata_may_be_called_anything(tmp_path):
+    given = {"total_size": "mine", "weight_map": "too"}
+    index = surgery.save(state(), tmp_path / "m.safetensors", metadata=given, max_shard_size=1000)
+    assert surgery.open_checkpoint(index).metadata == {**given, "format": "pt"}
+
+
 def test_a_set_replaces_a_set_and_a_file(tmp_path):
     path = tmp_path / "m.safetensors"
     surgery.save(state(9.0), path)
