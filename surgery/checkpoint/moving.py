@@ -128,7 +128,6 @@ class Target:
         if segment.nbytes < _SMALL:
             self.put(offset, reader.read(segment.start, segment.nbytes))
             return
-        reader.check_range(segment.start, segment.nbytes)
         self._flush()
         done = 0
         while done < segment.nbytes:
