@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint import Checkpoint, open_checkpoint, read_contents
+from surgery.checkpoint import Checkpoint, open_checkpoint
 from surgery.checkpoint.casting import Casts, refuse_broken
 from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.finding import TOP
 from surgery.checkpoint.shards import parse_size
 from surgery.checkpoint.wording import shown
 from surgery.checkpoint.writer import check_output, write
@@ -172,16 +171,7 @@ def _converted(spec: TensorSpec, dtype: str | None) -> TensorSpec:
 
 
 def _left_out(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
-    contents = read_contents(checkpoint.path)
-    return (
-        *((name, "not a tensor") for name in checkpoint.not_tensors),
-        *(
-            (state.key or TOP, f"another state dict, of {len(state.places):,} tensors")
-            for state in contents.state_dicts
-            if state.key != checkpoint.key
-        ),
-        *contents.others,
-    )
+    return (*((name, "not a tensor") for name in checkpoint.not_tensors), *checkpoint.others)
 
 
 def _recast(record: Record, specs: tuple[TensorSpec, ...]) -> Record:

@@ -8,35 +8,43 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from surgery.checkpoint.source import kind_of
 from surgery.checkpoint.wording import shown
 from surgery.errors import CheckpointError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(
+    path: Path, *, part_of: str | None = None, like: Path | None = None
+) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well.
 
-    A symbolic link is written through. The new file has the mode of the one it replaces, or
-    the mode that the umask gives. However the block ends, by an error, Ctrl-C or a full disk,
-    the temporary file is gone; the old file is as it was unless all went well. What a killed
-    process left beside ``path`` is removed first. Hard links to the old file keep the old
-    content. Raises CheckpointError where nothing can be written.
+    A symbolic link is written through. The new file has the mode of the one it replaces, or that
+    of ``like``, or what the umask gives. However the block ends, by an error, Ctrl-C or a full
+    disk, the temporary file is gone; the old file is as it was unless all went well. What a
+    killed process left beside ``path`` is removed first. Hard links to the old file keep the old
+    content. ``part_of`` is the name of what the file is a part of: all parts' drafts are called
+    after it, so that whichever part is written next removes them. Raises CheckpointError where
+    nothing can be written.
     """
     target = writable(path)
-    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    prefix = _draft_prefix(part_of or target.name)
+    draft = target.with_name(f"{prefix}{secrets.token_hex(8)}.tmp")
     handle = None
     try:
-        _sweep(target)
+        _sweep(target.parent, prefix)
         handle = _create(draft)
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        draft.chmod(0o600)  # the old file may be one that others are not to read
         yield draft
-        draft.chmod(_mode(target) or mode)
-        _flush(draft)
+        with draft.open("rb") as written:  # before the mode may forbid it
+            draft.chmod(_mode(target) or (like and _mode(like)) or mode)
+            os.fsync(written.fileno())
         draft.replace(target)
-        _flush(target.parent)
+        _flush_folder(target.parent)
     except OSError as error:
         raise CheckpointError(
             f"{shown(path)}: cannot be written: {error.strerror or error}"
@@ -50,14 +58,26 @@ def replacing(path: Path) -> Iterator[Path]:
 def writable(path: Path) -> Path:
     """The file that writing to ``path`` would make, behind all links.
 
-    Raises CheckpointError where a folder is in its place, or where none would hold it.
+    Raises CheckpointError where a folder or a pipe is in its place, or where no folder would
+    hold it.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise CheckpointError(f"{shown(path)}: a folder, and a file was to be written")
-    if not target.parent.is_dir():
-        raise CheckpointError(f"{shown(path)}: no folder {shown(target.parent)} to write to")
+    try:
+        if target.exists() and not target.is_file():
+            kind = kind_of(target.stat().st_mode)
+            raise CheckpointError(f"{shown(path)}: {kind}, and a file was to be written")
+        if not target.parent.is_dir():
+            raise CheckpointError(f"{shown(path)}: no folder {shown(target.parent)} to write to")
+    except OSError as error:  # such as a name that is too long
+        raise CheckpointError(
+            f"{shown(path)}: cannot be written: {error.strerror or error}"
+        ) from error
     return target
+
+
+def _draft_prefix(name: str) -> str:
+    """Of the name's bytes as many as leave room for the rest: most systems take 255."""
+    return f".{os.fsdecode(os.fsencode(name)[:100])}."
 
 
 def _create(draft: Path) -> int:
@@ -74,12 +94,13 @@ def _create(draft: Path) -> int:
         os.close(handle)
 
 
-def _sweep(target: Path) -> None:
-    """Remove drafts of this file whose process was killed: nobody holds their lock any more."""
-    left = re.compile(rf"\.{re.escape(target.name[:100])}\.[0-9a-f]{{16}}\.tmp")
-    for entry in target.parent.iterdir():
-        if left.fullmatch(entry.name):
-            _remove_abandoned(entry)
+def _sweep(folder: Path, prefix: str) -> None:
+    """Remove drafts whose process was killed: nobody holds their lock any more."""
+    left = re.compile(re.escape(prefix) + r"[0-9a-f]{16}\.tmp")
+    with suppress(PermissionError):  # a folder that may be written to and not listed
+        for entry in folder.iterdir():
+            if left.fullmatch(entry.name):
+                _remove_abandoned(entry)
 
 
 def _remove_abandoned(draft: Path) -> None:
@@ -117,12 +138,16 @@ def _mode(path: Path) -> int | None:
     return stat.S_IMODE(path.stat().st_mode) if path.exists() else None
 
 
-def _flush(path: Path) -> None:
-    """To the disk. A folder is flushed too, or a power cut may forget the rename."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDONLY)
+def _flush_folder(folder: Path) -> None:
+    """To the disk, or a power cut may forget the rename."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # not to be listed; and Windows opens no folders
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise  # what some network folders answer is no failure of the disk
     finally:
         os.close(handle)

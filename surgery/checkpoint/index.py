@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,8 @@ class Checkpoint:
     outermost mapping. ``metadata`` is text kept with it, ``versions`` the versions of
     its modules by path. ``opaque`` are globals that the file names and that were not imported;
     ``unreadable`` are tensors of a kind that is not read, each with the reason, and
-    ``not_tensors`` other entries of the state dict: neither is in ``specs``.
+    ``not_tensors`` other entries of the state dict: neither is in ``specs``. ``others`` is what
+    the file holds beside this state dict, each with a short text (``("epoch", "int 37")``).
 
     Holds no open file, so there is nothing to close; ``with`` works all the same.
     """
@@ -56,6 +57,7 @@ class Checkpoint:
     opaque: tuple[str, ...] = field(repr=False)
     unreadable: tuple[tuple[str, str], ...] = field(repr=False)
     not_tensors: tuple[str, ...] = field(repr=False)
+    others: tuple[tuple[str, str], ...] = field(repr=False)
     _places: Mapping[str, Place] = field(repr=False)
 
     @cached_property
@@ -178,8 +180,15 @@ def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> 
         opaque=holding.opaque,
         unreadable=state.unreadable,
         not_tensors=state.not_tensors,
+        others=(*_other_state_dicts(holding, state), *holding.others),
         _places=state.places,
     )
+
+
+def _other_state_dicts(holding: Holding, chosen: StateDict) -> Iterator[tuple[str, str]]:
+    for state in holding.state_dicts:
+        if state is not chosen:
+            yield state.key or TOP, f"a state dict of {count(len(state.places), 'tensor')}"
 
 
 def read_contents(path: str | os.PathLike[str]) -> Contents:

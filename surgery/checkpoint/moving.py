@@ -6,6 +6,7 @@ import errno
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 
 from surgery.checkpoint.segments import Bytes, Copied, Placed, Segment, merged
@@ -37,9 +38,17 @@ _NOT_HERE = frozenset(
 
 
 def reserve(file: int, nbytes: int) -> None:
-    """Take room for the whole file, so that a full disk says so before any work is done."""
-    if nbytes and hasattr(os, "posix_fallocate"):
+    """Take room for the whole file, so that a full disk says so before any work is done.
+
+    Where the file system cannot reserve, a full disk says so later.
+    """
+    if not nbytes or not hasattr(os, "posix_fallocate"):
+        return
+    try:
         os.posix_fallocate(file, 0, nbytes)
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
 
 
 class Target:
@@ -83,26 +92,34 @@ class Target:
         if isinstance(part.segment, Copied):
             self._copy(part.offset, part.segment)
             return
-        at = part.offset
-        for piece in part.segment.pieces():
-            self.put(at, piece)
-            at += len(piece)
-        assert at == part.end, "pieces add up to the size that was announced"
+        self._put_all(part, part.segment.pieces())
 
-    def write_with_checksum(self, part: Placed) -> int:
-        """One segment at its place; returns the CRC-32 of its bytes.
+    def write_behind_header(self, part: Placed, at: int, header: Callable[[int], Bytes]) -> int:
+        """One segment at its place, and at ``at`` a header made of its CRC-32, which is returned.
 
         A range whose checksum its own file records is copied with it, and is not looked at.
         """
         segment = part.segment
         if isinstance(segment, Copied) and segment.crc is not None:
+            self.put(at, header(segment.crc))
             self._copy(part.offset, segment)
             return segment.crc
+        if segment.nbytes < _SMALL:  # in the order of the file, so that it is gathered
+            data = b"".join(self._pieces(segment))
+            self.put(at, header(crc := zlib.crc32(data)))
+            self._put_all(part, (data,))
+            return crc
+        crc = self._put_all(part, self._pieces(segment), checksum=True)
+        self.put(at, header(crc))
+        return crc
+
+    def _put_all(self, part: Placed, pieces: Iterable[Bytes], *, checksum: bool = False) -> int:
         crc, at = 0, part.offset
-        for piece in self._pieces(segment):
-            crc = zlib.crc32(piece, crc)
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc) if checksum else 0
             self.put(at, piece)
             at += len(piece)
+        assert at == part.end, "pieces add up to the size that was announced"
         return crc
 
     def _copy(self, offset: int, segment: Copied) -> None:
@@ -111,7 +128,6 @@ class Target:
         if segment.nbytes < _SMALL:
             self.put(offset, reader.read(segment.start, segment.nbytes))
             return
-        reader.check_range(segment.start, segment.nbytes)
         self._flush()
         done = 0
         while done < segment.nbytes:
@@ -159,7 +175,8 @@ class Target:
         those that it is still writing.
         """
         if count >= _SMALL and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file, at, count, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # advice, which a file system may not take
+                os.posix_fadvise(self._file, at, count, os.POSIX_FADV_DONTNEED)
         self._progress(count)
 
     def _move(self, reader: Reader, start: int, at: int, count: int) -> int:

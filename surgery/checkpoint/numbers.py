@@ -71,10 +71,13 @@ def as_numbers(data: Piece, dtype: str, *, swapped: bool = False) -> torch.Tenso
     # Read-only memory would draw a warning; what a reader gives is writable and not copied.
     writable = data if isinstance(data, bytearray) else bytearray(data)
     raw = torch.frombuffer(writable, dtype=torch.uint8)
-    width = kind.itemsize // 2 if kind.is_complex else kind.itemsize
-    if swapped and width > 1:
-        raw = raw.view(-1, width).flip(1).reshape(-1)
-    return raw.view(kind)
+    return (byteswapped(raw, kind) if swapped else raw).view(kind)
+
+
+def byteswapped(raw: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Bytes (uint8) with those of each number in reverse; a complex number is two numbers."""
+    width = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
+    return raw.view(-1, width).flip(1).reshape(-1)
 
 
 def nan_and_inf(

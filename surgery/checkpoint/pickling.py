@@ -34,6 +34,10 @@ _STORAGES: Mapping[str, str] = {
 }
 
 
+# By exact type: a subclass would come back as something else.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, OrderedDict, dict, list, tuple})
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor whose values fill the storage ``key``, ``nbytes`` long, in row-major order."""
@@ -45,7 +49,7 @@ class StoredTensor:
 
 
 class Unpicklable(ValueError):
-    """A value that ``torch.load(weights_only=True)`` would refuse; the message says which."""
+    """A value that is not written here; the message says which."""
 
 
 def pickled(
@@ -82,6 +86,9 @@ class _Pickle:
         if (tensor := self._stored(value)) is not None:
             self._tensor(tensor)
             return
+        if type(value) not in _PLAIN and not isinstance(value, str):
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise Unpicklable(f"a {kind}, which is neither a plain value nor a tensor")
         match value:
             case None:
                 self.out += b"N"
@@ -97,30 +104,22 @@ class _Pickle:
                 self._bytes(value)
             case OrderedDict():
                 self.ordered(value)
-            case _:
-                self._container(value)
+            case dict():
+                self.out += b"}"
+                self._items(value)
+            case list():
+                self.out += b"]("
+                self._all(value)
+                self.out += b"e"
+            case tuple():
+                self.out += b"("
+                self._all(value)
+                self.out += b"t"
 
     def ordered(self, entries: Mapping[Any, Any]) -> None:
         self._global("collections OrderedDict")
         self.out += b")R"
         self._items(entries)
-
-    def _container(self, value: Any) -> None:
-        """By exact type: a subclass would come back as something else."""
-        if type(value) is dict:
-            self.out += b"}"
-            self._items(value)
-        elif type(value) is list:
-            self.out += b"]("
-            self._all(value)
-            self.out += b"e"
-        elif type(value) is tuple:
-            self.out += b"("
-            self._all(value)
-            self.out += b"t"
-        else:
-            kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise Unpicklable(f"a {kind}, which torch.load(weights_only=True) refuses")
 
     def _items(self, entries: Mapping[Any, Any]) -> None:
         self.out += b"("

@@ -12,11 +12,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
 from surgery.checkpoint.draft import Draft
-from surgery.errors import SurgeryError
+from surgery.checkpoint.wording import shown
+from surgery.errors import CheckpointError, SurgeryError
 
 INDEX_SUFFIX = ".index.json"
 
@@ -32,11 +34,12 @@ def parse_size(size: int | str) -> int:
     """
     match = _SIZE.fullmatch(str(size).strip())
     unit = _UNITS.get(match[2].upper()) if match else None
-    if not match or unit is None or float(match[1]) * unit < 1:
+    nbytes = int(Decimal(match[1]) * unit) if match and unit else 0
+    if not nbytes:
         raise SurgeryError(
             f"{size!r} is no size; expected bytes, or a number with MB, GB, MiB, GiB"
         )
-    return int(float(match[1]) * unit)
+    return nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +60,17 @@ def plan_shards(draft: Draft, path: Path, most: int) -> ShardSet | None:
     """Cut ``draft`` into files of at most ``most`` bytes of values; None where one file is enough.
 
     Tensors stay in their order, and a tensor larger than that has a file of its own. Names of
-    one tensor stay together.
+    one tensor stay together. The first file holds the metadata and the versions of all.
     """
     parts = list(_cut(draft, most))
     if len(parts) < 2:
         return None
     names = _names(path, len(parts))
     first, *rest = (_part(draft, part) for part in parts)
-    shards = dict(zip(names, (replace(first, versions=draft.versions), *rest), strict=True))
+    first = replace(first, versions=draft.versions, metadata=draft.metadata)
+    shards = dict(zip(names, (first, *rest), strict=True))
     index = {
-        "metadata": {**draft.metadata, "total_size": draft.nbytes},
+        "metadata": {"total_size": draft.nbytes},
         "weight_map": {name: file for file, shard in shards.items() for name in shard.specs},
     }
     return ShardSet(shards, path.name + INDEX_SUFFIX, json.dumps(index, indent=2) + "\n")
@@ -76,9 +80,14 @@ def existing(path: Path) -> tuple[Path, ...]:
     """The index and the shards of a set that is there, complete or not; the index first."""
     index = path.with_name(path.name + INDEX_SUFFIX)
     pattern = re.compile(
-        rf"{re.escape(path.stem)}(\.\d+)?-\d{{5}}-of-\d{{5}}{re.escape(path.suffix)}"
+        rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}(\.\d+)?{re.escape(path.suffix)}"
     )
-    found = sorted(entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name))
+    try:
+        found = sorted(entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name))
+    except OSError as error:
+        raise CheckpointError(
+            f"{shown(path.parent)}: cannot be listed: {error.strerror or error}"
+        ) from error
     return ((index,) if index.exists() else ()) + tuple(found)
 
 
@@ -110,11 +119,14 @@ def _part(draft: Draft, names: Sequence[str]) -> Draft:
 
 
 def _names(path: Path, number: int) -> list[str]:
-    """The usual names, or where files are called so, the next ones that are free."""
+    """The usual names, or where files are called so, the next ones that are free.
+
+    The mark of those stands where no stem ends: ``llama-3.1`` beside ``llama-3`` is another set.
+    """
     for generation in count(1):
         mark = f".{generation}" if generation > 1 else ""
         names = [
-            f"{path.stem}{mark}-{i:05d}-of-{number:05d}{path.suffix}" for i in range(1, number + 1)
+            f"{path.stem}-{i:05d}-of-{number:05d}{mark}{path.suffix}" for i in range(1, number + 1)
         ]
         if not any((path.parent / name).exists() for name in names):
             return names

@@ -36,7 +36,7 @@ class Source:
         except OSError as error:
             raise _unreadable(path, error) from error
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{shown(path)}: {_kind(status.st_mode)}, not a file")
+            raise CheckpointError(f"{shown(path)}: {kind_of(status.st_mode)}, not a file")
         return cls(path, status.st_size, _version(status))
 
     @property
@@ -140,7 +140,8 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
+    """What a path that is no regular file is, in words."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a named pipe",

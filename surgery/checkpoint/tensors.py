@@ -10,11 +10,12 @@ import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from surgery.checkpoint.numbers import byteswapped
 from surgery.checkpoint.pieces import PIECE, Piece, pieces
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.regions import read_region
 from surgery.checkpoint.source import Reader
-from surgery.checkpoint.values import Computed, Values, is_plain
+from surgery.checkpoint.values import Computed, Values, in_order, is_plain
 from surgery.checkpoint.views import is_dense
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def memory(tensor: torch.Tensor) -> memoryview:
 
 
 def _pieces_of_place(place: Place, reader: Reader) -> Iterator[torch.Tensor]:
-    if not is_plain(place):
+    if not place.numel:
+        return
+    if not in_order(place):
         yield read_tensor(place, reader).contiguous().reshape(-1)
         return
     start, nbytes = place.offset * place.itemsize, place.numel * place.itemsize
@@ -96,7 +99,7 @@ def _as_placed(data: Piece | memoryview, place: Place) -> torch.Tensor:
     dtype = getattr(torch, place.dtype)
     flat = torch.frombuffer(data, dtype=torch.uint8)
     if place.region.swapped:
-        flat = _byteswapped(flat, dtype)
+        flat = byteswapped(flat, dtype)
     elements = flat.view(_carrier(place.itemsize)).as_strided(place.shape, place.strides)
     if not is_dense(place):
         elements = elements.clone(memory_format=torch.contiguous_format)
@@ -113,12 +116,6 @@ def _carrier(itemsize: int) -> torch.dtype:
         8: torch.int64,
         16: torch.complex128,
     }[itemsize]
-
-
-def _byteswapped(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Each number's bytes in reverse; a complex number is two numbers."""
-    width = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
-    return data.view(-1, width).flip(1).reshape(-1)
 
 
 def _resolved(tensor: torch.Tensor, place: Place) -> torch.Tensor:

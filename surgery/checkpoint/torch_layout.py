@@ -2,7 +2,12 @@
 
 The members are those of ``torch/serialization.py`` (``_save``); the archive's own records are
 those of PKWARE's APPNOTE.TXT 6.3, 4.3 and 4.5. Every member is stored, its bytes begin at a
-multiple of 64, and its CRC-32 is right: what is copied from a zip member brings its own along.
+multiple of 64, and its CRC-32 is there: what is copied from a zip member brings its own along,
+unread, so that a source which was damaged, or written without checksums, still looks it.
+
+Torch's ``.format_version`` is left out: it promises members at the offsets that torch's own writer
+would choose, and ``torch.load`` may then compute them instead of reading them
+(``torch.utils.serialization.config.load.calculate_storage_offsets``).
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from surgery.checkpoint.draft import Draft
@@ -18,7 +24,7 @@ from surgery.checkpoint.layout import Layout
 from surgery.checkpoint.moving import Target
 from surgery.checkpoint.pickling import StoredTensor, Unpicklable, pickled
 from surgery.checkpoint.segments import Placed, Segment, literal, shared_residue
-from surgery.checkpoint.values import Values, is_tensor, segment_of, spec_of
+from surgery.checkpoint.values import Values, is_tensor, segment_of, spec_of, tensor_problem
 from surgery.checkpoint.wording import shown
 
 _TOP = "archive"
@@ -60,8 +66,8 @@ def lay_out(draft: Draft) -> Layout:
     def write(target: Target) -> None:
         checksums = []
         for member in members:
-            checksums.append(target.write_with_checksum(member.data))
-            target.put(member.header, _local(member, checksums[-1]))
+            header = partial(_local, member)
+            checksums.append(target.write_behind_header(member.data, member.header, header))
         at = directory_at
         for member, crc in zip(members, checksums, strict=True):
             target.put(at, entry := _entry(member, crc))
@@ -91,8 +97,6 @@ def _members(draft: Draft) -> Iterator[_Member]:
     text = pickled({**named, **draft.extras}, attributes, storages)
     records: dict[str, Segment] = {
         "data.pkl": literal(text),
-        ".format_version": literal(b"1"),
-        ".storage_alignment": literal(str(_ALIGNMENT).encode()),
         "byteorder": literal(b"little"),
         **{f"data/{key}": segment for key, segment in storages.segments.items()},
         "version": literal(b"3\n"),
@@ -137,6 +141,8 @@ class _Storages:
                     self._known[name] = self._store(values)
                 return self._known[name]
             case _ if is_tensor(value):
+                if problem := tensor_problem(value):
+                    raise Unpicklable(problem)
                 return self._store(value)
             case _:
                 return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,7 @@ from surgery.checkpoint.draft import Draft
 from surgery.checkpoint.layout import Layout
 from surgery.checkpoint.moving import Progress, Target, reserve
 from surgery.checkpoint.shards import ShardSet, parse_size
+from surgery.checkpoint.values import tensor_problem
 from surgery.checkpoint.wording import shown
 from surgery.errors import CheckpointError
 
@@ -91,41 +93,72 @@ def write(
     CheckpointError, naming every entry that cannot be written.
     """
     if max_shard_bytes is None:
-        return (_write_one(draft, path, before_commit, progress),)
+        _write_one(draft, path, before_commit, progress)
+        return (path,)
     with _alone_in(path.parent):
+        like = next(iter(existing_outputs(path, in_shards=True)), None)
         parts = shards.plan_shards(draft, path, max_shard_bytes)
         if parts is None:
-            _write_one(draft, path, before_commit, progress)
+            _write_one(draft, path, before_commit, progress, like)
             left = shards.existing(path)
         else:
-            _write_set(parts, path.parent, before_commit, progress)
+            _write_set(parts, path, before_commit, progress, like)
             left = (path, *shards.left_over(path, parts))
-        for file in left:
-            file.unlink(missing_ok=True)
+        _remove(left)
     return (path,) if parts is None else tuple(path.parent / name for name in parts.names)
 
 
 def _write_one(
-    draft: Draft, path: Path, before_commit: Callable[[], None], progress: Progress | None
-) -> Path:
+    draft: Draft,
+    path: Path,
+    before_commit: Callable[[], None],
+    progress: Progress | None,
+    like: Path | None = None,
+) -> None:
     layout = lay_out(draft, path)
-    with replacing(path) as file:
+    with replacing(path, like=like) as file:
         _fill(file, layout, progress)
         before_commit()
-    return path
 
 
 def _write_set(
-    parts: ShardSet, folder: Path, before_commit: Callable[[], None], progress: Progress | None
+    parts: ShardSet,
+    path: Path,
+    before_commit: Callable[[], None],
+    progress: Progress | None,
+    like: Path | None,
 ) -> None:
     """All files are written before any has its name, and the index is the last to get one."""
+    folder, whole = path.parent, path.name
     layouts = {name: lay_out(shard, folder / name) for name, shard in parts.shards.items()}
-    with ExitStack() as commits:  # they run in reverse
-        index = commits.enter_context(replacing(folder / parts.index_name))
-        index.write_text(parts.index, encoding="utf-8")
-        for name, layout in layouts.items():
-            _fill(commits.enter_context(replacing(folder / name)), layout, progress)
-        before_commit()
+    try:
+        with ExitStack() as commits:  # they run in reverse
+            part = partial(replacing, part_of=whole, like=like)
+            index = commits.enter_context(part(folder / parts.index_name))
+            index.write_text(parts.index, encoding="utf-8")
+            for name, layout in layouts.items():
+                _fill(commits.enter_context(part(folder / name)), layout, progress)
+            before_commit()
+    except BaseException:
+        if not _counts(folder / parts.index_name, parts):
+            _remove(folder / name for name in parts.shards)
+        raise
+
+
+def _counts(index: Path, parts: ShardSet) -> bool:
+    """Whether the index that is there is the one of these shards."""
+    return index.exists() and index.read_bytes() == parts.index.encode()
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"{shown(file)}: belongs to no set any more and cannot be removed: "
+                f"{error.strerror or error}"
+            ) from error
 
 
 def _fill(file: Path, layout: Layout, progress: Progress | None) -> None:
@@ -222,24 +255,6 @@ def _entry_problem(name: Any, value: Any) -> str | None:
     if not isinstance(value, torch.Tensor):
         return f"expected a tensor, found {type(value).__name__}"
     return tensor_problem(value)
-
-
-def tensor_problem(value: torch.Tensor) -> str | None:
-    """What kind of tensor this is, where it is one whose values cannot be copied as they are."""
-    import torch
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-    if is_traceable_wrapper_subclass(value):
-        return f"a {type(value).__name__}, a wrapper around other tensors"
-    if value.is_nested:
-        return "a nested tensor"
-    if value.layout != torch.strided:
-        return f"a tensor of layout {str(value.layout).removeprefix('torch.')}"
-    if value.is_quantized:
-        return f"a quantised tensor ({str(value.dtype).removeprefix('torch.')})"
-    if value.is_meta:
-        return "a meta tensor, which has no values"
-    return None
 
 
 def _identity(value: torch.Tensor) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ Everything that can be refused is refused before the first value is written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ def apply_to_model(
     targets = _targets(plan, model)
     values = {name: _ready(source.place(step.source.name)) for name, step in _loads(plan).items()}
     _refuse_torn_ties(plan, values)
+    _refuse_changed(values)
     if strict:
         refuse_broken(_count_broken(plan, values))
     written: dict[int, str] = {}
@@ -122,8 +124,8 @@ def apply_to_model(
             target = targets[name]
             if id(target) in written:
                 continue
-            broken[name] = fill(target, read.get(value, value), sources)
             written[id(target)] = name
+            broken[name] = fill(target, read.get(value, value), sources)
             if spec_of(name, value).dtype == spec_of(name, target).dtype:
                 read[value] = target
     return TransferOutcome(plan, tuple((name, lost) for name, lost in broken.items() if lost))
@@ -185,6 +187,13 @@ def _ready(values: Values) -> Values:
         return read_tensor(values, reader)
 
 
+def _refuse_changed(values: Mapping[str, Values]) -> None:
+    """Every file is there, and is the one that was opened: one shard of many may not be."""
+    for source in {value.region.source for value in values.values() if isinstance(value, Place)}:
+        with source.opened():
+            pass
+
+
 def _count_broken(plan: TransferPlan, values: Mapping[str, Values]) -> dict[str, int]:
     """What the plan's casts would break; nothing is kept."""
     from surgery.checkpoint.tensors import flat_pieces
@@ -207,9 +216,10 @@ def _telling_how_far(
     except CheckpointError as error:
         if not written:
             raise
+        total = len({id(target) for target in targets.values()})
         raise CheckpointError(
-            f"{error.message}; {len(written)} of the model's {len(targets)} tensors have been "
-            "written by then: build the model anew",
+            f"{error.message}; {len(written)} of the model's {total} tensors have been written "
+            "to by then: build the model anew",
             error.details,
         ) from error
 
@@ -229,7 +239,7 @@ def _refuse_torn_ties(plan: TransferPlan, values: Mapping[str, Values]) -> None:
 
 def _same_values(one: Values, other: Values, dtype: str) -> bool:
     """Whether they are equal in ``dtype``; NaN equals NaN. Equal bytes need no torch."""
-    if one is other or _same_bytes(one, other):
+    if one is other or not math.prod(one.shape) or _same_bytes(one, other):
         return True
     ours, theirs = _whole(one, dtype), _whole(other, dtype)
     return bool(((ours == theirs) | ((ours != ours) & (theirs != theirs))).all())

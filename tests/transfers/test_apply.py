@@ -1,3 +1,6 @@
+import os
+from zipfile import ZipFile
+
 import pytest
 import torch
 import torchvision
@@ -5,6 +8,7 @@ from tiny_models import TiedLanguageModel, TinyNet, Wrapper, randomise, same_bit
 from torch import nn
 
 import surgery
+from surgery.checkpoint.source import Reader
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused, ValueRefused
 from surgery.transfers import apply_to_model, open_source, plan_transfer, transfer
 
@@ -242,3 +246,137 @@ def test_three_steps_through_a_file(tmp_path):
     outcome = surgery.transfer(tmp_path / "old.safetensors", model, strict=True)
     assert outcome.loaded_fraction == 1.0
     assert same_bits(snapshot(source), snapshot(model))
+
+
+class TestFromFiles:
+    """What a file may do to a live model while it is being written to."""
+
+    @pytest.fixture
+    def model(self):
+        return randomise(TinyNet(), 1)
+
+    @pytest.fixture
+    def index(self, tmp_path):
+        path = tmp_path / "m.safetensors"
+        return surgery.save(randomise(TinyNet(), 2), path, max_shard_size=2000)
+
+    def test_every_byte_is_read_once(self, model, index, monkeypatch):
+        read = []
+        read_into = Reader.read_into
+
+        def noting(reader, start, memory):
+            read.append((reader.source.path, start, memory.nbytes))
+            read_into(reader, start, memory)
+
+        opened = surgery.open_checkpoint(index)
+        monkeypatch.setattr(Reader, "read_into", noting)
+        transfer(opened, model, strict=True)
+        assert sum(nbytes for *_, nbytes in read) == sum(spec.nbytes for spec in opened.specs)
+        assert len(set(read)) == len(read)
+        assert same_bits(snapshot(model), snapshot(randomise(TinyNet(), 2)))
+
+    def test_one_tensor_for_two_parameters_is_read_once(self, tmp_path, monkeypatch):
+        source = randomise(TiedLanguageModel(), 1)
+        opened = surgery.open_checkpoint(surgery.save(source, tmp_path / "a.pt"))
+        model = TiedLanguageModel()
+        model.lm_head.weight = nn.Parameter(torch.zeros(11, 4))
+        read, read_into = [], Reader.read_into
+        monkeypatch.setattr(Reader, "read_into", lambda *a: read.append(a[1]) or read_into(*a))
+        transfer(opened, model, strict=True)
+        assert len(read) == 3
+        assert torch.equal(model.lm_head.weight, source.embed.weight)
+        assert model.lm_head.weight.data_ptr() != model.embed.weight.data_ptr()
+
+    @pytest.mark.parametrize("fault", ["gone", "changed", "shorter"])
+    def test_a_shard_that_is_another_by_now_leaves_the_model_alone(self, fault, model, index):
+        opened = surgery.open_checkpoint(index)
+        before = snapshot(model)
+        shard = opened.place("fc.weight").region.source.path
+        if fault == "gone":
+            shard.unlink()
+        else:
+            data = shard.read_bytes()
+            shard.write_bytes(data[:-1] if fault == "shorter" else data[::-1])
+        with pytest.raises(CheckpointError, match=r"m-0000\d-of-0000\d") as caught:
+            transfer(opened, model)
+        assert "written" not in str(caught.value)
+        assert same_bits(before, snapshot(model))
+
+    @pytest.mark.parametrize("at", [1, 5, 29])
+    def test_an_error_midway_says_how_far_it_came(self, at, model, index, monkeypatch):
+        opened, calls, read_into = surgery.open_checkpoint(index), [], Reader.read_into
+
+        def fail(reader, start, memory):
+            calls.append(start)
+            if len(calls) == at:
+                raise CheckpointError("the disk is gone")
+            read_into(reader, start, memory)
+
+        monkeypatch.setattr(Reader, "read_into", fail)
+        with pytest.raises(CheckpointError) as caught:
+            transfer(opened, model)
+        assert caught.value.message == (
+            f"the disk is gone; {at} of the model's 29 tensors have been written to by then: "
+            "build the model anew"
+        )
+
+    def test_a_source_that_changes_while_it_is_read(self, model, index, monkeypatch):
+        opened, read_into = surgery.open_checkpoint(index), Reader.read_into
+
+        def touching(reader, start, memory):
+            read_into(reader, start, memory)
+            os.utime(reader.source.path)
+
+        monkeypatch.setattr(Reader, "read_into", touching)
+        with pytest.raises(CheckpointError, match=r"changed since.*build the model anew"):
+            transfer(opened, model)
+
+    def test_a_damaged_deflated_member_shows_before_anything_is_written(self, model, tmp_path):
+        torch.save(randomise(TinyNet(), 2).state_dict(), tmp_path / "a.pt")
+        with ZipFile(tmp_path / "a.pt") as old, ZipFile(tmp_path / "b.pt", "w", 8) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+        place = surgery.open_checkpoint(tmp_path / "b.pt").place("fc.weight")
+        data = bytearray((tmp_path / "b.pt").read_bytes())
+        data[place.region.start] = 0xFF  # no kind of block
+        (tmp_path / "b.pt").write_bytes(data)
+        before = snapshot(model)
+        with pytest.raises(CheckpointError, match=r"b\.pt: damaged"):
+            transfer(tmp_path / "b.pt", model)
+        assert same_bits(before, snapshot(model))
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_casts_from_a_file(self, strict, tmp_path):
+        path = surgery.save(
+            {"weight": torch.full((2, 2), 1e6), "bias": torch.ones(2)}, tmp_path / "a.pt"
+        )
+        model = nn.Linear(2, 2).half()
+        before = snapshot(model)
+        if strict:
+            with pytest.raises(ValueRefused, match="casts break 4 values in 1 tensors"):
+                transfer(path, model, strict=True)
+            assert same_bits(before, snapshot(model))
+        else:
+            assert transfer(path, model).overflowed == (("weight", 4),)
+
+    def test_an_optimizer_made_before_goes_on(self, model, index):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        transfer(index, model, strict=True)
+        model(torch.rand(2, 3, 8, 8)).sum().backward()
+        before = snapshot(model)
+        optimizer.step()
+        assert not torch.equal(before["fc.weight"], model.fc.weight)
+
+    def test_channels_last(self, index):
+        model = TinyNet().to(memory_format=torch.channels_last)
+        transfer(index, model, strict=True)
+        assert model.stem.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(model.stem.weight, randomise(TinyNet(), 2).stem.weight)
+
+
+def test_tied_parameters_without_elements():
+    model = nn.Module()
+    model.a = model.b = nn.Parameter(torch.zeros(0, 2))
+    model.c = nn.Parameter(torch.zeros(2))
+    source = {"a": torch.zeros(0, 2), "b": torch.zeros(0, 2), "c": torch.ones(2)}
+    assert transfer(source, model).loaded_fraction == 1.0

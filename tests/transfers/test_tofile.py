@@ -1,5 +1,10 @@
 """Transfers into files: what plain torch and safetensors make of them."""
 
+import shutil
+import subprocess
+import sys
+
+import pytest
 import safetensors.torch
 import torch
 import torchvision
@@ -8,6 +13,7 @@ from torch import nn
 
 import surgery
 from surgery.architectures import find_architecture
+from surgery.errors import CheckpointError
 from surgery.transfers.tofile import plan_file_transfer
 
 
@@ -83,3 +89,61 @@ def test_the_state_dict_loads_strictly_into_the_architecture(tmp_path):
     factory = "from tiny_models import TinyNet\ndef make(): return TinyNet(5)\n"
     write(tmp_path, randomise(TinyNet(7)), factory, "out.safetensors")
     TinyNet(5).load_state_dict(safetensors.torch.load_file(tmp_path / "out.safetensors"))
+
+
+FULL = """
+import resource, signal, sys
+import surgery
+from surgery.architectures import find_architecture
+from surgery.transfers.tofile import plan_file_transfer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+old, out, most = sys.argv[1:]
+job = plan_file_transfer(surgery.open_checkpoint(old), find_architecture(f"like:{old}"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    job.write(out, max_shard_bytes=int(most) or None)
+except surgery.SurgeryError as error:
+    sys.exit(error.message)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("out.safetensors", 0), ("out.pt", 0), ("out.safetensors", 60_000)]
+)
+def test_a_file_that_may_not_grow_leaves_the_old_one(name, most, tmp_path):
+    surgery.save({"a": torch.ones(30_000), "b": torch.ones(15_000)}, tmp_path / "old.pt")
+    surgery.save({"mine": torch.ones(3)}, tmp_path / name)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "old.pt"), str(tmp_path / name), str(most)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "cannot be written: File too large" in ran.stderr
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("reserved", [True, False])
+@pytest.mark.parametrize("most", [None, 700_000])
+def test_a_full_disk_leaves_the_old_file(most, reserved, small_disk, tmp_path, monkeypatch):
+    surgery.save({"a": torch.ones(150_000), "b": torch.ones(150_000)}, tmp_path / "old.pt")
+    out = surgery.save({"mine": torch.ones(3)}, small_disk / "out.safetensors")
+    if not reserved:
+        monkeypatch.delattr("os.posix_fallocate")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="cannot be written: No space left on device"):
+            surgery.convert(tmp_path / "old.pt", out, max_shard_size=most)
+        assert [file.name for file in small_disk.iterdir()] == ["out.safetensors"]
+        assert surgery.open_checkpoint(out).tensor("mine").tolist() == [1, 1, 1]
