@@ -222,23 +222,26 @@ class ModelSpec:
         names of one tensor. A module is a norm where it keeps running statistics or has a
         one-dimensional ``weight``.
         """
-        tensors = tuple(tensors)
-        aliases = {names[0]: tuple(names) for names in ties}
+        tensors, ties = tuple(tensors), tuple(map(tuple, ties))
+        aliases = {names[0]: names for names in ties}
         repeated = {name for names in aliases.values() for name in names[1:]}
         by_path: dict[str, dict[str, TensorSpec]] = {}
         for tensor in tensors:
             path, _, leaf = tensor.name.rpartition(".")
             by_path.setdefault(path, {})[leaf] = tensor
+        parameters = tuple(
+            ParameterSpec(tensor, aliases.get(tensor.name, (tensor.name,)))
+            for tensor in tensors
+            if tensor.is_floating
+            and tensor.name not in repeated
+            and tensor.name.rpartition(".")[2] not in _STATISTICS
+        )
+        names_of_parameters = {parameter.name for parameter in parameters}
         return cls(
             tensors=tensors,
-            parameters=tuple(
-                ParameterSpec(tensor, aliases.get(tensor.name, (tensor.name,)))
-                for tensor in tensors
-                if tensor.is_floating
-                and tensor.name not in repeated
-                and tensor.name.rpartition(".")[2] not in _STATISTICS
-            ),
+            parameters=parameters,
             modules=tuple(_module_from_names(path, leaves) for path, leaves in by_path.items()),
+            shared_buffers=tuple(names for names in ties if names[0] not in names_of_parameters),
         )
 
 

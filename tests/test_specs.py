@@ -99,3 +99,10 @@ class TestDescribe:
     def test_norms_are_known_by_class(self, module, norm, statistics):
         spec = describe(nn.Sequential(module)).modules_by_path["0"]
         assert (spec.norm, spec.has_statistics) == (norm, statistics)
+
+
+def test_a_tie_that_is_no_parameter_is_a_shared_buffer():
+    tensors = [TensorSpec("a.index", (3,), "int64"), TensorSpec("b.index", (3,), "int64")]
+    spec = ModelSpec.from_tensors(tensors, ties=[("a.index", "b.index")])
+    assert spec.parameters == ()
+    assert spec.ties == (("a.index", "b.index"),)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: What a folder is searched for.
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _INDEX_SUFFIX = ".index.json"
+#: State dicts that an error names.
+_MOST_CANDIDATES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,9 +330,13 @@ def _with_key(path: Path, holding: Holding, key: str) -> StateDict:
 
 
 def _candidates(states: Sequence[StateDict]) -> list[str]:
+    more = len(states) - _MOST_CANDIDATES
     return [
-        f"{TOP if state.key is None else shown(state.key)}: "
-        f"{count(len(state.places) + len(state.unreadable), 'tensor')}"
-        f"{' (the file itself)' if state.key is None else ''}"
-        for state in states
+        *(
+            f"{TOP if state.key is None else shown(state.key)}: "
+            f"{count(len(state.places) + len(state.unreadable), 'tensor')}"
+            f"{' (the file itself)' if state.key is None else ''}"
+            for state in states[:_MOST_CANDIDATES]
+        ),
+        *([f"and {more:,} more"] if more > 0 else []),
     ]

@@ -37,6 +37,18 @@ def pieces(
         yield reader.read(first + at, min(PIECE, count - at))
 
 
+def read_region(region: Region, reader: Reader, start: int, count: int) -> bytearray:
+    """``count`` bytes from ``start`` of the storage, at once; raises as :func:`pieces` does.
+
+    The reader keeps the storage that was inflated last: many tensors may be views of it.
+    """
+    if not region.deflated:
+        return reader.read(region.start + start, count)
+    if reader.inflated is None or reader.inflated[0] != region.start:
+        reader.inflated = region.start, b"".join(pieces(region, reader))
+    return bytearray(reader.inflated[1][start : start + count])
+
+
 def _regular(loose: Iterator[bytes], start: int, count: int) -> Iterator[bytearray]:
     """Pieces of any size -> pieces of the regular one, the first ``start`` bytes left out."""
     kept, skip, left = bytearray(), start, count

@@ -15,7 +15,8 @@ from surgery.checkpoint.finding import Locate, find_state_dicts, others, settle
 from surgery.checkpoint.holding import Holding
 from surgery.checkpoint.inert import Global, Malformed, Opaque, StorageRef
 from surgery.checkpoint.pickled import Machine
-from surgery.checkpoint.regions import Region, inflated, read_region
+from surgery.checkpoint.pieces import pieces, read_region
+from surgery.checkpoint.regions import Region
 from surgery.checkpoint.source import Reader
 from surgery.checkpoint.wording import listed, shown
 from surgery.checkpoint.zipped import Archive, Member
@@ -138,7 +139,7 @@ def _pickle_cursor(reader: Reader, region: Region, label: str) -> Cursor:
         )
     if region.nbytes > _FREE_DEFLATED_PICKLE + _MOST_DEFLATED * region.stored:
         raise CheckpointError(f"{label}: a compressed pickle of {region.nbytes:,} bytes")
-    return Cursor.over(inflated(region, reader), label)
+    return Cursor.over(b"".join(pieces(region, reader)), label)
 
 
 class _ZipIds:

@@ -67,6 +67,8 @@ class Reader:
 
     def __init__(self, source: Source, file: FileIO) -> None:
         self.source = source
+        #: Where the storage that was inflated last begins, and its bytes.
+        self.inflated: tuple[int, bytes] | None = None
         self._file = file
 
     def fileno(self) -> int:

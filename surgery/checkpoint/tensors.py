@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.numbers import byteswapped
-from surgery.checkpoint.pieces import PIECE, Piece, pieces
+from surgery.checkpoint.pieces import PIECE, Piece, pieces, read_region
 from surgery.checkpoint.places import Place
-from surgery.checkpoint.regions import read_region
 from surgery.checkpoint.source import Reader
 from surgery.checkpoint.values import Computed, Values, in_order, is_plain
 from surgery.checkpoint.views import is_dense

@@ -84,3 +84,16 @@ def test_what_is_no_deflated_data_is_said_with_its_place(tmp_path: Path) -> None
     region = Region(Source.of(tmp_path / "a"), 3, 20, 100, deflated=True)
     with pytest.raises(Garbled, match=r"a: the compressed member at byte 3 is damaged: found what"):
         read(region)
+
+
+def test_a_storage_that_many_tensors_view_is_inflated_once(tmp_path, monkeypatch):
+    region = region_of(tmp_path / "a", bytes(range(200)) * 10, deflated=True)
+    inflated = []
+    whole = pieces.pieces
+    monkeypatch.setattr(pieces, "pieces", lambda *args: inflated.append(1) or whole(*args))
+    with region.source.opened() as reader:
+        for start in range(0, 2000, 100):
+            assert pieces.read_region(region, reader, start, 100) == bytes(
+                (start + i) % 200 for i in range(100)
+            )
+    assert len(inflated) == 1
