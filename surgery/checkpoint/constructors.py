@@ -195,6 +195,8 @@ def _tensor(
         return Unreadable("a meta tensor, which has no values")
     if any(lazy.get(bit, True) is not True for bit in ("conj", "neg")):
         return Unreadable("a tensor whose conjugate bit is no bit")  # torch looks at the key alone
+    if "neg" in lazy and (dtype.startswith(_NEVER_NEGATED) or dtype in _UNSIGNED):
+        return Unreadable(f"a negated tensor of {dtype}, which torch cannot negate")
     if not (_is_size(offset) and _are_sizes(shape) and _are_sizes(strides)):
         return Unreadable("its shape or strides are not a few whole numbers")
     return TensorRef(
@@ -259,6 +261,9 @@ _WIDEST_KEY = 60
 
 _MOST_DIMENSIONS = 64
 _WIDEST_SIZE = 64
+# Torch negates uint8, modulo 256, and no other dtype without a sign.
+_NEVER_NEGATED = ("bool", "float8", "float4")
+_UNSIGNED = frozenset({"uint16", "uint32", "uint64"})
 _DTYPES = frozenset(DTYPE_BITS) | frozenset(QUANTISED_BITS)
 
 _TENSOR_FUNCTIONS: Mapping[str, Callable[[Arguments], Any]] = {

@@ -614,6 +614,27 @@ def test_row11_a_conjugate_bit_that_is_no_bit_is_not_read(bit: bytes, run: Run) 
     assert state["unlisted"] == [["c", "a tensor whose conjugate bit is no bit"]]
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint16", "uint64", "float8_e5m2", "float4_e2m1fn_x2"])
+def test_row11_a_negative_bit_of_what_torch_cannot_negate_is_not_read(dtype: str, run: Run) -> None:
+    """The file would open, and the values end in an error of torch's own."""
+    storage = STORAGE.replace(b"ctorch\nFloatStorage", b"ctorch.storage\nUntypedStorage")
+    view = (
+        VIEW.removesuffix(b"tR")
+        + b"\x89ccollections\nOrderedDict\n)R"
+        + f"ctorch\n{dtype}\n".encode()
+        + b"}"
+        + text("neg")
+        + b"\x88stR"
+    )
+    opcodes = tensor(storage.replace(b"K\x03", b"K\x18"), view)
+    opcodes = opcodes.replace(b"_rebuild_tensor\n", b"_rebuild_tensor_v3\n")
+    model = dict_of({"a": tensor(STORAGE.replace(b"U\x010", b"U\x011")), "n": opcodes})
+    Path("x.pt").write_bytes(zip_of(model, {"0": bytes(24), "1": bytes(12)}))
+    (state,) = inspected(run, "x.pt")["state_dicts"]
+    assert state["unlisted"] == [["n", f"a negated tensor of {dtype}, which torch cannot negate"]]
+    assert list(surgery.open_checkpoint("x.pt").state_dict()) == ["a"]
+
+
 @pytest.mark.parametrize("size", [10**9, 10**12, 1 << 62])
 def test_row11_one_number_is_never_expanded_to_a_billion(size: int, run: Run) -> None:
     view = b"K\x00" + number(size) + b"\x85K\x00\x85tR"
