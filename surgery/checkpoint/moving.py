@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
 
+from surgery.checkpoint.progress import Progress, untold
 from surgery.checkpoint.segments import Bytes, Copied, Placed, Segment, merged
 from surgery.checkpoint.source import OneAtATime, Reader
-
-#: Called with the number of bytes that have just been written.
-Progress = Callable[[int], None]
 
 #: Bytes handed to the kernel at once: Ctrl-C and progress wait no longer than these take.
 _STRIDE = 1 << 26
@@ -59,9 +57,9 @@ class Target:
     OSError where the file takes no more.
     """
 
-    def __init__(self, file: int, progress: Progress | None = None) -> None:
+    def __init__(self, file: int, progress: Progress = untold) -> None:
         self._file = file
-        self._progress = progress or (lambda _: None)
+        self._progress = progress
         self._gathered = bytearray()
         self._gathered_at = 0
         self._sources = OneAtATime()

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
 from surgery.checkpoint.draft import Draft
+from surgery.checkpoint.values import Values
 from surgery.checkpoint.wording import shown
 from surgery.errors import CheckpointError, SurgeryError
 
@@ -62,11 +63,11 @@ def plan_shards(draft: Draft, path: Path, most: int) -> ShardSet | None:
     Tensors stay in their order, and a tensor larger than that has a file of its own. Names of
     one tensor stay together. The first file holds the metadata and the versions of all.
     """
-    parts = list(_cut(draft, most))
+    parts = _parts(draft, most)
     if len(parts) < 2:
         return None
     names = _names(path, len(parts))
-    first, *rest = (_part(draft, part) for part in parts)
+    first, *rest = parts
     first = replace(first, versions=draft.versions, metadata=draft.metadata)
     shards = dict(zip(names, (first, *rest), strict=True))
     index = {
@@ -109,13 +110,18 @@ def _cut(draft: Draft, most: int) -> Iterator[list[str]]:
         yield part
 
 
-def _part(draft: Draft, names: Sequence[str]) -> Draft:
-    held = set(names)
-    aliases = {name: kept for name, kept in draft.aliases.items() if kept in held}
-    values = {
-        name: values for name, values in draft.values.items() if name in held or name in aliases
-    }
-    return Draft(values, aliases)
+def _parts(draft: Draft, most: int) -> list[Draft]:
+    """In one pass over the names: there may be as many parts as there are tensors."""
+    cut = list(_cut(draft, most))
+    home = {name: number for number, names in enumerate(cut) for name in names}
+    values: list[dict[str, Values]] = [{} for _ in cut]
+    aliases: list[dict[str, str]] = [{} for _ in cut]
+    for name, value in draft.values.items():
+        kept = draft.aliases.get(name, name)
+        values[home[kept]][name] = value
+        if kept != name:
+            aliases[home[kept]][name] = kept
+    return [Draft(held, tied) for held, tied in zip(values, aliases, strict=True)]
 
 
 def _names(path: Path, number: int) -> list[str]:

@@ -13,7 +13,8 @@ from surgery.checkpoint import safetensors_layout, shards, torch_layout
 from surgery.checkpoint.atomic import lock, replacing, writable
 from surgery.checkpoint.draft import Draft
 from surgery.checkpoint.layout import Layout
-from surgery.checkpoint.moving import Progress, Target, reserve
+from surgery.checkpoint.moving import Target, reserve
+from surgery.checkpoint.progress import Progress, untold
 from surgery.checkpoint.shards import ShardSet, parse_size
 from surgery.checkpoint.values import tensor_problem
 from surgery.checkpoint.wording import shown
@@ -50,8 +51,8 @@ def save(
     cannot be written.
     """
     most = None if max_shard_size is None else parse_size(max_shard_size)
-    path = check_output(path, in_shards=most is not None)
-    return write(_gather(model_or_state_dict, path, metadata or {}), path, max_shard_bytes=most)[-1]
+    draft = _gather(model_or_state_dict, Path(path), metadata or {})
+    return write(draft, Path(path), max_shard_bytes=most)[-1]
 
 
 def check_output(path: str | os.PathLike[str], *, in_shards: bool = False) -> Path:
@@ -84,14 +85,19 @@ def write(
     *,
     max_shard_bytes: int | None = None,
     before_commit: Callable[[], None] = lambda: None,
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> tuple[Path, ...]:
     """Write a draft; the format follows the suffix. Returns the files, an index last.
+
+    All that can be refused is refused of the whole draft, whatever file it will be in.
 
     ``before_commit`` is called when every byte is written and nothing is replaced yet: what it
     raises leaves all as it was. ``progress`` hears of bytes as they are written. Raises
     CheckpointError, naming every entry that cannot be written.
     """
+    check_output(path, in_shards=max_shard_bytes is not None)
+    if problems := _format(path).problems(draft):
+        raise _refused(path, problems)
     if max_shard_bytes is None:
         _write_one(draft, path, before_commit, progress)
         return (path,)
@@ -112,10 +118,10 @@ def _write_one(
     draft: Draft,
     path: Path,
     before_commit: Callable[[], None],
-    progress: Progress | None,
+    progress: Progress,
     like: Path | None = None,
 ) -> None:
-    layout = lay_out(draft, path)
+    layout = _lay_out(draft, path)
     with replacing(path, like=like) as file:
         _fill(file, layout, progress)
         before_commit()
@@ -125,12 +131,12 @@ def _write_set(
     parts: ShardSet,
     path: Path,
     before_commit: Callable[[], None],
-    progress: Progress | None,
+    progress: Progress,
     like: Path | None,
 ) -> None:
     """All files are written before any has its name, and the index is the last to get one."""
     folder, whole = path.parent, path.name
-    layouts = {name: lay_out(shard, folder / name) for name, shard in parts.shards.items()}
+    layouts = {name: _lay_out(shard, folder / name) for name, shard in parts.shards.items()}
     try:
         with ExitStack() as commits:  # they run in reverse
             part = partial(replacing, part_of=whole, like=like)
@@ -161,7 +167,7 @@ def _remove(files: Iterable[Path]) -> None:
             ) from error
 
 
-def _fill(file: Path, layout: Layout, progress: Progress | None) -> None:
+def _fill(file: Path, layout: Layout, progress: Progress) -> None:
     with file.open("r+b", buffering=0) as opened:
         reserve(opened.fileno(), layout.nbytes)
         with Target(opened.fileno(), progress) as target:
@@ -185,14 +191,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def lay_out(draft: Draft, path: Path) -> Layout:
-    """The file that a draft would be, in the format of ``path``'s suffix."""
-    is_safetensors = path.suffix.lower() == _SAFETENSORS_SUFFIX
-    format_: _Format = safetensors_layout if is_safetensors else torch_layout
-    if problems := format_.problems(draft):
-        raise _refused(path, problems)
+def _lay_out(draft: Draft, path: Path) -> Layout:
+    """The file that a draft without problems would be, in the format of ``path``'s suffix."""
     try:
-        return format_.lay_out(draft)
+        return _format(path).lay_out(draft)
     except ValueError as error:
         raise _refused(path, [str(error)]) from error
 
@@ -203,6 +205,10 @@ class _Format(Protocol):
     def problems(self, draft: Draft) -> list[str]: ...
 
     def lay_out(self, draft: Draft) -> Layout: ...
+
+
+def _format(path: Path) -> _Format:
+    return safetensors_layout if path.suffix.lower() == _SAFETENSORS_SUFFIX else torch_layout
 
 
 def _gather(source: Any, path: Path, metadata: Mapping[str, str]) -> Draft:

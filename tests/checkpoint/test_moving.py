@@ -9,6 +9,7 @@ import pytest
 
 from surgery.checkpoint import moving
 from surgery.checkpoint.moving import Target, reserve
+from surgery.checkpoint.progress import untold
 from surgery.checkpoint.segments import Copied, Made, Placed, literal
 from surgery.checkpoint.source import Source
 from surgery.errors import CheckpointError
@@ -47,7 +48,7 @@ def expected(files):
     return b"head" + a[7 : 7 + LARGE] + b[1:51] + b[51 : 51 + LARGE] + bytes(10 + 70_000) + b"abc"
 
 
-def write(path, parts, progress=None):
+def write(path, parts, progress=untold):
     with path.open("w+b", buffering=0) as file, Target(file.fileno(), progress) as target:
         target.write(parts)
     return path.read_bytes()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import surgery
 from surgery.checkpoint import shards, writer
+from surgery.checkpoint.draft import Draft
 from surgery.checkpoint.shards import parse_size
 from surgery.errors import CheckpointError, SurgeryError
 from surgery.record import read_record
@@ -184,6 +185,32 @@ def test_an_old_shard_that_cannot_be_removed_is_named(tmp_path, monkeypatch):
         surgery.save(state(2.0), path, max_shard_size=1000)
     monkeypatch.undo()
     assert same(surgery.open_checkpoint(index).state_dict(), state(2.0))
+
+
+def test_what_no_shard_could_keep_is_refused_of_the_whole(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(CheckpointError, match=r"_extra_state: not a tensor, and safetensors"):
+        surgery.save({**state(), "layer._extra_state": {"scale": 2}}, path, max_shard_size=1000)
+    tied = {"a": torch.ones(9), "b": (last := torch.ones(9)), "c": last}
+    with pytest.raises(CheckpointError, match="metadata c: a key that the file needs for itself"):
+        surgery.save(tied, path, max_shard_size=36, metadata={"c": "of the second shard"})
+    assert names(tmp_path) == []
+
+
+def test_as_many_parts_as_tensors_are_cut_in_one_pass(tmp_path):
+    class Counted(dict):
+        passes = 0
+
+        def items(self):
+            Counted.passes += 1
+            return super().items()
+
+    one = torch.ones(1)
+    draft = Draft(Counted({f"x{i}": one for i in range(300)}), {"x299": "x0"})
+    planned = shards.plan_shards(draft, tmp_path / "m.safetensors", 4)
+    assert len(planned.shards) == 299
+    assert Counted.passes < 5
+    assert list(next(iter(planned.shards.values())).values) == ["x0", "x299"]
 
 
 def test_a_set_has_the_mode_of_what_it_replaces(tmp_path):

@@ -1,0 +1,12 @@
+"""How long work tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+#: Called with the number of bytes that have just been read, compared or written.
+Progress = Callable[[int], None]
+
+
+def untold(_: int) -> None:
+    """The progress of work that nobody watches."""
