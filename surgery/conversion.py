@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.checkpoint import Checkpoint, open_checkpoint
 from surgery.checkpoint.casting import Casts, refuse_broken
 from surgery.checkpoint.draft import Draft
+from surgery.checkpoint.progress import Progress, untold
 from surgery.checkpoint.shards import parse_size
 from surgery.checkpoint.wording import shown
 from surgery.checkpoint.writer import check_output, write
@@ -20,7 +21,6 @@ from surgery.record import read_record
 from surgery.specs import DTYPE_BITS, TensorSpec
 
 if TYPE_CHECKING:
-    from surgery.checkpoint.moving import Progress
     from surgery.record import Record
 
 #: What ``dtype`` may be: real floats that torch converts between.
@@ -59,7 +59,7 @@ class Conversion:
         *,
         strict: bool = False,
         max_shard_bytes: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress = untold,
     ) -> ConversionOutcome:
         """Write it, whole or not at all; what needs no cast goes from file to file.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ from surgery.checkpoint.pairs import (
     Readers,
     bytes_that_agree,
     numbers_side_by_side,
-    opened_together,
     run_alike,
 )
 from surgery.checkpoint.places import Place
+from surgery.checkpoint.progress import Progress, untold
+from surgery.checkpoint.source import OneAtATime
 from surgery.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 #: Numbers of a tensor in memory that are compared at a time.
 PART = 1 << 18
 
-Progress = Callable[[int], None]
 Numbers = Iterable[tuple["torch.Tensor", "torch.Tensor"]]
 
 
@@ -99,7 +99,7 @@ class Difference:
         return difference_report(self).text()
 
 
-def compare(first: Source, second: Source, *, progress: Progress | None = None) -> Difference:
+def compare(first: Source, second: Source, *, progress: Progress = untold) -> Difference:
     """Compare two checkpoints, tensor by tensor.
 
     Tensors that both files keep in the same order of elements are read a piece at a time, and
@@ -111,7 +111,7 @@ def compare(first: Source, second: Source, *, progress: Progress | None = None) 
     theirs = {spec.name: spec for spec in second.specs}
     shared = [name for name in ours if name in theirs]
     comparable = [ours[name] for name in shared if ours[name] == theirs[name]]
-    found = dict(_compared(first, second, comparable, progress or (lambda _: None)))
+    found = dict(_compared(first, second, comparable, progress))
     return Difference(
         only_first=tuple(spec for name, spec in ours.items() if name not in theirs),
         only_second=tuple(spec for name, spec in theirs.items() if name not in ours),
@@ -126,11 +126,10 @@ def compare(first: Source, second: Source, *, progress: Progress | None = None) 
 def _compared(
     first: Source, second: Source, specs: Sequence[TensorSpec], progress: Progress
 ) -> Iterator[tuple[str, ValueDifference | None]]:
-    pairs = {spec.name: _places(first, second, spec.name) for spec in specs}
-    with opened_together(place for pair in pairs.values() for place in pair or ()) as readers:
+    with OneAtATime() as ours, OneAtATime() as theirs:
         for spec in specs:
-            pair = pairs[spec.name]
-            if pair:
+            if pair := _places(first, second, spec.name):
+                readers = ours.reader(pair[0].region.source), theirs.reader(pair[1].region.source)
                 yield spec.name, _compare_places(spec, *pair, readers, progress)
             else:
                 one, other = first.tensor(spec.name), second.tensor(spec.name)

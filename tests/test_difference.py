@@ -296,6 +296,23 @@ def test_progress_counts_every_byte_once(tmp_path, piece):
         assert sum(done) == 812
 
 
+def test_sets_of_more_shards_than_a_process_may_open(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    one = {str(i): torch.full((4,), float(i)) for i in range(60)}
+    sides = [
+        open_checkpoint(save(state, tmp_path / f"{side}.safetensors", max_shard_size=16))
+        for side, state in {"a": one, "b": {**one, "7": torch.zeros(4)}}.items()
+    ]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 100), hard))
+    try:
+        found = compare(*sides)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [value.name for value in found.values] == ["7"]
+    assert len(found.equal) == 59
+
+
 def test_a_file_that_changes_while_it_is_compared(tmp_path):
     state = {"a": torch.zeros(9), "b": torch.zeros(9)}
     save(state, tmp_path / "a.safetensors")

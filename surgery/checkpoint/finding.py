@@ -193,7 +193,7 @@ def _search(
         else [
             found
             for key, child in entries.items()
-            if isinstance(child, dict | Opaque) and isinstance(key, str) and _may_hold_weights(key)
+            if isinstance(child, dict | Opaque) and isinstance(key, str) and may_hold_weights(key)
             for found in _search(child, (*path, key), seen, unfolding)
         ]
     )
@@ -218,7 +218,8 @@ def _lookup(value: Any, key: str, depth: int = _DEEPEST) -> Iterator[Any]:
             yield from _lookup(entries[key[:dot]], key[dot + 1 :], depth - 1)
 
 
-def _may_hold_weights(key: str) -> bool:
+def may_hold_weights(key: str) -> bool:
+    """Whether tensors below the key may be a model's: ``optimizer`` and ``scaler`` have others."""
     return not _NOT_WEIGHTS.match(key) and not key.endswith(_EXTRA_STATE)
 
 

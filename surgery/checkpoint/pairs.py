@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.numbers import as_numbers
 from surgery.checkpoint.pieces import Piece, pieces
 from surgery.checkpoint.places import Place
-from surgery.checkpoint.source import Reader, Source
+from surgery.checkpoint.progress import Progress
+from surgery.checkpoint.source import Reader
 from surgery.checkpoint.views import is_dense
 
 if TYPE_CHECKING:
     import torch
 
-Readers = Mapping[Source, Reader]
-
-
-@contextmanager
-def opened_together(places: Iterable[Place]) -> Iterator[Readers]:
-    """All files of these tensors, open at once. Raises CheckpointError as ``opened`` does."""
-    with ExitStack() as stack:
-        sources = dict.fromkeys(place.region.source for place in places)
-        yield {source: stack.enter_context(source.opened()) for source in sources}
+#: The file of the one and that of the other, which may be the same.
+Readers = tuple[Reader, Reader]
 
 
 def run_alike(one: Place, other: Place) -> bool:
@@ -45,9 +38,7 @@ def _strides(place: Place) -> tuple[int, ...]:
     return tuple(stride for stride, size in pairs if size > 1)
 
 
-def bytes_that_agree(
-    one: Place, other: Place, readers: Readers, progress: Callable[[int], None]
-) -> int:
+def bytes_that_agree(one: Place, other: Place, readers: Readers, progress: Progress) -> int:
     """Bytes from the start that are the same in both: of whole pieces, up to the first one that
     differs. All of them where the tensors are equal bit for bit. The places run alike.
     """
@@ -77,11 +68,10 @@ def numbers_side_by_side(
 
 
 def _both(one: Place, other: Place, readers: Readers) -> Iterator[tuple[Piece, Piece]]:
-    return zip(_pieces(one, readers), _pieces(other, readers), strict=True)
+    return zip(*map(_pieces, (one, other), readers), strict=True)
 
 
-def _pieces(place: Place, readers: Readers) -> Iterator[Piece]:
-    reader = readers[place.region.source]
+def _pieces(place: Place, reader: Reader) -> Iterator[Piece]:
     return pieces(place.region, reader, place.offset * place.itemsize, _nbytes(place))
 
 

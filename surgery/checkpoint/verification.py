@@ -7,7 +7,7 @@ stream format and safetensors record none.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from surgery.checkpoint.kinds import recognise
 from surgery.checkpoint.numbers import CODES, nan_and_inf
 from surgery.checkpoint.pieces import Garbled, Piece, pieces
 from surgery.checkpoint.places import Place
+from surgery.checkpoint.progress import Progress, untold
 from surgery.checkpoint.regions import Region
 from surgery.checkpoint.source import Reader, Source
 from surgery.checkpoint.views import axes, is_dense, times_shown
 from surgery.checkpoint.wording import count, listed, shown
 from surgery.checkpoint.zipped import Archive
 from surgery.errors import DamageRefused
-
-Progress = Callable[[int], None]
 
 #: The key of its state dict, and the tensor's name in it.
 TensorName = tuple[str | None, str]
@@ -143,7 +142,7 @@ def verify(
     files: Sequence[Source] = (),
     *,
     values: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> Verification:
     """Read every storage of ``states`` once, a piece at a time.
 
@@ -153,7 +152,6 @@ def verify(
 
     Raises CheckpointError where a file is cut short, or has changed since it was opened.
     """
-    progress = progress or (lambda _: None)
     held = _held(states)
     findings: list[Finding] = []
     parts: list[str] = []

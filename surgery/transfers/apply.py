@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint.casting import Casts, cast, refuse_broken, widened
 from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.pairs import bytes_that_agree, opened_together, run_alike
+from surgery.checkpoint.pairs import bytes_that_agree, run_alike
 from surgery.checkpoint.places import Place
+from surgery.checkpoint.progress import Progress, untold
 from surgery.checkpoint.source import OneAtATime
 from surgery.checkpoint.values import Values, is_plain, is_tensor, spec_of
 from surgery.checkpoint.writer import write
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from surgery.architectures import Blueprint
-    from surgery.checkpoint.moving import Progress
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def apply_to_model(
     from surgery.checkpoint.filling import fill
 
     targets = _targets(plan, model)
-    values = {name: _ready(source.place(step.source.name)) for name, step in _loads(plan).items()}
+    values = _ready({n: source.place(step.source.name) for n, step in _loads(plan).items()})
     _refuse_torn_ties(plan, values)
     _refuse_changed(values)
     if strict:
@@ -140,7 +140,7 @@ def apply_to_file(
     metadata: Mapping[str, str],
     strict: bool = False,
     max_shard_bytes: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = untold,
 ) -> TransferOutcome:
     """Write the plan's tensors as a new file, with the initial values of what stays fresh.
 
@@ -175,16 +175,18 @@ def _loads(plan: TransferPlan) -> dict[str, Load]:
     return {step.target.name: step for step in plan.steps if isinstance(step, Load)}
 
 
-def _ready(values: Values) -> Values:
-    """What the file has in another form (compressed, big-endian, a view) is read beforehand: a
-    part that is damaged shows before anything is written.
+def _ready(values: Mapping[str, Values]) -> dict[str, Values]:
+    """What the file has in another form (compressed, big-endian, a view) is read beforehand, each
+    place once: a part that is damaged shows before anything is written.
     """
     from surgery.checkpoint.tensors import read_tensor
 
-    if not isinstance(values, Place) or is_plain(values):
-        return values
-    with values.region.source.opened() as reader:
-        return read_tensor(values, reader)
+    read: dict[Values, Values] = {}
+    with OneAtATime() as sources:
+        for value in values.values():
+            if isinstance(value, Place) and not is_plain(value) and value not in read:
+                read[value] = read_tensor(value, sources.reader(value.region.source))
+    return {name: read.get(value, value) for name, value in values.items()}
 
 
 def _refuse_changed(values: Mapping[str, Values]) -> None:
@@ -248,8 +250,9 @@ def _same_values(one: Values, other: Values, dtype: str) -> bool:
 def _same_bytes(one: Values, other: Values) -> bool:
     if not (isinstance(one, Place) and isinstance(other, Place) and run_alike(one, other)):
         return False
-    with opened_together((one, other)) as readers:
-        return bytes_that_agree(one, other, readers, lambda _: None) == one.spec("").nbytes
+    with one.region.source.opened() as ours, other.region.source.opened() as theirs:
+        agreed = bytes_that_agree(one, other, (ours, theirs), untold)
+    return agreed == one.spec("").nbytes
 
 
 def _whole(values: Values, dtype: str) -> torch.Tensor:

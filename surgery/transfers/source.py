@@ -110,6 +110,8 @@ def open_source(source: SourceLike, key: str | None = None) -> Source:
 
 def _state_dict_in(entries: Mapping[str, object], key: str | None) -> Mapping[str, object]:
     """The mapping itself, or the one state dict in it, as ``torch.load`` may have returned it."""
+    from surgery.checkpoint.finding import may_hold_weights
+
     if key is not None:
         chosen = entries.get(key)
         if not isinstance(chosen, Mapping):
@@ -120,7 +122,7 @@ def _state_dict_in(entries: Mapping[str, object], key: str | None) -> Mapping[st
     inside = [
         value
         for name, value in entries.items()
-        if _is_state_dict(value) and not str(name).startswith("optim")
+        if _is_state_dict(value) and may_hold_weights(str(name))
     ]
     if len(inside) != 1:
         raise CheckpointError(

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from surgery.architectures import Architecture, Blueprint, blueprint
+from surgery.checkpoint.progress import Progress, untold
 from surgery.record import Record
 from surgery.transfers.apply import TransferOutcome, apply_to_file
 from surgery.transfers.decide import make_plan
 from surgery.transfers.plan import TransferPlan
 from surgery.transfers.renames import RenamesLike, read_renames
 from surgery.transfers.source import Source, names_of
-
-if TYPE_CHECKING:
-    from surgery.checkpoint.moving import Progress
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class FileTransfer:
         *,
         strict: bool = False,
         max_shard_bytes: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress = untold,
     ) -> TransferOutcome:
         """Write the new file, whole or not at all, with a record of every tensor's status.
 

@@ -8,6 +8,7 @@ from tiny_models import TiedLanguageModel, TinyNet, Wrapper, randomise, same_bit
 from torch import nn
 
 import surgery
+from surgery.checkpoint import pieces
 from surgery.checkpoint.source import Reader
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused, ValueRefused
 from surgery.transfers import apply_to_model, open_source, plan_transfer, transfer
@@ -151,6 +152,10 @@ class TestContainersInMemory:
     def test_the_only_state_dict_is_taken_as_from_a_file(self):
         container = {"state_dict": TinyNet().state_dict(), "epoch": 3, "optimizer": {"state": {}}}
         assert transfer(container, TinyNet()).loaded_fraction == 1.0
+
+    def test_a_name_that_begins_like_an_optimizers_is_taken_as_from_a_file(self):
+        container = {"optimal_model": TinyNet().state_dict(), "optim_d": {"m": torch.ones(2)}}
+        assert transfer(container, TinyNet()).loaded_fraction == 1
 
     def test_several_want_a_key(self):
         container = {"model": TinyNet().state_dict(), "ema": TinyNet().state_dict()}
@@ -341,9 +346,26 @@ class TestFromFiles:
         data[place.region.start] = 0xFF  # no kind of block
         (tmp_path / "b.pt").write_bytes(data)
         before = snapshot(model)
-        with pytest.raises(CheckpointError, match=r"b\.pt: damaged"):
+        with pytest.raises(CheckpointError, match=r"b\.pt: the compressed member .* is damaged"):
             transfer(tmp_path / "b.pt", model)
         assert same_bits(before, snapshot(model))
+
+    def test_a_compressed_storage_is_inflated_once_for_all_its_views(self, tmp_path, monkeypatch):
+        flat = torch.rand(60)
+        views = {str(i): flat[10 * i : 10 * i + 10] for i in range(6)}
+        torch.save(views, tmp_path / "a.pt")
+        with ZipFile(tmp_path / "a.pt") as old, ZipFile(tmp_path / "b.pt", "w", 8) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+        opened, inflated = surgery.open_checkpoint(tmp_path / "b.pt"), []
+        machine = pieces.zlib.decompressobj
+        monkeypatch.setattr(
+            pieces.zlib, "decompressobj", lambda *args: inflated.append(args) or machine(*args)
+        )
+        model = nn.ParameterList([nn.Parameter(torch.zeros(10)) for _ in views])
+        transfer(opened, model)
+        assert torch.equal(torch.cat(list(model)), flat)
+        assert len(inflated) == 1
 
     @pytest.mark.parametrize("strict", [False, True])
     def test_casts_from_a_file(self, strict, tmp_path):
