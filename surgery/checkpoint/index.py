@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from surgery.checkpoint.finding import TOP, is_at
 from surgery.checkpoint.holding import Holding, StateDict
 from surgery.checkpoint.kinds import recognise
 from surgery.checkpoint.places import Place
+from surgery.checkpoint.progress import Progress, untold
 from surgery.checkpoint.pytorch import read_stream, read_zip
 from surgery.checkpoint.safetensors import read_safetensors
 from surgery.checkpoint.sharded import read_index
@@ -25,7 +27,7 @@ from surgery.specs import TensorSpec
 if TYPE_CHECKING:
     import torch
 
-    from surgery.checkpoint.verification import Progress, Verification
+    from surgery.checkpoint.verification import Verification
 
 #: What a folder is searched for.
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -102,7 +104,7 @@ class Checkpoint:
             state._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
         return state
 
-    def verify(self, *, values: bool = True, progress: Progress | None = None) -> Verification:
+    def verify(self, *, values: bool = True, progress: Progress = untold) -> Verification:
         """Read every byte of the tensors: what disagrees with its checksum, what is NaN or Inf.
 
         Torch compares no checksum when it loads. Only its zip format records any; a file of
@@ -153,7 +155,7 @@ class Contents:
     opaque: tuple[str, ...]
     _files: tuple[Source, ...] = field(repr=False)
 
-    def verify(self, *, values: bool = True, progress: Progress | None = None) -> Verification:
+    def verify(self, *, values: bool = True, progress: Progress = untold) -> Verification:
         """:meth:`Checkpoint.verify` of all state dicts together and all else that the file has
         with a checksum: the pickle with the names, an optimizer's state.
         """
@@ -260,12 +262,7 @@ def _only_checkpoint(folder: Path) -> Path:
     """The one index or checkpoint in a folder; shards belong to their index."""
     files = sorted(entry for entry in folder.iterdir() if entry.is_file())
     indexes = [file for file in files if file.name.endswith(_INDEX_SUFFIX)]
-    shards = {
-        part
-        for index in indexes
-        for part in files
-        if part.name.startswith(index.name.removesuffix(_INDEX_SUFFIX).rpartition(".")[0] + "-")
-    }
+    shards = {part for index in indexes for part in files if _is_shard(part, index)}
     found = [
         *indexes,
         *(file for file in files if file.suffix.lower() in SUFFIXES and file not in shards),
@@ -284,6 +281,12 @@ def _only_checkpoint(folder: Path) -> Path:
         f"{shown(folder)}: a folder with {count(len(found), 'checkpoint')}; name one of them",
         [shown(file.name) for file in found],
     )
+
+
+def _is_shard(file: Path, index: Path) -> bool:
+    """By its name: ``model-00001-of-00002.safetensors``, and not ``model-best.safetensors``."""
+    stem = index.name.removesuffix(_INDEX_SUFFIX).rpartition(".")[0]
+    return re.match(rf"{re.escape(stem)}-\d+-of-\d+", file.name) is not None
 
 
 def _may_hold_weights(file: Path) -> bool:

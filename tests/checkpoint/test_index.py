@@ -274,6 +274,13 @@ def test_folders(tmp_path: Path, fixtures: Path, refusal: Callable[..., str]) ->
     assert "a folder with 2 checkpoints; name one of them\n  last.ckpt\n  zip.pt" in message
 
 
+def test_only_shards_belong_to_an_index(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    index = save(W, tmp_path / "model.safetensors", max_shard_size=1)
+    assert open_checkpoint(tmp_path).path == index
+    save(W, tmp_path / "model-best.safetensors")
+    assert refusal(tmp_path).endswith(f"{index.name}\n  model-best.safetensors")
+
+
 def test_paths_that_lead_nowhere(tmp_path: Path, refusal: Callable[..., str]) -> None:
     save(W, tmp_path / "model.pt")
     (tmp_path / "dangling.pt").symlink_to("nothing.pt")
