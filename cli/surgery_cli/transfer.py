@@ -174,8 +174,15 @@ def _write(
     with byte_progress(f"writing {out}", nbytes) as done:
         outcome = job.write(out, strict=strict, max_shard_bytes=max_shard_bytes, progress=done)
     if as_json:
-        label = job.architecture.label
-        print_json({"architecture": label, "output": str(outcome.files[-1]), **outcome.to_dict()})
+        files = [str(file) for file in outcome.files]
+        print_json(
+            {
+                "architecture": job.architecture.label,
+                "output": files[-1],
+                "files": files,
+                **outcome.to_dict(),
+            }
+        )
         return
     print_report(outcome_report(outcome, heading=(heading,)))
     print_written(outcome.files)

@@ -87,6 +87,14 @@ def test_json_is_one_object(run, tiny):
     assert planned["plan"] == done["plan"]
 
 
+def test_json_names_every_file(run, tiny):
+    options = ("-o", "new.safetensors", "--max-shard-size", "4KB", "--json")
+    done = json.loads(run("transfer", *tiny, *options).stdout)
+    assert done["output"] == done["files"][-1] == "new.safetensors.index.json"
+    assert len(done["files"]) > 2
+    assert all(Path(file).is_file() for file in done["files"])
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_the_file_records_every_tensors_status(run, tiny, suffix):
     old, arch = tiny
