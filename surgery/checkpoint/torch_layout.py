@@ -26,16 +26,12 @@ from surgery.checkpoint.pickling import StoredTensor, Unpicklable, pickled
 from surgery.checkpoint.segments import Placed, Segment, literal, shared_residue
 from surgery.checkpoint.values import Values, is_tensor, segment_of, spec_of, tensor_problem
 from surgery.checkpoint.wording import shown
+from surgery.checkpoint.zipped import END, END64, END64_LOCATOR, ENTRY, LOCAL
 
 _TOP = "archive"
 _ALIGNMENT = 64
 _LARGE = 1 << 20
 
-_LOCAL = struct.Struct("<4s5H3L2H")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_END64_LOCATOR = struct.Struct("<4sLQL")
 _EXTRA = struct.Struct("<2H")
 # Room for both sizes in 64 bits, kept in every local header: the padding takes what is left.
 _ZIP64_LOCAL = _EXTRA.size + 16
@@ -58,9 +54,7 @@ def lay_out(draft: Draft) -> Layout:
     """The whole file. ``draft`` has no problems."""
     members = tuple(_members(draft))
     directory_at = members[-1].data.end
-    end = directory_at + sum(
-        _ENTRY.size + len(m.name) + len(_wide(m, header=True)) for m in members
-    )
+    end = directory_at + sum(ENTRY.size + len(m.name) + len(_wide(m, header=True)) for m in members)
     closing = _closing(len(members), directory_at, end - directory_at)
 
     def write(target: Target) -> None:
@@ -113,7 +107,7 @@ def _member(name: bytes, at: int, segment: Segment) -> _Member:
 
     A large range begins at the same place within a block as in its source, if that is aligned.
     """
-    first = at + _LOCAL.size + len(name) + _ZIP64_LOCAL + _EXTRA.size
+    first = at + LOCAL.size + len(name) + _ZIP64_LOCAL + _EXTRA.size
     aligned = first + -first % _ALIGNMENT
     shift = shared_residue([Placed(aligned, segment)], _ALIGNMENT) if segment.nbytes > _LARGE else 0
     return _Member(name, at, Placed(aligned + shift, segment))
@@ -165,10 +159,10 @@ def _local(member: _Member, crc: int) -> bytes:
     """The local header, up to the first byte of the data."""
     size = member.data.segment.nbytes
     wide = _wide(member, header=False)
-    padding = member.data.offset - member.header - _LOCAL.size - len(member.name) - len(wide)
+    padding = member.data.offset - member.header - LOCAL.size - len(member.name) - len(wide)
     extra = wide + _EXTRA.pack(_PADDING_EXTRA, padding - _EXTRA.size).ljust(padding, b"Z")
     narrow = min(size, _NARROW)
-    fixed = _LOCAL.pack(
+    fixed = LOCAL.pack(
         b"PK\x03\x04", _needs(wide), 0, 0, 0, _FIRST_OF_1980, crc, narrow, narrow,
         len(member.name), len(extra),
     )  # fmt: skip
@@ -179,7 +173,7 @@ def _entry(member: _Member, crc: int) -> bytes:
     """The member's line in the directory."""
     wide = _wide(member, header=True)
     size = min(member.data.segment.nbytes, _NARROW)
-    fixed = _ENTRY.pack(
+    fixed = ENTRY.pack(
         b"PK\x01\x02", _needs(wide), _needs(wide), 0, 0, 0, _FIRST_OF_1980, crc, size, size,
         len(member.name), len(wide), 0, 0, 0, 0, min(member.header, _NARROW),
     )  # fmt: skip
@@ -205,10 +199,10 @@ def _closing(count: int, at: int, nbytes: int) -> bytes:
     """The records at the end of the file, which say where the directory is."""
     wide = b""
     if count >= _NARROW_COUNT or max(at, nbytes) >= _NARROW:
-        wide = _END64.pack(
-            b"PK\x06\x06", _END64.size - 12, _VERSION64, _VERSION64, 0, 0, count, count, nbytes, at
-        ) + _END64_LOCATOR.pack(b"PK\x06\x07", 0, at + nbytes, 1)
+        wide = END64.pack(
+            b"PK\x06\x06", END64.size - 12, _VERSION64, _VERSION64, 0, 0, count, count, nbytes, at
+        ) + END64_LOCATOR.pack(b"PK\x06\x07", 0, at + nbytes, 1)
     narrow = min(count, _NARROW_COUNT)
-    return wide + _END.pack(
+    return wide + END.pack(
         b"PK\x05\x06", 0, 0, narrow, narrow, min(nbytes, _NARROW), min(at, _NARROW), 0
     )

@@ -15,11 +15,12 @@ from surgery.checkpoint.source import Reader
 from surgery.checkpoint.wording import shown
 from surgery.errors import CheckpointError
 
-_END = struct.Struct("<4s4H2LH")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
-_LOCAL = struct.Struct("<4s5H3L2H")
+#: The records of the archive: at its end, in its directory, and in front of each member.
+END = struct.Struct("<4s4H2LH")
+END64_LOCATOR = struct.Struct("<4sLQL")
+END64 = struct.Struct("<4sQ2H2L4Q")
+ENTRY = struct.Struct("<4s6H3L5H2L")
+LOCAL = struct.Struct("<4s5H3L2H")
 
 _LONGEST_COMMENT = 0xFFFF
 _IN_EXTRA = 0xFFFFFFFF
@@ -89,9 +90,9 @@ class Archive:
         )
 
     def _data_start(self, member: Member) -> int:
-        fields = _LOCAL.unpack(self._read(member.header, _LOCAL.size))
+        fields = LOCAL.unpack(self._read(member.header, LOCAL.size))
         signature, method, name_length, extra_length = fields[0], fields[3], fields[9], fields[10]
-        name_start = member.header + _LOCAL.size
+        name_start = member.header + LOCAL.size
         name = self._read(name_start, name_length).decode("utf-8", "backslashreplace")
         if (signature, name, method) != (b"PK\x03\x04", member.name, member.method):
             raise _damaged(
@@ -137,15 +138,15 @@ def _reaches(headers: Iterable[int]) -> dict[int, int]:
 def _find_directory(reader: Reader) -> tuple[int, int, int]:
     """Its start, its bytes, its number of entries."""
     size = reader.source.size
-    tail_start = max(0, size - _END.size - _LONGEST_COMMENT)
+    tail_start = max(0, size - END.size - _LONGEST_COMMENT)
     tail = reader.read(tail_start, size - tail_start)
     at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or at + _END.size > len(tail):
+    if at < 0 or at + END.size > len(tail):
         raise CheckpointError(
             f"{reader.source.label}: cut short: a zip file of {size:,} bytes without the "
             "directory that ends one; copy or download it again"
         )
-    _, disk, first_disk, _, count, length, start, _ = _END.unpack_from(tail, at)
+    _, disk, first_disk, _, count, length, start, _ = END.unpack_from(tail, at)
     end = tail_start + at
     if _IN_EXTRA in (length, start) or count == 0xFFFF:
         disk, first_disk, count, length, start, end = _find_directory64(reader, end)
@@ -153,19 +154,19 @@ def _find_directory(reader: Reader) -> tuple[int, int, int]:
         raise _damaged(reader, "it is one part of an archive in several files")
     if start + length > end:
         raise _damaged(reader, f"expected its directory at byte {start:,}, before byte {end:,}")
-    if count * _ENTRY.size > length:
+    if count * ENTRY.size > length:
         raise _damaged(reader, f"a directory of {length:,} bytes cannot list {count:,} members")
     return start, length, count
 
 
 def _find_directory64(reader: Reader, end: int) -> tuple[int, int, int, int, int, int]:
-    at = end - _END64_LOCATOR.size
+    at = end - END64_LOCATOR.size
     if at < 0:
         raise _damaged(reader, "its 64-bit directory is missing")
-    signature, _, record, _ = _END64_LOCATOR.unpack(reader.read(at, _END64_LOCATOR.size))
-    if signature != b"PK\x06\x07" or record + _END64.size > at:
+    signature, _, record, _ = END64_LOCATOR.unpack(reader.read(at, END64_LOCATOR.size))
+    if signature != b"PK\x06\x07" or record + END64.size > at:
         raise _damaged(reader, "its 64-bit directory is missing")
-    fields = _END64.unpack(reader.read(record, _END64.size))
+    fields = END64.unpack(reader.read(record, END64.size))
     if fields[0] != b"PK\x06\x06":
         raise _damaged(reader, "its 64-bit directory is missing")
     _, _, _, _, disk, first_disk, _, count, length, start = fields
@@ -174,17 +175,17 @@ def _find_directory64(reader: Reader, end: int) -> tuple[int, int, int, int, int
 
 def _entry(reader: Reader, data: bytes, at: int) -> tuple[Member, int]:
     """The entry at ``at``, and where the next one begins."""
-    if at + _ENTRY.size > len(data):
+    if at + ENTRY.size > len(data):
         raise _damaged(reader, "its directory ends early")
-    fields = _ENTRY.unpack_from(data, at)
+    fields = ENTRY.unpack_from(data, at)
     signature, flags, method = fields[0], fields[3], fields[4]
     crc, stored, size, name_length, extra_length, comment_length = fields[7:13]
     header = fields[16]
-    name_end = at + _ENTRY.size + name_length
+    name_end = at + ENTRY.size + name_length
     extra_end = name_end + extra_length
     if signature != b"PK\x01\x02" or extra_end + comment_length > len(data):
         raise _damaged(reader, f"its directory is wrong at entry byte {at:,}")
-    name = data[at + _ENTRY.size : name_end].decode("utf-8", "backslashreplace")
+    name = data[at + ENTRY.size : name_end].decode("utf-8", "backslashreplace")
     if _IN_EXTRA in (stored, size, header):
         size, stored, header = _wide(reader, data[name_end:extra_end], (size, stored, header))
     return Member(name, flags, method, stored, size, header, crc), extra_end + comment_length
