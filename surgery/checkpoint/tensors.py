@@ -1,4 +1,4 @@
-"""Places in files and tensors in memory, brought together. The only file here that makes tensors.
+"""Places in files and tensors in memory, brought together.
 
 Bytes are moved as integers of the same width: a copy as floats may quieten a NaN, and a copy as
 booleans makes 1 of every other byte.
