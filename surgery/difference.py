@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,14 +113,22 @@ def compare(first: Source, second: Source, *, progress: Progress = untold) -> Di
     comparable = [ours[name] for name in shared if ours[name] == theirs[name]]
     found = dict(_compared(first, second, comparable, progress))
     return Difference(
-        only_first=tuple(spec for name, spec in ours.items() if name not in theirs),
-        only_second=tuple(spec for name, spec in theirs.items() if name not in ours),
+        only_first=_missing(ours, theirs, second),
+        only_second=_missing(theirs, ours, first),
         respecified=tuple((ours[n], theirs[n]) for n in shared if ours[n] != theirs[n]),
         values=tuple(difference for difference in found.values() if difference),
         equal=tuple(name for name, difference in found.items() if not difference),
         incomparable=tuple(dict.fromkeys((*first.unreadable, *second.unreadable))),
         others=tuple(dict.fromkeys((*first.not_tensors, *second.not_tensors))),
     )
+
+
+def _missing(
+    specs: Mapping[str, TensorSpec], there: Mapping[str, TensorSpec], other: Source
+) -> tuple[TensorSpec, ...]:
+    """Those that the other side has not at all: one that it has and cannot read is not missing."""
+    unreadable = dict(other.unreadable)
+    return tuple(s for name, s in specs.items() if name not in there and name not in unreadable)
 
 
 def _compared(

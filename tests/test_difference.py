@@ -80,6 +80,12 @@ def test_what_cannot_be_read_cannot_agree():
     assert "cannot be compared" in str(found)
 
 
+def test_what_one_side_alone_can_read_is_not_missing_on_the_other():
+    found = difference({"a": torch.eye(2)}, {"a": torch.eye(2).to_sparse()})
+    assert found.incomparable == (("a", "a tensor of layout sparse_coo"),)
+    assert found.only_first == found.only_second == ()
+
+
 def test_entries_that_are_no_tensors_are_said_and_are_no_difference():
     found = difference({"a": torch.zeros(2), "epoch": 3}, {"a": torch.zeros(2)})
     assert not found
