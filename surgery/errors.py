@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 
@@ -150,11 +151,23 @@ class RenameError(LineError):
     """Lines of a rename file that cannot be read, or that match nothing."""
 
 
+#: Names that are compared letter by letter; the seconds grow with their number.
+_MOST_COMPARED = 5000
+
+
 def nearest(name: str, candidates: Iterable[str], count: int = 1) -> tuple[str, ...]:
-    """The candidates that look most like ``name``, best first; empty where none comes close."""
+    """The candidates that look most like ``name``, best first; empty where none comes close.
+
+    Of very many candidates, only those with the same last segment or about the same length.
+    """
     import difflib
 
-    return tuple(difflib.get_close_matches(name, dict.fromkeys(candidates), n=count, cutoff=0.5))
+    known = list(dict.fromkeys(candidates))
+    if len(known) > _MOST_COMPARED:
+        leaf = name.rpartition(".")[2]
+        alike = (c for c in known if c.rpartition(".")[2] == leaf or abs(len(c) - len(name)) < 2)
+        known = list(islice(alike, _MOST_COMPARED))
+    return tuple(difflib.get_close_matches(name, known, n=count, cutoff=0.5))
 
 
 def did_you_mean(name: str, candidates: Iterable[str], count: int = 1) -> str:

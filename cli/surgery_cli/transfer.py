@@ -170,8 +170,7 @@ def _write(
 ) -> None:
     from surgery.report import outcome_report
 
-    nbytes = sum(tensor.nbytes for tensor in job.target.spec.tensors)
-    with byte_progress(f"writing {out}", nbytes) as done:
+    with byte_progress(f"writing {out}", job.nbytes) as done:
         outcome = job.write(out, strict=strict, max_shard_bytes=max_shard_bytes, progress=done)
     if as_json:
         files = [str(file) for file in outcome.files]

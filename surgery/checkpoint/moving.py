@@ -185,6 +185,8 @@ class Target:
             try:
                 moved = self._ways[0](reader.fileno(), self._file, start, at, count)
             except OSError as error:
+                if error.errno == errno.EIO:
+                    _read_through(reader, start, count)  # raises where it is the source that fails
                 if error.errno not in _NOT_HERE:
                     raise
                 moved = 0
@@ -202,6 +204,11 @@ class Target:
 def _read(reader: Reader, segment: Copied) -> Iterator[bytearray]:
     for done in range(0, segment.nbytes, _GATHERED):
         yield reader.read(segment.start + done, min(_GATHERED, segment.nbytes - done))
+
+
+def _read_through(reader: Reader, start: int, count: int) -> None:
+    for done in range(0, count, _GATHERED):
+        reader.read(start + done, min(_GATHERED, count - done))
 
 
 _Way = Callable[[int, int, int, int, int], int]

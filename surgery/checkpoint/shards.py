@@ -23,6 +23,9 @@ from surgery.errors import CheckpointError, SurgeryError
 
 INDEX_SUFFIX = ".index.json"
 
+#: All are open and locked until the last is written.
+_MOST_SHARDS = 1000
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
@@ -61,11 +64,17 @@ def plan_shards(draft: Draft, path: Path, most: int) -> ShardSet | None:
     """Cut ``draft`` into files of at most ``most`` bytes of values; None where one file is enough.
 
     Tensors stay in their order, and a tensor larger than that has a file of its own. Names of
-    one tensor stay together. The first file holds the metadata and the versions of all.
+    one tensor stay together. The first file holds the metadata and the versions of all. Raises
+    CheckpointError for more files than a process may usually hold open.
     """
     parts = _parts(draft, most)
     if len(parts) < 2:
         return None
+    if len(parts) > _MOST_SHARDS:
+        raise CheckpointError(
+            f"{shown(path)}: {len(parts):,} shards of at most {most:,} bytes, and no more than "
+            f"{_MOST_SHARDS:,} are written; choose a larger size"
+        )
     names = _names(path, len(parts))
     first, *rest = parts
     first = replace(first, versions=draft.versions, metadata=draft.metadata)

@@ -49,7 +49,10 @@ def map_tensor(place: Place, reader: Reader) -> torch.Tensor:
     reader.check_range(start, nbytes)
     page = start - start % mmap.ALLOCATIONGRANULARITY
     length = start - page + nbytes
-    mapped = mmap.mmap(reader.fileno(), length, access=mmap.ACCESS_COPY, offset=page)
+    try:
+        mapped = mmap.mmap(reader.fileno(), length, access=mmap.ACCESS_COPY, offset=page)
+    except OSError:  # a file system without mappings, or too many of them
+        return read_tensor(place, reader)
     return _as_placed(memoryview(mapped)[start - page :], place)
 
 

@@ -26,6 +26,12 @@ class FileTransfer:
     target: Blueprint
     plan: TransferPlan
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values to be written; tied tensors once."""
+        repeated = {name for names in self.plan.ties for name in names[1:]}
+        return sum(s.target.nbytes for s in self.plan.steps if s.target.name not in repeated)
+
     def write(
         self,
         path: str | Path,

@@ -11,7 +11,7 @@ from surgery.checkpoint import moving
 from surgery.checkpoint.moving import Target, reserve
 from surgery.checkpoint.progress import untold
 from surgery.checkpoint.segments import Copied, Made, Placed, literal
-from surgery.checkpoint.source import Source
+from surgery.checkpoint.source import Reader, Source
 from surgery.errors import CheckpointError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="Linux calls")
@@ -141,6 +141,14 @@ def test_real_errors_are_not_swallowed(name, code, files, tmp_path, monkeypatch)
     with pytest.raises(OSError, match=os.strerror(code)) as caught:
         write(tmp_path / "out", plan(files))
     assert caught.value.errno == code
+
+
+def test_the_disk_that_fails_is_named(files, tmp_path, monkeypatch):
+    """The kernel copies between two files and does not say which of them it was."""
+    monkeypatch.setattr(os, "copy_file_range", failing(errno.EIO)(os.copy_file_range))
+    monkeypatch.setattr(Reader, "_fill", failing(errno.EIO)(Reader._fill))
+    with pytest.raises(CheckpointError, match="a: cannot be read: Input/output error"):
+        write(tmp_path / "out", plan(files))
 
 
 @pytest.mark.parametrize("ways", [0, 1, 2])

@@ -258,3 +258,12 @@ def test_concurrent_writers_leave_one_whole_result(most, tmp_path):
     (value,) = {float(t.unique()) for t in surgery.open_checkpoint(tmp_path).state_dict().values()}
     assert value in (15.0, 25.0)
     assert len(names(tmp_path)) == (5 if most else 1)
+
+
+def test_more_files_than_may_be_open_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_MOST_SHARDS", 3)
+    with pytest.raises(CheckpointError, match="4 shards of at most 4 bytes, and no more than 3"):
+        surgery.save(
+            {f"x{i}": torch.ones(1) for i in range(4)}, tmp_path / "m.safetensors", max_shard_size=4
+        )
+    assert names(tmp_path) == []
