@@ -296,6 +296,6 @@ def _stream_region(reader: Reader, at: int, ref: StorageRef) -> Region:
     if start + nbytes > reader.source.size:
         raise CheckpointError(
             f"{reader.source.label}: cut short: expected {start + nbytes:,} bytes, "
-            f"have {reader.source.size:,}"
+            f"have {reader.source.size:,}; copy or download it again"
         )
     return Region(reader.source, start, nbytes, nbytes)

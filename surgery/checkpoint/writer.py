@@ -151,7 +151,8 @@ def _counts(index: Path, parts: ShardSet) -> bool:
 
 
 def _remove(files: Iterable[Path]) -> None:
-    for file in files:
+    # A read-only file system refuses to remove even what does not exist.
+    for file in filter(os.path.lexists, files):
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
