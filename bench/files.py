@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from surgery.architectures import blueprint, find_architecture
-from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.values import Computed
 from surgery.checkpoint.writer import write
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.values import Computed
 from surgery.specs import TensorSpec
 
 _PIECE = 1 << 22

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint import Checkpoint, open_checkpoint
-from surgery.checkpoint.casting import Casts, refuse_broken
-from surgery.checkpoint.draft import Draft
 from surgery.checkpoint.progress import Progress, untold
-from surgery.checkpoint.shards import parse_size
 from surgery.checkpoint.wording import shown
 from surgery.checkpoint.writer import check_output, write
+from surgery.checkpoint.writing.casting import Casts, refuse_broken
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.shards import parse_size
 from surgery.errors import CheckpointError, SurgeryError, did_you_mean
 from surgery.record import read_record
 from surgery.specs import DTYPE_BITS, TensorSpec
 
 if TYPE_CHECKING:
+    import torch
+
     from surgery.record import Record
 
 #: What ``dtype`` may be: real floats that torch converts between.
@@ -128,20 +130,22 @@ def convert(
     path: str | os.PathLike[str],
     *,
     key: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     max_shard_size: int | str | None = None,
     strict: bool = False,
 ) -> ConversionOutcome:
     """Write the state dict in ``source`` to ``path``, whose suffix names the format.
 
-    ``dtype`` (``"bfloat16"``) is that of all real floating tensors from now on; integers and
-    complex numbers stay as they are. ``key`` chooses among several state dicts,
+    ``dtype`` (``"bfloat16"``, or torch's own) is that of all real floating tensors from now on;
+    integers and complex numbers stay as they are. ``key`` chooses among several state dicts,
     ``max_shard_size`` (bytes, or ``"5GB"``) cuts what is larger into shards. Raises
     CheckpointError, SurgeryError for an unknown dtype, and ValueRefused where ``strict`` and a
     cast breaks values.
     """
     most = None if max_shard_size is None else parse_size(max_shard_size)
     path = check_output(path, in_shards=most is not None)
+    if dtype is not None and not isinstance(dtype, str):
+        dtype = str(dtype).removeprefix("torch.")
     planned = plan_conversion(open_checkpoint(source, key=key), dtype=dtype)
     return planned.write(path, strict=strict, max_shard_bytes=most)
 
@@ -153,8 +157,8 @@ def plan_conversion(checkpoint: Checkpoint, *, dtype: str | None = None) -> Conv
     """
     if dtype is not None and dtype not in DTYPES:
         raise SurgeryError(
-            f"dtype {dtype!r} is not known{did_you_mean(dtype, DTYPES)}; "
-            f"expected one of {', '.join(DTYPES)}"
+            f"dtype {dtype!r} is not known; expected one of {', '.join(DTYPES)}"
+            f"{did_you_mean(dtype, DTYPES)}"
         )
     if checkpoint.unreadable:
         raise CheckpointError(

@@ -45,7 +45,8 @@ class _Drawn:
         yield _rich_table(self.table, kept)
         left_out = [c.title for at, c in enumerate(self.table.columns) if at not in kept]
         if left_out:
-            yield f"(too narrow for {', '.join(left_out)}; a pipe and --json have all)\n"
+            columns = ", ".join(f"'{title}'" for title in left_out)
+            yield f"(too narrow to show {columns}; a pipe and --json have all)\n"
 
 
 def _fitting(table: Table, width: int) -> list[int]:

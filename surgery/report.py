@@ -125,9 +125,10 @@ def outcome_report(outcome: TransferOutcome, *, heading: Sequence[str] = ()) -> 
 
 def _share(plan: TransferPlan, verb: str) -> str:
     loaded = len(plan.names("loaded")) + len(plan.names("adapted"))
+    fresh = len(plan.names("fresh"))
     return (
         f"{loaded:,} of {len(plan.steps):,} tensors and {plan.loaded_fraction:.2%} of the "
-        f"parameters {verb}; {len(plan.names('fresh')):,} stay fresh, "
+        f"parameters {verb}; {fresh:,} {'stays' if fresh == 1 else 'stay'} fresh, "
         f"{len(plan.unused) + len(plan.unread):,} of the source unused"
     )
 
@@ -467,7 +468,7 @@ def contents_report(contents: Contents, verification: Verification | None = None
             *_verification_tables(verification, alone),
             *(table for state in states for table in _state_dict_tables(state, alone)),
             _unlisted_table(states, alone),
-            _pairs_table("beside them", contents.others),
+            _pairs_table("beside them", ((key or ".", what) for key, what in contents.others)),
             _opaque_table(contents.opaque),
         ),
     )
@@ -537,6 +538,11 @@ def _verified_text(verification: Verification | None) -> Iterator[str]:
     read = f"verified {counted(verification.tensors, 'tensor')}, {bytes_text(verification.nbytes)}"
     special = f"{verification.nan:,} NaN and {verification.inf:,} Inf"
     yield f"{read}: {_checksums_text(verification)}; {special}"
+
+
+def checksums_note(verification: Verification) -> str:
+    """What the checksums of one file said; where there are none, that too."""
+    return f"{verification.path}: {_checksums_text(verification)}"
 
 
 def _checksums_text(verification: Verification) -> str:
@@ -681,15 +687,34 @@ def _specs_table(title: str, specs: Sequence[TensorSpec]) -> Table:
 
 
 def _respecified_table(difference: Difference, names: tuple[str, str]) -> Table:
-    rows = tuple(
-        (one.name, _spec_text(one), _spec_text(other)) for one, other in difference.respecified
-    )
-    columns = (Column("tensor"), Column(names[0]), Column(names[1]))
+    columns = (*_TENSORS[:2], Column(names[0]), Column(names[1]))
+    rows = tuple(_respecified_rows(difference.respecified))
     return Table("another shape or dtype", columns, rows, "odd")
 
 
-def _spec_text(spec: TensorSpec) -> str:
-    return f"{shapes_text([spec])} {spec.dtype}"
+def _respecified_rows(
+    pairs: Sequence[tuple[TensorSpec, TensorSpec]],
+) -> Iterator[tuple[str, ...]]:
+    """A tensor of another shape has its own row; where only dtypes differ, layers are folded."""
+    folded: dict[tuple[str, str], list[TensorSpec]] = {}
+    for one, other in pairs:
+        if one.shape == other.shape:
+            folded.setdefault((one.dtype, other.dtype), []).append(one)
+        else:
+            yield one.name, "1", _spec_text([one], one.dtype), _spec_text([other], other.dtype)
+    for dtypes, specs in folded.items():
+        by_name = {spec.name: spec for spec in specs}
+        for layers in collapse(by_name):
+            alike = [by_name[name] for name in layers.names]
+            yield (
+                layers.pattern,
+                f"{len(alike):,}",
+                *(_spec_text(alike, dtype) for dtype in dtypes),
+            )
+
+
+def _spec_text(specs: Sequence[TensorSpec], dtype: str) -> str:
+    return f"{shapes_text(specs)} {dtype}"
 
 
 def _values_table(difference: Difference) -> Table:

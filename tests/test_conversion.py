@@ -239,3 +239,11 @@ def test_no_torch_where_nothing_is_computed(tmp_path):
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     assert same(open_checkpoint(tmp_path / "c.pt").state_dict(), open_checkpoint(path).state_dict())
+
+
+def test_torchs_own_dtype_is_taken_as_well(tmp_path):
+    torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
+    surgery.convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype=torch.bfloat16)
+    assert open_checkpoint(tmp_path / "b.pt").tensor("w").dtype is torch.bfloat16
+    with pytest.raises(SurgeryError, match="dtype 'int8' is not known"):
+        surgery.convert(tmp_path / "a.pt", tmp_path / "c.pt", dtype=torch.int8)

@@ -48,7 +48,7 @@ def convert(
     Names, ties and metadata come along; what no state dict holds (an optimizer, an epoch) is
     left out, and said. The output appears whole or not at all.
     """
-    refuse_outputs(out, max_shard_bytes, force)
+    refuse_outputs(out, max_shard_bytes, force, other="OUT")
     with progress(f"reading {file}"):
         from surgery.checkpoint import open_checkpoint
         from surgery.conversion import plan_conversion

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from surgery_cli.console import byte_progress, print_json, print_report
+from surgery_cli.console import byte_progress, print_json, print_note, print_report
 from surgery_cli.options import key_option, open_files, output_options
 
 if TYPE_CHECKING:
@@ -43,12 +43,15 @@ def diff(
     """
     from surgery.checkpoint import refuse_damage
     from surgery.difference import compare
-    from surgery.report import difference_report
+    from surgery.report import checksums_note, difference_report
 
     first, second = open_files((a, b), key)
     if verify:
         with byte_progress(f"verifying {a} and {b}", _nbytes(first) + _nbytes(second)) as done:
-            refuse_damage(*(file.verify(values=False, progress=done) for file in (first, second)))
+            verified = [file.verify(values=False, progress=done) for file in (first, second)]
+        refuse_damage(*verified)
+        for each in verified:
+            print_note(checksums_note(each))
     with byte_progress(f"comparing {a} and {b}", _nbytes(first)) as done:
         difference = compare(first, second, progress=done)
     if as_json:

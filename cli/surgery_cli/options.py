@@ -145,7 +145,7 @@ def shard_option(command: Command) -> Command:
 def _parse_size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None
-    from surgery.checkpoint.shards import parse_size
+    from surgery.checkpoint.writing.shards import parse_size
 
     try:
         return parse_size(value)
@@ -153,20 +153,22 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
         raise click.BadParameter(error.message, context, option) from error
 
 
-def refuse_outputs(path: Path, max_shard_bytes: int | None, force: bool) -> None:
+def refuse_outputs(
+    path: Path, max_shard_bytes: int | None, force: bool, *, other: str = "-o"
+) -> None:
     """An output that no format has, or that is there already, is refused before any work."""
     from surgery.checkpoint.writer import check_output, existing_outputs
 
     in_shards = max_shard_bytes is not None
     check_output(path, in_shards=in_shards)
     for found in existing_outputs(path, in_shards=in_shards)[:1]:
-        refuse_existing(found, force)
+        refuse_existing(found, force, other=other)
 
 
 def refuse_existing(path: Path, force: bool, *, other: str = "-o") -> None:
     """An output that is there already is refused before any work, unless ``--force``.
 
-    ``other`` is the option that names another file.
+    ``other`` is the option or argument that names another file.
     """
     if path.exists() and not force:
-        raise SurgeryError(f"{path} exists already; --force replaces it, {other} names another")
+        raise SurgeryError(f"{path} exists already; --force replaces it; or choose another {other}")

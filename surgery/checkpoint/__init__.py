@@ -1,17 +1,12 @@
 """The only place that opens weight files. Reading one never runs anything that it holds.
 
-``index`` opens (:func:`open_checkpoint`, :func:`read_contents`). Below it, one format a file:
-``safetensors``, ``pytorch`` (``zipped`` and the pickle machine of ``pickled``, ``opcodes``,
-``constructors``, ``inert``), ``sharded``. All of them give a ``Holding`` whose tensors are
-``Place`` s in a ``Source``; ``tensors`` reads those, ``filling`` puts them into live tensors.
+``index`` opens (:func:`open_checkpoint`, :func:`read_contents`): ``kinds`` tells the format,
+``safetensors``, ``pytorch`` (``zipped``, ``pickles``) and ``sharded`` read one each, ``finding``
+and ``modules`` find the state dicts. All give a ``Holding`` whose tensors are ``Place`` s in
+a ``Source``. ``tensors`` reads those, ``filling`` puts them into live tensors, ``verification`` and
+``pairs`` go through them a piece at a time (``pieces``, ``numbers``, ``views``).
 
-``writer`` writes (:func:`save`). It takes a ``Draft``, names and what their values are made from;
-``safetensors_layout`` and ``torch_layout`` (with ``pickling``) make ``segments`` of it, ranges of
-other files' bytes and bytes to be made; ``moving`` moves those, in the kernel where it can, into
-a file of ``atomic``. ``shards`` cuts a draft into several.
-
-``verification`` reads every byte, a piece at a time (``pieces``, ``numbers``, ``views``), and
-``pairs`` compares two places.
+``writer`` writes (:func:`save`), with ``writing``.
 
 Reading is what most commands need: what writes and what verifies is imported when it is asked
 for.

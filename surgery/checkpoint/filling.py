@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from surgery.checkpoint.casting import cast
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import OneAtATime, Reader
 from surgery.checkpoint.tensors import flat_pieces, memory, read_tensor
-from surgery.checkpoint.values import Values, is_plain, spec_of
+from surgery.checkpoint.writing.casting import cast
+from surgery.checkpoint.writing.values import Values, is_plain, spec_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def fill(target: torch.Tensor, values: Values, sources: OneAtATime) -> int:
     """Write ``values`` over those of ``target``, which has their shape, in its own dtype.
 
-    Returns how many elements the cast broke (see :func:`surgery.checkpoint.casting.cast`).
+    Returns how many elements the cast broke (see :func:`surgery.checkpoint.writing.casting.cast`).
     Beside ``target`` itself, no more is held in memory than a piece at a time, unless one of the
     two is not contiguous.
     """

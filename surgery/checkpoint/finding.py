@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Any
 
 from surgery.checkpoint.holding import StateDict
-from surgery.checkpoint.inert import (
+from surgery.checkpoint.modules import Unfolding, is_module, module_entries
+from surgery.checkpoint.pickles.inert import (
     Global,
     Opaque,
     Ordered,
@@ -18,7 +19,6 @@ from surgery.checkpoint.inert import (
     TensorRef,
     Unreadable,
 )
-from surgery.checkpoint.modules import Unfolding, is_module, module_entries
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.regions import Region
 from surgery.checkpoint.wording import count, shown

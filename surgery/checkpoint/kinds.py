@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from surgery.checkpoint.finding import summary
-from surgery.checkpoint.pickled import Machine
+from surgery.checkpoint.pickles.machine import Machine
 from surgery.checkpoint.pytorch import MAGIC, file_cursor
 from surgery.checkpoint.source import Reader
 from surgery.errors import CheckpointError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from surgery.checkpoint.inert import Malformed, Opaque
+from surgery.checkpoint.pickles.inert import Malformed, Opaque
 
 # A file can name one module as both children of another, over and over: forty such lines would
 # unfold into 2 ** 40 names, and one module that holds itself into names without end. Networks

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.finding import is_optimizer, place_of, summary
-from surgery.checkpoint.inert import TensorRef
 from surgery.checkpoint.kinds import recognise
+from surgery.checkpoint.pickles.inert import TensorRef
 from surgery.checkpoint.pytorch import Pickled, unpickle_stream, unpickle_zip
 from surgery.checkpoint.source import Reader, Source
 from surgery.checkpoint.tensors import read_tensor

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.checkpoint.constructors import storage_dtype
-from surgery.checkpoint.cursor import Cursor
 from surgery.checkpoint.finding import Locate, find_state_dicts, others, settle
 from surgery.checkpoint.holding import Holding
-from surgery.checkpoint.inert import Global, Malformed, Opaque, StorageRef
-from surgery.checkpoint.pickled import Machine
+from surgery.checkpoint.pickles.constructors import storage_dtype
+from surgery.checkpoint.pickles.cursor import Cursor
+from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, StorageRef
+from surgery.checkpoint.pickles.machine import Machine
 from surgery.checkpoint.pieces import pieces, read_region
 from surgery.checkpoint.regions import Region
 from surgery.checkpoint.source import Reader
@@ -296,6 +296,6 @@ def _stream_region(reader: Reader, at: int, ref: StorageRef) -> Region:
     if start + nbytes > reader.source.size:
         raise CheckpointError(
             f"{reader.source.label}: cut short: expected {start + nbytes:,} bytes, "
-            f"have {reader.source.size:,}"
+            f"have {reader.source.size:,}; copy or download it again"
         )
     return Region(reader.source, start, nbytes, nbytes)

@@ -78,6 +78,8 @@ _BITS = {
 }
 
 
+_AGAIN = "copy or download it again"
+
 _Json = TypeVar("_Json", list[Any], dict[str, Any])
 
 
@@ -133,7 +135,7 @@ def _header_length(reader: Reader) -> int:
     if length > LARGEST_HEADER:
         raise _Fault(f"its length of {length:,} bytes is over the limit of {LARGEST_HEADER:,}")
     if 8 + length > size:
-        raise _Fault(f"cut short: expected {8 + length:,} bytes, have {size:,}")
+        raise _Fault(f"cut short: expected {8 + length:,} bytes, have {size:,}; {_AGAIN}")
     return length
 
 
@@ -234,7 +236,7 @@ def _check_layout(spans: Mapping[str, tuple[int, int]], available: int) -> None:
             raise _Fault(f"{start - end:,} unused bytes before tensor {shown(name)}")
         end = stop
     if end > available:
-        raise _Fault(f"cut short: expected {end:,} bytes of values, have {available:,}")
+        raise _Fault(f"cut short: expected {end:,} bytes of values, have {available:,}; {_AGAIN}")
     if end < available:
         raise _Fault(f"{available - end:,} bytes after the last tensor")
 

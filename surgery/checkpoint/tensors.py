@@ -14,8 +14,8 @@ from surgery.checkpoint.numbers import byteswapped
 from surgery.checkpoint.pieces import PIECE, Piece, pieces, read_region
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import Reader
-from surgery.checkpoint.values import Computed, Values, in_order, is_plain
 from surgery.checkpoint.views import is_dense
+from surgery.checkpoint.writing.values import Computed, Values, in_order, is_plain
 
 if TYPE_CHECKING:
     import torch

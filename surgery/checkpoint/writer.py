@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from surgery.checkpoint import safetensors_layout, shards, torch_layout
-from surgery.checkpoint.atomic import lock, replacing, writable
-from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.layout import Layout
-from surgery.checkpoint.moving import Target, reserve
 from surgery.checkpoint.progress import Progress, untold
-from surgery.checkpoint.shards import ShardSet, parse_size
-from surgery.checkpoint.values import tensor_problem
 from surgery.checkpoint.wording import shown
+from surgery.checkpoint.writing import safetensors_layout, shards, torch_layout
+from surgery.checkpoint.writing.atomic import lock, replacing, writable
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.layout import Layout
+from surgery.checkpoint.writing.moving import Target, reserve
+from surgery.checkpoint.writing.shards import ShardSet, parse_size
+from surgery.checkpoint.writing.values import tensor_problem
 from surgery.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def save(
     state dict. ``max_shard_size`` (bytes, or ``"5GB"``) cuts what is larger into several
     ``.safetensors`` files; what is returned is then the path of their index.
 
-    The file is complete or not there: see :func:`surgery.checkpoint.atomic.replacing`. It may
-    be the one that the tensors were read from. Raises CheckpointError, naming every entry that
-    cannot be written.
+    The file is complete or not there: see :func:`surgery.checkpoint.writing.atomic.replacing`.
+    It may be the one that the tensors were read from. Raises CheckpointError, naming every entry
+    that cannot be written.
     """
     most = None if max_shard_size is None else parse_size(max_shard_size)
     draft = _gather(model_or_state_dict, Path(path), metadata or {})
@@ -157,7 +157,8 @@ def _counts(index: Path, parts: ShardSet) -> bool:
 
 
 def _remove(files: Iterable[Path]) -> None:
-    for file in files:
+    # A read-only file system refuses to remove even what does not exist.
+    for file in filter(os.path.lexists, files):
         try:
             file.unlink(missing_ok=True)
         except OSError as error:

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.checkpoint.atomic import replacing
+from surgery.checkpoint.writing.atomic import replacing
 from surgery.errors import TrainingError
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint.casting import Casts, cast, refuse_broken, widened
-from surgery.checkpoint.draft import Draft
 from surgery.checkpoint.pairs import bytes_that_agree, run_alike
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.progress import Progress, untold
 from surgery.checkpoint.source import OneAtATime
-from surgery.checkpoint.values import Values, is_plain, is_tensor, spec_of
 from surgery.checkpoint.writer import write
+from surgery.checkpoint.writing.casting import Casts, cast, refuse_broken, widened
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.values import Values, is_plain, is_tensor, spec_of
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused, ValueRefused
 from surgery.specs import TensorSpec
 from surgery.transfers.plan import Load, TransferPlan, shape_text

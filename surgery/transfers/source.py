@@ -54,7 +54,7 @@ class Tensors:
     def __init__(self, entries: Mapping[str, object]) -> None:
         from torch import Tensor
 
-        from surgery.checkpoint.values import tensor_problem
+        from surgery.checkpoint.writing.values import tensor_problem
 
         tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
         problems = {name: tensor_problem(value) for name, value in tensors.items()}

@@ -1136,7 +1136,7 @@ def test_row18_large_bombs_within_a_limit_of_memory(run: Run) -> None:
 
 def test_row18_numbers_chosen_to_collide_are_no_keys(run: Run) -> None:
     """Multiples of 2 ** 61 - 1 have one hash: as keys, each is compared with all before it."""
-    from surgery.checkpoint.constructors import as_key
+    from surgery.checkpoint.pickles.constructors import as_key
 
     chosen = [at * (2**61 - 1) for at in range(1, 2000)]
     pairs = [(at, 3.0) for at in chosen]

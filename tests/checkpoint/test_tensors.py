@@ -9,7 +9,7 @@ from every_dtype import every_dtype, same
 import surgery
 from surgery.checkpoint import open_checkpoint, save
 from surgery.checkpoint.tensors import flat_pieces
-from surgery.checkpoint.values import is_plain
+from surgery.checkpoint.writing.values import is_plain
 
 
 def large():

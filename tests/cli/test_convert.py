@@ -72,7 +72,12 @@ def test_what_is_left_out_is_said(run, tmp_path):
     [
         pytest.param(["new.onnx"], 2, "no format has the suffix .onnx", id="suffix"),
         pytest.param(["no/new.pt"], 2, "no folder ", id="folder"),
-        pytest.param(["mine.pt"], 2, "mine.pt exists already; --force", id="exists"),
+        pytest.param(
+            ["mine.pt"],
+            2,
+            "mine.pt exists already; --force replaces it; or choose another OUT",
+            id="exists",
+        ),
         pytest.param(["new.pt", "--dtype", "half"], 2, "dtype 'half' is not known", id="dtype"),
         pytest.param(["new.pt", "--dtype", "flaot16"], 2, "did you mean float16?", id="nearest"),
         pytest.param(["new.pt", "--key", "ema"], 2, "no state dict has the key ema", id="key"),

@@ -103,3 +103,45 @@ class TestVerify:
         torch.save({"w": torch.full((9,), 1.5)}, tmp_path / "flat.pt")
         assert run("two.pt", "flat.pt", "--key", "model", "--verify").exit_code == 0
         assert run("two.pt", "flat.pt", "--key", "ema", "--verify").exit_code == 1
+
+
+def test_dtypes_are_folded_by_layer_and_shapes_are_not(run, tmp_path):
+    one = {f"blocks.{i}.w": torch.ones(3) for i in range(9)} | {"fc.w": torch.ones(5)}
+    other = {f"blocks.{i}.w": torch.ones(3).half() for i in range(9)} | {"fc.w": torch.ones(6)}
+    torch.save(one, tmp_path / "a.pt")
+    torch.save(other, tmp_path / "b.pt")
+    rows = [line.split() for line in run("a.pt", "b.pt").stdout.splitlines()]
+    assert rows[3] == ["tensor", "count", "a.pt", "b.pt"]
+    assert rows[4:] == [
+        ["fc.w", "1", "(5)", "float32", "(6)", "float32"],
+        ["blocks.{0..8}.w", "9", "(3)", "float32", "(3)", "float16"],
+    ]
+
+
+def test_verify_says_where_there_was_nothing_to_verify(run, tmp_path):
+    surgery.save({"w": torch.ones(3)}, tmp_path / "a.pt")
+    surgery.save({"w": torch.ones(3)}, tmp_path / "b.safetensors")
+    result = run("a.pt", "b.safetensors", "--verify")
+    assert result.stderr.splitlines() == [
+        "a.pt: every checksum agrees",
+        "b.safetensors: the file records no checksums, so damage would not show",
+    ]
+    assert run("a.pt", "a.pt").stderr == ""
+    assert json.loads(run("a.pt", "a.pt", "--verify", "--json").stdout)["same"] is True
+
+
+def test_a_narrow_terminal_names_the_columns_it_has_no_room_for(run, tmp_path):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from surgery.difference import compare
+    from surgery.report import difference_report
+
+    for name, value in (("a.pt", 1.0), ("b.pt", 2.0)):
+        torch.save({"a.long.name.of.a.tensor": torch.full((3,), value)}, tmp_path / name)
+    difference = compare(*(surgery.open_checkpoint(tmp_path / name) for name in ("a.pt", "b.pt")))
+    drawn = Console(file=StringIO(), width=50)
+    drawn.print(difference_report(difference))
+    text = " ".join(drawn.file.getvalue().split())
+    assert "(too narrow to show 'of'; a pipe and --json have all)" in text

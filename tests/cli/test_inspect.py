@@ -183,3 +183,10 @@ class TestVerify:
         result = run("net.safetensors", "--verify")
         assert result.exit_code == 2
         assert "cut short" in result.stderr
+
+
+def test_what_a_file_holds_instead_of_a_state_dict_is_told(run, tmp_path):
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
+    result = run("list.pt")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].split() == [".", "list", "of", "1"]

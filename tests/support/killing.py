@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from surgery.architectures import find_architecture
-from surgery.checkpoint import moving, open_checkpoint
+from surgery.checkpoint import open_checkpoint
+from surgery.checkpoint.writing import moving
 from surgery.conversion import convert
 from surgery.transfers.tofile import plan_file_transfer
 

@@ -401,3 +401,9 @@ def test_prefixes_of_several_segments_are_found_on_either_side(depth):
     for source, target, verb in ((plain, nested, "added"), (nested, plain, "dropped")):
         plan = plan_transfer(source, target)
         assert {step.reason for step in plan.steps} == {f"prefix {prefix}. {verb}"}
+
+
+def test_one_tensor_stays_fresh():
+    target = [TensorSpec("a", (9,), "float32"), TensorSpec("b", (1,), "float32")]
+    text = str(plan_transfer({"a": torch.ones(9)}, target))
+    assert "loaded; 1 stays fresh, 0 of the source unused" in text

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from surgery.checkpoint.places import Place, contiguous_strides
-from surgery.checkpoint.segments import Copied, Made, Segment
+from surgery.checkpoint.writing.segments import Copied, Made, Segment
 from surgery.specs import TensorSpec
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from surgery.checkpoint.values import Values, spec_of
+from surgery.checkpoint.writing.values import Values, spec_of
 from surgery.specs import TensorSpec
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from surgery.checkpoint.places import Place, contiguous_strides
 from surgery.checkpoint.regions import Region
-from surgery.checkpoint.segments import Copied, Made
 from surgery.checkpoint.source import Source
-from surgery.checkpoint.values import is_plain, segment_of, spec_of, tensor_problem
+from surgery.checkpoint.writing.segments import Copied, Made
+from surgery.checkpoint.writing.values import is_plain, segment_of, spec_of, tensor_problem
 
 
 @pytest.fixture

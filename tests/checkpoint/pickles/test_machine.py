@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgery.checkpoint.cursor import Cursor
-from surgery.checkpoint.inert import Global, Opaque, Ordered
-from surgery.checkpoint.pickled import Machine
+from surgery.checkpoint.pickles.cursor import Cursor
+from surgery.checkpoint.pickles.inert import Global, Opaque, Ordered
+from surgery.checkpoint.pickles.machine import Machine
 from surgery.errors import CheckpointError
 
 

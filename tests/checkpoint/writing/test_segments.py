@@ -6,8 +6,15 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.checkpoint.segments import BLOCK, Copied, Placed, literal, merged, shared_residue
 from surgery.checkpoint.source import Source
+from surgery.checkpoint.writing.segments import (
+    BLOCK,
+    Copied,
+    Placed,
+    literal,
+    merged,
+    shared_residue,
+)
 
 FILES = [Source(Path(name), 10_000, (1, 1, 1)) for name in "ab"]
 

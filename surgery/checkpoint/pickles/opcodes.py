@@ -12,11 +12,11 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint.constructors import as_key, fill
-from surgery.checkpoint.inert import Malformed, Opaque, Ordered
+from surgery.checkpoint.pickles.constructors import as_key, fill
+from surgery.checkpoint.pickles.inert import Malformed, Opaque, Ordered
 
 if TYPE_CHECKING:
-    from surgery.checkpoint.pickled import Machine
+    from surgery.checkpoint.pickles.machine import Machine
 
 Operation = Callable[["Machine"], None]
 NumberOperation = Callable[["Machine", Any], None]

@@ -9,9 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import torch
 
-from surgery.checkpoint import atomic
-from surgery.checkpoint.atomic import replacing
+from surgery.checkpoint import save
+from surgery.checkpoint.writing import atomic
+from surgery.checkpoint.writing.atomic import replacing
 from surgery.errors import CheckpointError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX modes and locks")
@@ -112,7 +114,7 @@ def test_what_cannot_be_a_file_is_refused(name, old, tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from surgery.checkpoint.atomic import replacing
+from surgery.checkpoint.writing.atomic import replacing
 with replacing(Path(sys.argv[1])) as draft:
     draft.write_text("theirs")
     print("ready", flush=True)
@@ -189,7 +191,7 @@ def open_folder():
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from surgery.checkpoint.atomic import replacing
+from surgery.checkpoint.writing.atomic import replacing
 from surgery.errors import CheckpointError
 os.setgid(65534); os.setuid(65534)
 try:
@@ -239,3 +241,22 @@ def test_a_folder_that_cannot_be_flushed(old, monkeypatch):
     with pytest.raises(CheckpointError, match="Input/output error"):
         write(old, "newer")
     assert Path(old).read_text() == "newer"
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_read_only_file_system_is_told_by_the_file_to_be_written(size, tmp_path, monkeypatch):
+    """Such a system refuses to remove even what is not there, and that must not be what is told."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    state = {"a": torch.ones(2), "b": torch.ones(2)}
+    with monkeypatch.context() as read_only:
+        read_only.setattr(atomic, "_create", refuse)
+        read_only.setattr(os, "unlink", refuse)
+        read_only.setattr(Path, "unlink", refuse)
+        with pytest.raises(
+            CheckpointError, match=r"x\.safetensors.*: cannot be written: Read-only"
+        ):
+            save(state, tmp_path / "x.safetensors", max_shard_size=size)
+    assert names(tmp_path) == []

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from surgery.checkpoint import open_checkpoint, save
-from surgery.checkpoint.casting import Casts, cast, refuse_broken, widened
 from surgery.checkpoint.tensors import flat_pieces
+from surgery.checkpoint.writing.casting import Casts, cast, refuse_broken, widened
 from surgery.errors import ValueRefused
 
 FLOATS = [

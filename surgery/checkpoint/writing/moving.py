@@ -10,8 +10,8 @@ from contextlib import suppress
 from types import TracebackType
 
 from surgery.checkpoint.progress import Progress, untold
-from surgery.checkpoint.segments import Bytes, Copied, Placed, Segment, merged
 from surgery.checkpoint.source import OneAtATime, Reader
+from surgery.checkpoint.writing.segments import Bytes, Copied, Placed, Segment, merged
 
 #: Bytes handed to the kernel at once: Ctrl-C and progress wait no longer than these take.
 _STRIDE = 1 << 26

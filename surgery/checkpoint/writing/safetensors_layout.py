@@ -10,9 +10,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.layout import Layout
-from surgery.checkpoint.moving import Target
 from surgery.checkpoint.safetensors import (
     ALIASES_KEY,
     DTYPES,
@@ -20,9 +17,12 @@ from surgery.checkpoint.safetensors import (
     VERSIONS_KEY,
     possible_aliases,
 )
-from surgery.checkpoint.segments import BLOCK, Placed, literal, shared_residue
-from surgery.checkpoint.values import segment_of
 from surgery.checkpoint.wording import shown
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.layout import Layout
+from surgery.checkpoint.writing.moving import Target
+from surgery.checkpoint.writing.segments import BLOCK, Placed, literal, shared_residue
+from surgery.checkpoint.writing.values import segment_of
 from surgery.specs import DTYPE_BITS, TensorSpec
 
 #: What safetensors calls torch's dtypes.

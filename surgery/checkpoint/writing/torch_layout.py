@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.layout import Layout
-from surgery.checkpoint.moving import Target
-from surgery.checkpoint.pickling import StoredTensor, Unpicklable, pickled
-from surgery.checkpoint.segments import Placed, Segment, literal, shared_residue
-from surgery.checkpoint.values import Values, is_tensor, segment_of, spec_of, tensor_problem
+from surgery.checkpoint.pickles.pickler import StoredTensor, Unpicklable, pickled
 from surgery.checkpoint.wording import shown
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.layout import Layout
+from surgery.checkpoint.writing.moving import Target
+from surgery.checkpoint.writing.segments import Placed, Segment, literal, shared_residue
+from surgery.checkpoint.writing.values import Values, is_tensor, segment_of, spec_of, tensor_problem
 from surgery.checkpoint.zipped import END, END64, END64_LOCATOR, ENTRY, LOCAL
 
 _TOP = "archive"

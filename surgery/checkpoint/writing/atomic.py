@@ -50,7 +50,7 @@ def replacing(
             f"{shown(path)}: cannot be written: {error.strerror or error}"
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        _discard(draft)
         if handle is not None:
             os.close(handle)
 
@@ -78,6 +78,16 @@ def writable(path: Path) -> Path:
 def _draft_prefix(name: str) -> str:
     """Of the name's bytes as many as leave room for the rest: most systems take 255."""
     return f".{os.fsdecode(os.fsencode(name)[:100])}."
+
+
+def _discard(draft: Path) -> None:
+    """Remove the draft if it is still there; no failure may hide the one that came before it.
+
+    A read-only file system refuses to remove even what does not exist. What stays is swept by
+    whoever writes here next.
+    """
+    with suppress(OSError):
+        draft.unlink()
 
 
 def _create(draft: Path) -> int:

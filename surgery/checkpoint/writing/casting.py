@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.tensors import flat_pieces
-from surgery.checkpoint.values import Computed, Values, spec_of
+from surgery.checkpoint.writing.values import Computed, Values, spec_of
 from surgery.errors import ValueRefused
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 import surgery
-from surgery.checkpoint import shards, writer
-from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.shards import parse_size
+from surgery.checkpoint import writer
+from surgery.checkpoint.writing import shards
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.shards import parse_size
 from surgery.errors import CheckpointError, SurgeryError
 from surgery.record import read_record
 from surgery.transfers.tofile import plan_file_transfer

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from surgery.checkpoint.inert import (
+from surgery.checkpoint.pickles.inert import (
     QUANTISED_BITS,
     Global,
     Opaque,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from surgery.checkpoint.moving import Target
+from surgery.checkpoint.writing.moving import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ import torch
 from every_dtype import every_dtype, same
 from torch.utils.serialization import config
 
-from surgery.checkpoint import open_checkpoint, save, torch_layout
-from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.moving import Target
-from surgery.checkpoint.segments import Copied, Made
+from surgery.checkpoint import open_checkpoint, save
 from surgery.checkpoint.source import Source
-from surgery.checkpoint.torch_layout import lay_out
-from surgery.checkpoint.values import Computed
+from surgery.checkpoint.writing import torch_layout
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.moving import Target
+from surgery.checkpoint.writing.segments import Copied, Made
+from surgery.checkpoint.writing.torch_layout import lay_out
+from surgery.checkpoint.writing.values import Computed
 from surgery.conversion import convert
 
 

@@ -11,7 +11,7 @@ import torch
 import surgery
 from surgery.conversion import convert
 
-SCRIPT = Path(__file__).parents[1] / "support" / "killing.py"
+SCRIPT = Path(__file__).parents[2] / "support" / "killing.py"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 

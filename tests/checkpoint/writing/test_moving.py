@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from surgery.checkpoint import moving
-from surgery.checkpoint.moving import Target, reserve
 from surgery.checkpoint.progress import untold
-from surgery.checkpoint.segments import Copied, Made, Placed, literal
 from surgery.checkpoint.source import Reader, Source
+from surgery.checkpoint.writing import moving
+from surgery.checkpoint.writing.moving import Target, reserve
+from surgery.checkpoint.writing.segments import Copied, Made, Placed, literal
 from surgery.errors import CheckpointError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="Linux calls")

@@ -16,9 +16,9 @@ from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
-from surgery.checkpoint.draft import Draft
-from surgery.checkpoint.values import Values
 from surgery.checkpoint.wording import shown
+from surgery.checkpoint.writing.draft import Draft
+from surgery.checkpoint.writing.values import Values
 from surgery.errors import CheckpointError, SurgeryError
 
 INDEX_SUFFIX = ".index.json"

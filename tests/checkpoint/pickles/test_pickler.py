@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.checkpoint.pickling import StoredTensor, Unpicklable, pickled
+from surgery.checkpoint.pickles.pickler import StoredTensor, Unpicklable, pickled
 from surgery.checkpoint.writer import save
 
 PLAIN = st.recursive(

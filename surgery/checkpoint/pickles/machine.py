@@ -1,6 +1,6 @@
 """A pickle machine that imports nothing and runs nothing.
 
-Reads protocols 0 to 5 into inert values (:mod:`surgery.checkpoint.inert`): plain Python
+Reads protocols 0 to 5 into inert values (:mod:`surgery.checkpoint.pickles.inert`): plain Python
 containers and scalars, placeholders for everything else. There is no recursion, the memo is a
 dictionary, and every length is checked against what remains of the file.
 """
@@ -11,10 +11,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from surgery.checkpoint.constructors import CONSTRUCTORS, global_name, is_known
-from surgery.checkpoint.cursor import Cursor
-from surgery.checkpoint.inert import Global, Malformed, Opaque, Ordered
-from surgery.checkpoint.opcodes import NUMBERED, OTHERS, PLAIN
+from surgery.checkpoint.pickles.constructors import CONSTRUCTORS, global_name, is_known
+from surgery.checkpoint.pickles.cursor import Cursor
+from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, Ordered
+from surgery.checkpoint.pickles.opcodes import NUMBERED, OTHERS, PLAIN
 
 _STOP = ord(".")
 
