@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint import Checkpoint, open_checkpoint
 from surgery.checkpoint.progress import Progress, untold
-from surgery.checkpoint.wording import shown
+from surgery.checkpoint.wording import first_of, shown
 from surgery.checkpoint.writer import check_output, write
 from surgery.checkpoint.writing.casting import Casts, refuse_broken
 from surgery.checkpoint.writing.draft import Draft
@@ -164,7 +164,7 @@ def plan_conversion(checkpoint: Checkpoint, *, dtype: str | None = None) -> Conv
         raise CheckpointError(
             f"{shown(checkpoint.path)}: {len(checkpoint.unreadable)} tensors cannot be read and "
             "would be lost",
-            [f"{shown(name)}: {reason}" for name, reason in checkpoint.unreadable[:20]],
+            first_of([f"{shown(name)}: {reason}" for name, reason in checkpoint.unreadable]),
         )
     specs = tuple(_converted(spec, dtype) for spec in checkpoint.specs)
     return Conversion(checkpoint, specs, _left_out(checkpoint))

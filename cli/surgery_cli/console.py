@@ -52,6 +52,14 @@ def print_note(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
+def note_shard(path: Path) -> None:
+    """Say so where a file that was named is one shard of a set: most tensors are elsewhere."""
+    from surgery.checkpoint.index import index_beside
+
+    if path.is_file() and (index := index_beside(path)):
+        print_note(f"note: {path} is one shard of a set; {index} has all of it")
+
+
 def print_written(files: Sequence[Path]) -> None:
     """Which files a command wrote, and how large they are; of shards, their index and the sum."""
     nbytes = sum(file.stat().st_size for file in files)
@@ -131,7 +139,7 @@ def byte_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     from surgery.report import printable
 
@@ -139,7 +147,6 @@ def byte_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
-        TransferSpeedColumn(),
         console=Console(stderr=True),
         transient=True,
     )

@@ -8,6 +8,7 @@ import click
 
 from surgery_cli.console import (
     byte_progress,
+    note_shard,
     print_json,
     print_report,
     print_written,
@@ -48,6 +49,7 @@ def convert(
     Names, ties and metadata come along; what no state dict holds (an optimizer, an epoch) is
     left out, and said. The output appears whole or not at all.
     """
+    note_shard(file)
     refuse_outputs(out, max_shard_bytes, force, other="OUT")
     with progress(f"reading {file}"):
         from surgery.checkpoint import open_checkpoint

@@ -131,6 +131,10 @@ def open_files(paths: Sequence[Path], key: str | None) -> list[Checkpoint]:
     return opened
 
 
+#: A number without a unit is bytes, and whoever types a small one means something else.
+_SMALLEST_BARE_SIZE = 1_000_000
+
+
 def shard_option(command: Command) -> Command:
     """``--max-shard-size``, where weights are written."""
     return click.option(
@@ -147,6 +151,8 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
         return None
     from surgery.checkpoint.writing.shards import parse_size
 
+    if value.strip().isdigit() and int(value) < _SMALLEST_BARE_SIZE:
+        raise click.BadParameter(f"{value} bytes; add a unit, as in {value}GB", context, option)
     try:
         return parse_size(value)
     except SurgeryError as error:

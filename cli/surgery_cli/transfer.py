@@ -9,6 +9,7 @@ import click
 
 from surgery_cli.console import (
     byte_progress,
+    note_shard,
     print_json,
     print_report,
     print_written,
@@ -112,6 +113,7 @@ def transfer(
     """
     if out is not None and not dry_run:
         refuse_outputs(out, max_shard_bytes, force)
+    note_shard(old)
     source, map_read = _read(old, key, renames)
     with progress(f"building {new_arch}"):
         from surgery.architectures import find_architecture

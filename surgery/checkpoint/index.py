@@ -20,7 +20,7 @@ from surgery.checkpoint.pytorch import read_stream, read_zip
 from surgery.checkpoint.safetensors import read_safetensors
 from surgery.checkpoint.sharded import read_index
 from surgery.checkpoint.source import OneAtATime, Reader, Source
-from surgery.checkpoint.wording import count, shown
+from surgery.checkpoint.wording import count, first_of, shown
 from surgery.errors import CheckpointError, did_you_mean
 from surgery.specs import TensorSpec
 
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from surgery.checkpoint.verification import Verification
 
 #: What a folder is searched for.
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pth.tar", ".pt.tar")
 _INDEX_SUFFIX = ".index.json"
-#: State dicts that an error names.
-_MOST_CANDIDATES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +263,7 @@ def _only_checkpoint(folder: Path) -> Path:
     shards = {part for index in indexes for part in files if _is_shard(part, index)}
     found = [
         *indexes,
-        *(file for file in files if file.suffix.lower() in SUFFIXES and file not in shards),
+        *(file for file in files if file.name.lower().endswith(SUFFIXES) and file not in shards),
     ]
     if len(found) > 1:
         # A trainer's folder has its optimizer, its arguments and its random state beside the model.
@@ -281,6 +279,12 @@ def _only_checkpoint(folder: Path) -> Path:
         f"{shown(folder)}: a folder with {count(len(found), 'checkpoint')}; name one of them",
         [shown(file.name) for file in found],
     )
+
+
+def index_beside(path: Path) -> Path | None:
+    """The index in whose set the file is one shard, by their names; None where there is none."""
+    indexes = path.parent.glob(f"*{_INDEX_SUFFIX}")
+    return next((index for index in sorted(indexes) if _is_shard(path, index)), None)
 
 
 def _is_shard(file: Path, index: Path) -> bool:
@@ -310,7 +314,7 @@ def _choose(path: Path, holding: Holding, key: str | None) -> StateDict:
         )
     raise CheckpointError(
         f"{shown(path)}: holds no state dict",
-        [f"{shown(name)}: {text}" if name else text for name, text in holding.others[:20]],
+        first_of([f"{shown(name)}: {text}" if name else text for name, text in holding.others]),
     )
 
 
@@ -333,13 +337,11 @@ def _with_key(path: Path, holding: Holding, key: str) -> StateDict:
 
 
 def _candidates(states: Sequence[StateDict]) -> list[str]:
-    more = len(states) - _MOST_CANDIDATES
-    return [
-        *(
+    return first_of(
+        [
             f"{TOP if state.key is None else shown(state.key)}: "
             f"{count(len(state.places) + len(state.unreadable), 'tensor')}"
             f"{' (the file itself)' if state.key is None else ''}"
-            for state in states[:_MOST_CANDIDATES]
-        ),
-        *([f"and {more:,} more"] if more > 0 else []),
-    ]
+            for state in states
+        ]
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def shown(text: object) -> str:
@@ -27,3 +27,9 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
 def count(number: int, noun: str) -> str:
     """``'1 tensor'``, ``'1,204 tensors'``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def first_of(lines: Sequence[str], limit: int = 20) -> list[str]:
+    """The first lines of a detail, and how many more there are."""
+    more = len(lines) - limit
+    return [*lines[:limit], *([f"and {more:,} more"] if more > 0 else [])]

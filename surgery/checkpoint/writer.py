@@ -71,6 +71,13 @@ def check_output(path: str | os.PathLike[str], *, in_shards: bool = False) -> Pa
     if in_shards and suffix != _SAFETENSORS_SUFFIX:
         raise CheckpointError(f"{shown(path)}: only {_SAFETENSORS_SUFFIX} is written in shards")
     writable(path)
+    index = path.with_name(path.name + shards.INDEX_SUFFIX)
+    if not in_shards and index.exists():
+        # Whoever opens the folder would find two, and nobody asked for the set to be removed.
+        raise CheckpointError(
+            f"{shown(path)}: {shown(index.name)} beside it is a set of that name",
+            ("write in shards (--max-shard-size) to replace it, or choose another name",),
+        )
     return path
 
 

@@ -269,6 +269,9 @@ def test_folders(tmp_path: Path, fixtures: Path, refusal: Callable[..., str]) ->
     assert "a folder without a checkpoint" in refusal(folder)
     shutil.copy(fixtures / "zip.pt", folder / "zip.pt")
     assert open_checkpoint(folder).path == folder / "zip.pt"
+    (folder / "zip.pt").rename(folder / "last.pth.tar")
+    assert open_checkpoint(folder).path == folder / "last.pth.tar"
+    (folder / "last.pth.tar").rename(folder / "zip.pt")
     shutil.copy(fixtures / "zip.pt", folder / "last.ckpt")
     message = refusal(folder)
     assert "a folder with 2 checkpoints; name one of them\n  last.ckpt\n  zip.pt" in message

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +56,10 @@ def test_shards(run, old, tmp_path):
     assert again.exit_code == 2
     assert "new.safetensors.index.json exists already; --force replaces it" in again.stderr
     assert run("new.safetensors.index.json", "one.pt").exit_code == 0
+    part = run("new-00001-of-00002.safetensors", "part.pt")
+    assert part.exit_code == 0
+    assert "note: new-00001-of-00002.safetensors is one shard of a set; new.saf" in part.stderr
+    Path("part.pt").unlink()
     assert run(old, "new.safetensors", "--max-shard-size", "1MB", "--force").exit_code == 0
     assert files(tmp_path) == ["new.safetensors", "old.pt", "one.pt"]
 
@@ -83,6 +88,9 @@ def test_what_is_left_out_is_said(run, tmp_path):
         pytest.param(["new.pt", "--key", "ema"], 2, "no state dict has the key ema", id="key"),
         pytest.param(
             ["new.pt", "--dtype", "float16", "--strict"], 1, "casts break 1 values", id="strict"
+        ),
+        pytest.param(
+            ["new.safetensors", "--max-shard-size", "10"], 2, "add a unit, as in 10GB", id="unit"
         ),
         pytest.param(["new.pt", "--max-shard-size", "1GB"], 2, "only .safetensors is", id="shards"),
         pytest.param(

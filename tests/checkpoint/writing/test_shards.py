@@ -237,6 +237,15 @@ def test_existing_files_are_found_before_any_work(tmp_path):
     assert shards.existing(tmp_path / "n.safetensors") == ()
 
 
+def test_one_file_does_not_go_beside_a_set_of_its_name(tmp_path):
+    path = tmp_path / "m.safetensors"
+    surgery.save(state(), path, max_shard_size=4000)
+    before = names(tmp_path)
+    with pytest.raises(CheckpointError, match=r"m\.safetensors\.index\.json beside it is a set"):
+        surgery.save(state(), path)
+    assert names(tmp_path) == before
+
+
 WRITE = """
 import sys
 import torch
