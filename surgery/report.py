@@ -536,13 +536,17 @@ def _verified_text(verification: Verification | None) -> Iterator[str]:
     if verification is None:
         return
     read = f"verified {counted(verification.tensors, 'tensor')}, {bytes_text(verification.nbytes)}"
+    yield f"{read}: {_checked_text(verification)}"
+
+
+def verified_note(verification: Verification) -> str:
+    """What reading all of one file told."""
+    return f"{verification.path}: {_checked_text(verification)}"
+
+
+def _checked_text(verification: Verification) -> str:
     special = f"{verification.nan:,} NaN and {verification.inf:,} Inf"
-    yield f"{read}: {_checksums_text(verification)}; {special}"
-
-
-def checksums_note(verification: Verification) -> str:
-    """What the checksums of one file said; where there are none, that too."""
-    return f"{verification.path}: {_checksums_text(verification)}"
+    return f"{_checksums_text(verification)}; {special}"
 
 
 def _checksums_text(verification: Verification) -> str:

@@ -29,7 +29,7 @@ Examples:
 @click.option(
     "--verify",
     is_flag=True,
-    help="First compare the bytes of both with the checksums that they record.",
+    help="First read every byte of both: compare checksums where recorded, count NaN and Inf.",
 )
 @key_option
 @output_options
@@ -43,19 +43,21 @@ def diff(
     """
     from surgery.checkpoint import refuse_damage
     from surgery.difference import compare
-    from surgery.report import checksums_note, difference_report
+    from surgery.report import difference_report, verified_note
 
     first, second = open_files((a, b), key)
+    verified = []
     if verify:
         with byte_progress(f"verifying {a} and {b}", _nbytes(first) + _nbytes(second)) as done:
-            verified = [file.verify(values=False, progress=done) for file in (first, second)]
+            verified = [file.verify(progress=done) for file in (first, second)]
         refuse_damage(*verified)
         for each in verified:
-            print_note(checksums_note(each))
+            print_note(verified_note(each))
     with byte_progress(f"comparing {a} and {b}", _nbytes(first)) as done:
         difference = compare(first, second, progress=done)
     if as_json:
-        print_json({"same": not difference, **difference.to_dict()})
+        said = {"verification": [each.to_dict() for each in verified]} if verified else {}
+        print_json({"same": not difference, **difference.to_dict(), **said})
     else:
         print_report(difference_report(difference, names=(str(a), str(b))))
     context.exit(DIFFERENT if difference else 0)

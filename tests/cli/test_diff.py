@@ -120,12 +120,15 @@ def test_dtypes_are_folded_by_layer_and_shapes_are_not(run, tmp_path):
 
 def test_verify_says_where_there_was_nothing_to_verify(run, tmp_path):
     surgery.save({"w": torch.ones(3)}, tmp_path / "a.pt")
-    surgery.save({"w": torch.ones(3)}, tmp_path / "b.safetensors")
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    surgery.save({"w": odd}, tmp_path / "b.safetensors")
     result = run("a.pt", "b.safetensors", "--verify")
     assert result.stderr.splitlines() == [
-        "a.pt: every checksum agrees",
-        "b.safetensors: the file records no checksums, so damage would not show",
+        "a.pt: every checksum agrees; 0 NaN and 0 Inf",
+        "b.safetensors: the file records no checksums, so damage would not show; 1 NaN and 2 Inf",
     ]
+    told = json.loads(run("a.pt", "b.safetensors", "--verify", "--json").stdout)["verification"]
+    assert [each["nan"] for each in told] == [0, 1]
     assert run("a.pt", "a.pt").stderr == ""
     assert json.loads(run("a.pt", "a.pt", "--verify", "--json").stdout)["same"] is True
 
