@@ -13,9 +13,6 @@ from dataclasses import dataclass
 
 _DIGITS = re.compile(r"(\d+)")
 _LONGEST_NUMBER = 18
-# Layers nest a few numbers deep; a stranger's name may have thousands.
-_MOST_NUMBERS = 16
-
 # No network nests so deep; a stranger's name may hold thousands of numbers.
 _MOST_NUMBERS = 32
 

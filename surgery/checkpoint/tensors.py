@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.numbers import byteswapped
-from surgery.checkpoint.pieces import PIECE, Piece, pieces, read_region
+from surgery.checkpoint.pieces import Piece, pieces, read_region
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import Reader
 from surgery.checkpoint.views import is_dense
@@ -20,6 +20,10 @@ from surgery.checkpoint.writing.values import Computed, Values, in_order, is_pla
 if TYPE_CHECKING:
     import torch
 
+#: Elements up to which torch computes in the calling thread (``at::internal::GRAIN_SIZE``). Beyond
+#: it threads meet at the end of every operation, and where another process has a core, each of
+#: these meetings takes longer than the work.
+_SERIAL = 1 << 15
 #: Bytes that come from another device at a time.
 _CARRIED = 1 << 24
 #: Bytes below which a tensor is not worth a mapping; a process may have 65,530 of those on Linux.
@@ -83,13 +87,15 @@ def _pieces_of_place(place: Place, reader: Reader) -> Iterator[torch.Tensor]:
     start, nbytes = place.offset * place.itemsize, place.numel * place.itemsize
     for data in pieces(place.region, reader, start, nbytes):
         count = len(data) // place.itemsize
-        yield _as_placed(data, Place(place.region, place.dtype, (count,), (1,)))
+        flat = _as_placed(data, Place(place.region, place.dtype, (count,), (1,)))
+        for done in range(0, count, _SERIAL):
+            yield flat[done : done + _SERIAL]
 
 
 def _pieces_of_tensor(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """A tensor that is not contiguous is copied whole, others piece by piece from their device."""
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    per_piece = max(1, (PIECE if flat.device.type == "cpu" else _CARRIED) // flat.element_size())
+    per_piece = _SERIAL if flat.device.type == "cpu" else max(1, _CARRIED // flat.element_size())
     for done in range(0, flat.numel(), per_piece):
         yield flat[done : done + per_piece].cpu()
 

@@ -56,12 +56,22 @@ def cast(value: torch.Tensor, dtype: str) -> tuple[torch.Tensor, int]:
     result = value.to(getattr(torch, dtype))
     if not value.is_floating_point() and not value.is_complex():
         return result, int((result.to(value.dtype) != value).sum())
+    if _holds_all(result.dtype, value.dtype):
+        return result, 0
     gone = ~_is_finite(result)
     if dtype == "float8_e8m0fnu":  # it has no sign
         gone |= widened(value).real < 0
     if not gone.any():
         return result, 0
     return result, int((gone & _is_finite(value)).sum())
+
+
+def _holds_all(target: torch.dtype, source: torch.dtype) -> bool:
+    """Whether every finite value of ``source`` is finite in ``target``, by their ranges."""
+    import torch
+
+    signed = target != torch.float8_e8m0fnu
+    return signed and torch.finfo(target).max >= torch.finfo(source).max
 
 
 def _is_finite(value: torch.Tensor) -> torch.Tensor:

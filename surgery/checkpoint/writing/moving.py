@@ -146,7 +146,7 @@ class Target:
         if self._gathered_at + len(self._gathered) != offset:
             self._flush()
             self._gathered_at = offset
-        if data.nbytes < _SMALL:
+        if data.nbytes < _GATHERED:
             self._gathered += data
             if len(self._gathered) >= _GATHERED:
                 self._flush()
@@ -172,7 +172,7 @@ class Target:
         Linux writes pages out when it hears that they are not needed (mm/fadvise.c), and keeps
         those that it is still writing.
         """
-        if count >= _SMALL and hasattr(os, "posix_fadvise"):
+        if count >= _GATHERED and hasattr(os, "posix_fadvise"):
             with suppress(OSError):  # advice, which a file system may not take
                 os.posix_fadvise(self._file, at, count, os.POSIX_FADV_DONTNEED)
         self._progress(count)

@@ -102,3 +102,12 @@ def test_a_tensor_in_memory_is_cast_too():
     (result,) = flat_pieces(made)
     assert result.tolist() == [math.inf, 2.0, 1.0, 3.0]
     assert casts.broken == {"x": 1}
+
+
+def test_pieces_are_small_enough_for_one_thread(tmp_path):
+    """Torch splits longer ones over threads, which wait for each other after every operation."""
+    path = save({"x": torch.zeros(100_000, dtype=torch.float16)}, tmp_path / "a.pt")
+    for values in (open_checkpoint(path).place("x"), torch.zeros(100_000)):
+        parts = [part.numel() for part in flat_pieces(values)]
+        assert sum(parts) == 100_000
+        assert max(parts) <= 32_768
