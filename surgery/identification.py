@@ -8,10 +8,12 @@ apart from the body, since another number of classes, or none, is still the same
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 from surgery.signatures import Outline
@@ -153,7 +155,7 @@ def identify(
 
     ``unknown`` is handed on. The result does not depend on the order of either side.
     """
-    file = _File.of(specs)
+    file = _File.of(specs, set().union(*(outline.tensors for outline in outlines)))
     scores = [score for outline in outlines if (score := _score(file, outline)) is not None]
     nearest = _nearest(scores, most)
     return Identification(
@@ -168,28 +170,38 @@ def identify(
 class _File:
     """The floating tensors by unwrapped name, and what stands below which prefix.
 
-    ``nested`` gives the prefixes below which a name of that shape is found, ``below`` the
-    elements under a path, the path's own tensor among them.
+    ``nested`` gives the prefixes below which a known name of that shape is found. ``names`` are
+    in order, ``sums`` the elements of all before each of them, and of all at the end.
     """
 
     shapes: Mapping[str, Shape]
     nested: Mapping[tuple[str, Shape], Sequence[str]]
-    below: Mapping[str, int]
+    names: Sequence[str]
+    sums: Sequence[int]
 
     @classmethod
-    def of(cls, specs: Iterable[TensorSpec]) -> _File:
+    def of(cls, specs: Iterable[TensorSpec], known: Set[str]) -> _File:
+        """``known`` are the names that matter: a stranger's may nest in thousands of ways."""
         floating = {spec.name: spec.shape for spec in specs if spec.is_floating}
         clean = unwrap_names(floating)
         shapes = {clean[name]: shape for name, shape in floating.items()}
         nested: dict[tuple[str, Shape], list[str]] = defaultdict(list)
-        below: Counter[str] = Counter()
         for name, shape in shapes.items():
-            elements = math.prod(shape)
             for prefix, suffix in _splits(name):
-                nested[suffix, shape].append(prefix)
-                below[prefix.removesuffix(".")] += elements
-            below[name] += elements
-        return cls(shapes, nested, below)
+                if suffix in known:
+                    nested[suffix, shape].append(prefix)
+        names = sorted(shapes)
+        sums = accumulate((math.prod(shapes[name]) for name in names), initial=0)
+        return cls(shapes, nested, names, tuple(sums))
+
+    def elements(self, path: str) -> int:
+        """Of the tensor at ``path``, and of all below it."""
+        return self._between(path, f"{path}\0") + self._between(f"{path}.", f"{path}/")
+
+    def _between(self, first: str, end: str) -> int:
+        """``/`` follows the dot in the order of characters, and nothing comes before NUL."""
+        at, stop = bisect_left(self.names, first), bisect_left(self.names, end)
+        return self.sums[stop] - self.sums[at]
 
 
 def _splits(name: str) -> list[tuple[str, str]]:
@@ -235,13 +247,13 @@ def _score(file: _File, outline: Outline) -> _Score | None:
     if not any(found.values()):
         return None
     prefix = min(found, key=lambda prefix: (-found[prefix], len(prefix), prefix))
-    heads = sum(file.below.get(prefix + path, 0) for path in outline.heads)
+    heads = sum(file.elements(prefix + path) for path in outline.heads)
     return _Score(
         outline,
         prefix,
         found[prefix],
         sum(math.prod(shape) for _, shape in _body(outline)),
-        file.below[""] - heads,
+        file.sums[-1] - heads,
         _head(file, outline, prefix),
     )
 
@@ -254,7 +266,7 @@ def _head(file: _File, outline: Outline, prefix: str) -> str:
     expected = {n: s for n, s in outline.tensors.items() if _is_below(n, outline.heads)}
     if not expected:
         return "none"
-    if not any(file.below.get(prefix + path) for path in outline.heads):
+    if not any(file.elements(prefix + path) for path in outline.heads):
         return "missing"
     same = all(file.shapes.get(prefix + name) == shape for name, shape in expected.items())
     return "same" if same else "other"

@@ -251,6 +251,8 @@ def _told(label: str) -> dict[str, Any]:
         return {"architecture": label, "outline": to_columns([outline(label)])}
     except ArchitectureError as error:
         return {"architecture": label, "problem": error.message}
+    except Exception as error:  # one that cannot be looked at shall not hide all the others
+        return {"architecture": label, "problem": f"{type(error).__name__}: {error}"}
 
 
 def outline(label: str) -> Outline:

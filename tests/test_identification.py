@@ -309,3 +309,14 @@ def test_most(outlines):
 
 def test_outlines_go_through_columns(outlines):
     assert from_columns(to_columns(outlines)) == outlines
+
+
+def test_elements_below_a_path_are_its_own_alone(outlines):
+    names = ["head.fc.weight", "head.fc", "head.fc2.weight", "head.fc-x", "head/fc", "a", "z"]
+    known = Outline("timm:a", {"a": (2,), "z": (3,), "head.fc.weight": (5,)}, ("head.fc",))
+    specs = [TensorSpec(name, (10 ** (i + 1),), "float32") for i, name in enumerate(names)]
+    specs[-2:] = [TensorSpec("a", (2,), "float32"), TensorSpec("z", (3,), "float32")]
+    (best,) = identify(specs, [known]).candidates
+    assert (best.matched, best.body) == (5, 5)
+    assert best.present == 5 + 10**3 + 10**4 + 10**5
+    assert [tensor.name for tensor in best.differing] == ["head.fc2.weight", "head.fc-x", "head/fc"]
