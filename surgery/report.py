@@ -756,8 +756,8 @@ def identification_report(found: Identification, *, heading: Sequence[str] = ())
     columns = (
         Column("architecture"),
         Column("share", number=True),
-        Column("of it", number=True),
-        Column("of the file", number=True),
+        Column("of architecture", number=True),
+        Column("of file", number=True),
         Column("head"),
         Column("what differs"),
     )
