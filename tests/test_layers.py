@@ -20,8 +20,8 @@ LAYERS = [
     {"describe", "record", "deferred", "signatures"},
     {"patterns"},
     {"checkpoint"},
-    {"heads", "transfers", "tuning", "architectures", "difference", "conversion"},
-    {"optim", "training"},
+    {"heads", "transfers", "tuning", "architectures", "difference", "conversion", "identification"},
+    {"optim", "training", "survey"},
     {"report", "drawing"},
     {"surgery_cli"},
 ]
@@ -37,6 +37,7 @@ ALLOWED = {
     ("tuning", "report"),
     ("difference", "report"),
     ("conversion", "report"),
+    ("identification", "report"),
     ("training", "report"),
 }
 
@@ -95,6 +96,7 @@ def test_every_allowance_is_used():
         "import surgery.checkpoint, surgery.tuning, surgery.heads, surgery.transfers",
         "import surgery.patterns, surgery.report, surgery.architectures, surgery.difference",
         "import surgery.training",
+        "import surgery.identification, surgery.survey",
         "import surgery_cli.main",
         "from surgery_cli.main import surgery; surgery(['--version'], standalone_mode=False)",
         "from surgery_cli.main import surgery\ntry: surgery(['transfer', '--help'])\n"

@@ -153,3 +153,23 @@ def byte_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
     with bar:
         task = bar.add_task(printable(text), total=total)
         yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
+def count_progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr that hears how many are done, and of how many; nothing where it is no
+    terminal.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    from surgery.report import printable
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, Remaining(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(text), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

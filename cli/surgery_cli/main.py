@@ -15,6 +15,7 @@ from surgery_cli.console import abandon_stdout, print_error, print_error_json
 from surgery_cli.convert import convert
 from surgery_cli.diff import diff
 from surgery_cli.groups import groups
+from surgery_cli.identify import identify_command
 from surgery_cli.inspect import inspect
 from surgery_cli.schedule import schedule
 from surgery_cli.signals import Ended, ending_signals_raise
@@ -117,7 +118,17 @@ def surgery() -> None:
     """
 
 
-for command in (transfer, groups, schedule, convert, inspect, diff, archs, completion):
+for command in (
+    transfer,
+    groups,
+    schedule,
+    convert,
+    inspect,
+    identify_command,
+    diff,
+    archs,
+    completion,
+):
     surgery.add_command(command)
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What is remembered of architectures, so that naming or describing one need not import torch.
 
-``signature`` is what there is to know of a model without its values; ``code`` tells which
+``signature`` is what there is to know of a model without its values, ``outline`` its names and
+shapes alone, by which a file is identified; ``code`` tells which
 installed code it came from; ``entries`` keeps values in the user's cache folder, and gives back
 only what is whole; ``memory`` puts the three together (:func:`open_memory`).
 
@@ -8,6 +9,15 @@ Nothing here is ever needed: what is not remembered is built again, which takes 
 """
 
 from surgery.signatures.memory import Memory, arguments_key, open_memory
+from surgery.signatures.outline import Outline, from_columns, to_columns
 from surgery.signatures.signature import Signature
 
-__all__ = ["Memory", "Signature", "arguments_key", "open_memory"]
+__all__ = [
+    "Memory",
+    "Outline",
+    "Signature",
+    "arguments_key",
+    "from_columns",
+    "open_memory",
+    "to_columns",
+]

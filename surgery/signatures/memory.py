@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.signatures.code import about_to_import, trusted_code
+from surgery.signatures.code import Code, about_to_import, installed_code, trusted_code
 from surgery.signatures.entries import Entries
 
 #: Names the folder; platformdirs' own for this user where it is not set.
@@ -19,9 +19,13 @@ FOLDER_VARIABLE = "SURGERY_CACHE_DIR"
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Values by key, for the code that is installed now. Without entries it remembers nothing."""
+    """Values by key, for the code that is installed now. Without entries it remembers nothing.
+
+    ``fresh`` says that a process of its own tells what is kept, and not this one.
+    """
 
     entries: Entries | None
+    fresh: bool = False
 
     @property
     def works(self) -> bool:
@@ -34,7 +38,7 @@ class Memory:
 
     def keep(self, value: Any, *key: Any) -> None:
         """Remember ``value`` (JSON), if the code that told it is still the installed one."""
-        if self.entries and trusted_code() == self.entries.code:
+        if self.entries and _code(self.fresh) == self.entries.code:
             self.entries.write(_key_text(key), value)
 
     def forget(self, *key: Any) -> None:
@@ -48,11 +52,19 @@ class Memory:
             about_to_import(self.entries.code)
 
 
-def open_memory() -> Memory:
-    """The user's memory. Opening it creates nothing and reads nothing."""
-    code = trusted_code()
+def open_memory(*, fresh: bool = False) -> Memory:
+    """The user's memory. Opening it creates nothing and reads nothing.
+
+    ``fresh``: what is asked of it is told by a process of its own, so that it does not matter
+    what this one has imported.
+    """
+    code = _code(fresh)
     folder = _folder() if code else None
-    return Memory(Entries(folder, code) if code and folder else None)
+    return Memory(Entries(folder, code) if code and folder else None, fresh)
+
+
+def _code(fresh: bool) -> Code | None:
+    return installed_code() if fresh else trusted_code()
 
 
 def arguments_key(arguments: Mapping[str, Any]) -> list[Any] | None:

@@ -1,0 +1,69 @@
+"""``surgery identify``: which known architecture a file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from surgery_cli.console import count_progress, print_json, print_note, print_report
+from surgery_cli.options import key_option, open_files, output_options
+
+NOTHING_FITS = 1
+
+_ONCE = (
+    "building {total:,} architectures once, without values: this takes minutes; what is done is "
+    "remembered, also after Ctrl-C"
+)
+
+
+@click.command(
+    "identify",
+    epilog="""\b
+Examples:
+  surgery identify stranger.pt
+  surgery identify run.pth.tar --key state_dict_ema
+  surgery transfer stranger.pt $(surgery identify stranger.pt --json |
+    jq -r '.candidates[0].architectures[0]')
+""",
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="How many candidates to show.",
+)
+@key_option
+@output_options
+@click.pass_context
+def identify_command(
+    context: click.Context, file: Path, most: int, key: str | None, as_json: bool
+) -> None:
+    """Tell which architecture of timm or torchvision FILE's names and shapes are.
+
+    Wrappers, prefixes and another head are looked through. The first time every architecture is
+    built once, without values, which takes minutes; Ctrl-C is safe, and the next run goes on from
+    there. Exits 1 where nothing fits.
+    """
+    from surgery.identification import identify
+    from surgery.report import identification_report
+    from surgery.survey import survey
+
+    (checkpoint,) = open_files((file,), key)
+    with count_progress("looking at every known architecture") as show:
+
+        def progress(done: int, total: int) -> None:
+            if not done:
+                print_note(_ONCE.format(total=total))
+            show(done, total)
+
+        known = survey(progress=progress)
+    found = identify(checkpoint.specs, known.outlines, most=most, unknown=known.failed)
+    if as_json:
+        print_json({"path": str(file), **found.to_dict()})
+    else:
+        print_report(identification_report(found, heading=(f"{file} ({checkpoint.format})",)))
+    context.exit(0 if found.fits else NOTHING_FITS)
