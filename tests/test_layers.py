@@ -21,7 +21,7 @@ LAYERS = [
     {"patterns"},
     {"checkpoint"},
     {"heads", "transfers", "tuning", "architectures", "difference", "conversion"},
-    {"optim", "training"},
+    {"optim", "training", "proof"},
     {"report", "drawing"},
     {"surgery_cli"},
 ]
@@ -38,6 +38,7 @@ ALLOWED = {
     ("difference", "report"),
     ("conversion", "report"),
     ("training", "report"),
+    ("proof", "report"),
 }
 
 
