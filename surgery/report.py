@@ -241,9 +241,8 @@ def proof_lines(proof: Proof) -> tuple[str, ...]:
         if move.acts_as
     ]
     settings = [
-        f"{setting.place}: {setting.name} is {setting.source} in the source, {setting.target} "
-        "in the target"
-        for setting in proof.settings
+        f"{places}: {name} is {source} in the source, {target} in the target"
+        for places, name, source, target in _settings_rows(proof)
     ]
     first = [f"the first difference: {proof.first}"] if proof.first else []
     return (_trials_text(proof), *_firsts(swaps, 8), *first, *_firsts(settings, 8))
@@ -259,12 +258,15 @@ def _trials_text(proof: Proof) -> str:
         point.source if point.source == point.target else f"{point.source} = {point.target}"
         for point in proof.random.points
     )
-    return (
+    text = (
         f"{points or 'nothing'} compared in float64 on {proof.shown}: relative difference "
         f"{proof.random.largest:.1e} with random values in every mapped tensor, "
-        f"{proof.own.largest:.1e} with the checkpoint's own; moved alone, "
-        f"{len(proof.moved):,} of {counted(len(proof.movements), 'tensor')} move both alike"
+        f"{proof.own.largest:.1e} with the checkpoint's own"
     )
+    if proof.networks_differ:
+        return text
+    moved, total = len(proof.moved), counted(len(proof.movements), "tensor")
+    return f"{text}; moved alone, {moved:,} of {total} move both alike"
 
 
 def _against_table(proof: Proof) -> Table:
@@ -276,7 +278,7 @@ def _against_table(proof: Proof) -> Table:
     )
     rows = tuple(
         (move.source, ", ".join(move.targets), f"{move.difference:.1e}", _acts_text(move))
-        for move in proof.against[:40]
+        for move in (() if proof.networks_differ else proof.against[:40])
     )
     return Table("tensors that speak against it", columns, rows, "odd")
 
@@ -287,15 +289,17 @@ def _acts_text(move: Movement) -> str:
 
 def _settings_table(proof: Proof) -> Table:
     columns = (Column("where"), Column("what"), Column("source"), Column("target"))
+    return Table("hyper-parameters that differ", columns, tuple(_settings_rows(proof)), "odd")
+
+
+def _settings_rows(proof: Proof) -> Iterator[tuple[str, str, str, str]]:
+    """One row for all places that differ in the same."""
     by_text: dict[tuple[str, str, str], dict[str, None]] = {}
     for setting in proof.settings:
-        place = by_text.setdefault((setting.name, setting.source, setting.target), {})
-        place[setting.place] = None
-    rows = tuple(
-        (", ".join(folded.pattern for folded in collapse(places)), *text)
-        for text, places in by_text.items()
-    )
-    return Table("hyper-parameters that differ", columns, rows, "odd")
+        text = (setting.name, setting.source, setting.target)
+        by_text.setdefault(text, {})[setting.place] = None
+    for text, places in by_text.items():
+        yield (_patterns(places), *text)
 
 
 def _proof_notes(proof: Proof) -> Iterator[str]:

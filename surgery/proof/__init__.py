@@ -58,7 +58,7 @@ def verify_transfer(
         for name, step in sides[0].steps.items()
         if step.source
     }
-    return prove(*sides, own_values(sides, held), shape=shape and tuple(shape), seed=seed)
+    return prove(*sides, own_values(sides, held), shape=tuple(shape) if shape else None, seed=seed)
 
 
 def prove_file_transfer(

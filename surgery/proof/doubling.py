@@ -1,4 +1,4 @@
-"""Models in float64, also where they ask for less: what is rounded on one side hides differences."""
+"""Models in float64, also where they ask for less: rounding would hide differences."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _MAIN = ("logits", "last_hidden_state", "out")
 
 
 def tensors_in(output: Any, name: str = "output") -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of real numbers in an output, each with where it is; other objects are skipped."""
+    """The tensors of real or complex numbers in an output, each with where it is."""
     import torch
 
     if isinstance(output, torch.Tensor):

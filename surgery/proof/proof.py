@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,12 +42,17 @@ class Trial:
     def agrees(self) -> bool:
         return self.largest <= TOLERANCE
 
+    @property
+    def finite(self) -> bool:
+        """Whether something was compared, and all of it could be."""
+        return math.isfinite(self.largest)
+
 
 #: What moving one tensor alone showed.
 ALIKE = "moves both alike"
 OTHERWISE = "moves them differently"
 UNSEEN = "moves neither"
-BEHIND = "acts only behind tensors that are not transferred"
+BEHIND = "acts only on what cannot be compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,10 @@ class Proof:
 
     @property
     def against(self) -> tuple[Movement, ...]:
-        """Tensors that speak against the mapping, or that nothing could be said of."""
+        """Tensors that speak against the mapping, or that nothing could be said of.
+
+        Where the networks differ most tensors move them differently, which says nothing.
+        """
         return tuple(move for move in self.movements if move.verdict in (OTHERWISE, BEHIND))
 
     @property
@@ -126,13 +135,15 @@ class Proof:
     @property
     def networks_differ(self) -> bool:
         """Whether no mapping among tensors of one shape could make the two agree."""
-        return self.by_shape is not None and not self.by_shape.agrees
+        return self.by_shape is not None and self.by_shape.finite and not self.by_shape.agrees
 
     @property
     def verdict(self) -> str:
         """The proof in a sentence."""
         if self.holds:
             return f"{self.source} and {self.target} compute the same"
+        if not self.random.points:
+            return "nothing that the two networks give can be compared"
         if self.networks_differ:
             return "weights agree, the networks do not"
         swapped = [move for move in self.movements if move.acts_as]
@@ -141,9 +152,11 @@ class Proof:
         if any(move.verdict == OTHERWISE for move in self.movements):
             return "the same weights move the two networks differently"
         if any(move.verdict == BEHIND for move in self.movements):
-            return "not all that is mapped can be compared: it acts behind tensors that are not"
+            return "not all that is mapped acts on what can be compared"
         if not self.moved:
             return "no mapped tensor moves what was compared, so nothing is proven"
+        if not (self.random.finite and self.own.finite):
+            return "the networks give values that are not finite"
         return "the outputs differ"
 
     def to_dict(self) -> dict[str, Any]:

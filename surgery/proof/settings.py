@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from surgery.proof.proof import TOLERANCE, Setting
@@ -38,32 +39,33 @@ def differing_settings(source: Sequence[Call], target: Sequence[Call]) -> tuple[
         place = place_of(key)
         found += _of_calls(place, other, call)
         if before_other != before:
-            found.append(
-                Setting(f"before {place}", "functions", _list(before_other), _list(before))
-            )
+            found.append(Setting(place, "called before", _list(before_other), _list(before)))
     if (end := _after(source)) != (last := _after(target)):
-        found.append(Setting("after the last", "functions", _list(end), _list(last)))
+        found.append(Setting("the end", "called last", _list(end), _list(last)))
     return tuple(found)
 
 
 def differing_attributes(source: Side, target: Side) -> tuple[Setting, ...]:
-    """What modules that own mapped tensors say of themselves, where both say it."""
+    """What modules that own mapped tensors say of themselves, where both say it.
+
+    Places are the checkpoint's names, as those of :func:`differing_settings` are.
+    """
     owners = {step.source.name: name for name, step in source.steps.items() if step.source}
     pairs = {
-        _owner(owners[step.source.name]): _owner(name)
+        _owner(step.source.name): (_owner(owners[step.source.name]), _owner(name))
         for name, step in target.steps.items()
         if step.status != "fresh" and step.source and step.source.name in owners
     }
     return tuple(
-        Setting(theirs or target.label, name, ours_text, theirs_text)
-        for ours, theirs in pairs.items()
+        Setting(place or "the network itself", name, ours_text, theirs_text)
+        for place, (ours, theirs) in pairs.items()
         for name, ours_text, theirs_text in _attributes(source, ours, target, theirs)
     )
 
 
 def merged(calls: Sequence[Setting], attributes: Sequence[Setting]) -> tuple[Setting, ...]:
     """Both, but what a call has shown is not said again by its module."""
-    said = {(_owner(setting.place), setting.name) for setting in calls}
+    said = {(setting.place, setting.name) for setting in calls}
     return (*calls, *(s for s in attributes if (s.place, s.name) not in said))
 
 
@@ -123,6 +125,8 @@ def _by_key(calls: Sequence[Call]) -> Keyed:
         if not call.key:
             before += _told(call)
             continue
+        if before and before[-1].startswith("pad("):
+            call = replace(call, settings=(*call.settings, ("padded before", before.pop()[4:-1])))
         if counts[call.key] == 1:
             found[call.key] = (call, tuple(before))
         before = []

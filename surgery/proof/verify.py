@@ -28,6 +28,7 @@ from surgery.proof.settings import (
     differing_settings,
     first_difference,
     merged,
+    place_of,
     shared_calls,
 )
 from surgery.proof.values import is_inexact, random_values, squeezed, values_by_shape
@@ -99,7 +100,10 @@ def prove(
         settings=_settings(source, target, random) if told else (),
         first=_first(alike) if alike and told else "",
         hidden=_hidden(random, real),
-        notes=tuple(_notes(source, target, random)),
+        notes=(
+            *_notes(source, target, random),
+            *(_of_chance((source, target), values, example) if by_shape else ()),
+        ),
     )
 
 
@@ -170,7 +174,7 @@ def _both(
     scales = [size_of(value) for _, value in points[0]]
     moves = (gradients(points[0], leaves, scales), gradients(points[1], leaves, scales))
     ends = None
-    if any(each.foreign for each in runs):
+    if any(shown is not each.outputs for shown, each in zip(points, runs, strict=True)):
         ends = (_end_moves(runs[0], leaves), _end_moves(runs[1], leaves))
     return _Both({k: v.detach() for k, v in leaves.items()}, runs, points, moves, ends)
 
@@ -194,7 +198,7 @@ def _comparable(source: Run, target: Run) -> tuple[Named, Named]:
 def _last_shared(source: Run, target: Run) -> tuple[Named, Named]:
     for call, other in reversed(shared_calls(source.calls, target.calls)):
         if call.clean and other.clean and squeezed(call.gave) == squeezed(other.gave):
-            name = f"{call.name} of {', '.join(call.key)}"
+            name = f"{call.name} of {place_of(call.key)}"
             return [(name, call.gave)], [(name, other.gave)]
     return [], []
 
@@ -307,6 +311,20 @@ def _hidden(random: _Both, real: _Both) -> tuple[str, ...]:
     )
 
 
+def _of_chance(
+    sides: Iterable[Side], values: Mapping[str, torch.Tensor], example: Example
+) -> Iterator[str]:
+    """Both sides draw from one seed; in another order they draw other numbers all the same."""
+    import torch
+
+    for side in sides:
+        with torch.no_grad():
+            one, other = (run(side, values, example, seed=seed).outputs for seed in (0, 1))
+        pairs = zip(one, other, strict=True)
+        if any(relative_difference(a, b) > TOLERANCE for (_, a), (_, b) in pairs):
+            yield f"{side.label} draws random numbers in eval mode: two of its own runs differ"
+
+
 def _notes(source: Side, target: Side, random: _Both) -> Iterable[str]:
     whole = [name for name, value in random.values.items() if not is_inexact(value)]
     if whole:
@@ -316,6 +334,6 @@ def _notes(source: Side, target: Side, random: _Both) -> Iterable[str]:
             names = sorted(side.foreign)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             yield (
-                f"not transferred in {side.label}: {', '.join(names[:3])}{more}; what it is "
-                "applied to was compared instead of outputs"
+                f"not transferred in {side.label}: {', '.join(names[:3])}{more}; what it acts "
+                "on is not compared"
             )

@@ -42,11 +42,31 @@ class Call:
 #: Functions whose kind and settings tell one network from another. What only moves elements or
 #: adds them up is left out: two implementations do that in different ways.
 _TELLING = frozenset(
-    ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "embedding", "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm", "normalize", "relu", "relu6", "hardtanh", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "softplus", "hardswish", "hardsigmoid", "sigmoid", "tanh", "softmax", "log_softmax", "glu", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad", "interpolate", "scaled_dot_product_attention", "multi_head_attention_forward", "roll", "pixel_shuffle"]
+    {
+        *("conv1d", "conv2d", "conv3d", "linear", "embedding", "multi_head_attention_forward"),
+        *(
+            "conv_transpose1d",
+            "conv_transpose2d",
+            "conv_transpose3d",
+            "scaled_dot_product_attention",
+        ),
+        *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize"),
+        *("local_response_norm", "softmax", "log_softmax", "sigmoid", "tanh", "softplus", "glu"),
+        *("relu", "relu6", "hardtanh", "leaky_relu", "prelu", "elu", "selu", "celu"),
+        *("gelu", "silu", "mish", "hardswish", "hardsigmoid", "roll", "pixel_shuffle"),
+        *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+        *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d"),
+        *("pad", "interpolate"),
+    }
 )
 #: Arguments that change nothing in eval mode, or that are no settings.
 _IRRELEVANT = frozenset(
-    ["input", "self", "inplace", "training", "momentum", "dropout_p", "p", "return_indices", "need_weights", "dtype", "_stacklevel", "running_mean", "running_var", "weight", "bias", "query", "key", "value", "max_norm", "norm_type", "scale_grad_by_freq", "sparse", "use_input_stats", "normalized_shape", "attn_mask", "out"]
+    {
+        *("input", "self", "inplace", "training", "momentum", "dropout_p", "p", "dtype", "out"),
+        *("return_indices", "need_weights", "_stacklevel", "use_input_stats", "normalized_shape"),
+        *("running_mean", "running_var", "weight", "bias", "query", "key", "value", "attn_mask"),
+        *("max_norm", "norm_type", "scale_grad_by_freq", "sparse"),
+    }
 )
 
 
@@ -131,9 +151,10 @@ def _called(
     func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """The call itself; torch's own norm over running statistics gives them no gradient."""
-    if name == "batch_norm":
-        bound = _bound(func, args, kwargs)
-        if bound and not bound.get("training") and bound.get("running_mean") is not None:
+    if name in ("batch_norm", "instance_norm"):
+        bound = _bound(func, args, kwargs) or {}
+        live = bound.get("training") or bound.get("use_input_stats")
+        if not live and bound.get("running_mean") is not None:
             return _normalised(**bound)
     return func(*args, **kwargs)
 
@@ -147,7 +168,9 @@ def _normalised(
     eps: float = 1e-5,
     **_: Any,
 ) -> torch.Tensor:
-    """torch.nn.BatchNorm2d's formula in eval mode; channels are the second axis."""
+    """The formula of torch.nn.BatchNorm2d and InstanceNorm2d in eval mode: channels are the second
+    axis.
+    """
     shape = (1, -1, *(1 for _ in input.shape[2:]))
     scaled = (input - running_mean.view(shape)) / (running_var.view(shape) + eps).sqrt()
     if weight is not None:
