@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.func import functional_call
@@ -88,7 +90,7 @@ def run(
     foreign = {name: own[name] for name in own if name in side.foreign}
     watch = Watch(names, map(id, foreign.values()), copies=copies)
     watch.start([example.tensor, *example.more.values()])
-    with torch.random.fork_rng(devices=[]), in_float64(), watch:
+    with torch.random.fork_rng(devices=[]), forgetting(side.model), in_float64(), watch:
         torch.manual_seed(seed)
         output = functional_call(
             side.model, own, (example.tensor,), example.keywords(side.model), strict=False
@@ -97,6 +99,29 @@ def run(
     clean = [(name, value) for name, value in outputs if not watch.touched(value)]
     points = outputs if len(clean) == len(outputs) else [*clean, *_frontier(watch, example)]
     return Run(outputs, points, watch.calls, foreign)
+
+
+@contextmanager
+def forgetting(model: nn.Module) -> Iterator[None]:
+    """What the network notes down while it runs is gone afterwards.
+
+    Some keep what they once computed from their weights (LeViT's attention biases in eval mode)
+    and would answer the next values with the last ones.
+    """
+    before = [(module, _noted(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, noted in before:
+            vars(module).clear()
+            vars(module).update(noted)
+
+
+def _noted(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: copy.copy(value) if isinstance(value, dict | list | set) else value
+        for name, value in vars(module).items()
+    }
 
 
 def _frontier(watch: Watch, example: Example) -> Named:

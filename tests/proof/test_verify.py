@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+from random import Random
 
 import pytest
 import timm
@@ -350,6 +352,34 @@ def test_random_networks_draw_alike_or_are_told():
     assert any("the source draws random numbers in eval mode" in note for note in proof.notes)
 
 
+def test_what_a_network_remembers_between_runs_is_forgotten():
+    class Cached(nn.Module):
+        """As timm's LeViT: in eval mode a table is gathered once."""
+
+        def __init__(self):
+            super().__init__()
+            self.fc, self.bias, self.other = (
+                nn.Linear(4, 4),
+                *(nn.Parameter(torch.zeros(4)) for _ in range(2)),
+            )
+            self.cache = {}
+
+        def forward(self, x):
+            if "bias" not in self.cache:
+                self.cache["bias"] = self.bias * 2
+            return self.fc(x + self.cache["bias"]).tanh() + self.other
+
+    source = randomise(Cached())
+    proof = verify(source, Cached())
+    assert proof.holds
+    assert proof.unseen == ()
+    swapped = verify(source, Cached(), {"^bias$": "other", "^other$": "bias"})
+    assert {move.source: move.acts_as for move in swapped.movements if move.acts_as} == {
+        "bias": ("other",),
+        "other": ("bias",),
+    }
+
+
 def test_values_that_are_not_finite_prove_nothing():
     source = randomise(TinyNet())
     with torch.no_grad():
@@ -398,3 +428,50 @@ def test_json():
     assert data["settings"] == [
         {"place": "bn", "name": "eps", "source": "1e-05", "target": "0.001"}
     ]
+
+
+class Attention(nn.Module):
+    """Queries, keys and values of one shape each, and a projection of that shape too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x):
+        x = torch.stack([x, x.flip(-1), x.roll(1, -1)], 1)
+        scores = self.q(x) @ self.k(x).transpose(-1, -2) / 8**0.5
+        return self.out(scores.softmax(-1) @ self.v(x)).sum(1)
+
+
+@pytest.mark.parametrize("one", "qkv")
+@pytest.mark.parametrize("other", ["k", "v", "out"])
+def test_projections_of_attention_that_are_swapped(one, other):
+    renames = {one: other, other: one} if one != other else None
+    proof = verify(randomise(Attention()), Attention(), renames)
+    assert proof.holds == (one == other)
+    if one != other:
+        acting = {move.source: move.acts_as for move in proof.movements if move.acts_as}
+        assert acting[f"{one}.weight"] == (f"{other}.weight",)
+        assert acting[f"{other}.weight"] == (f"{one}.weight",)
+    else:
+        assert [move.source for move in proof.unseen] == ["k.bias"]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_any_mix_up_of_tensors_of_one_shape_is_refuted(seed):
+    """Every tensor that lands in another's place is named, with whose place it has."""
+    random, model = Random(seed), randomise(Net())
+    names = [name for name, value in model.state_dict().items() if value.is_floating_point()]
+    shapes = {name: model.state_dict()[name].shape for name in names}
+    moved = {}
+    for name in random.sample(names, random.choice([0, 3, 5, len(names)])):
+        alike = [other for other in names if shapes[other] == shapes[name]]
+        if name not in moved and len(alike) > 1:
+            moved |= dict(zip(alike, random.sample(alike, len(alike)), strict=True))
+    moved = {name: other for name, other in moved.items() if name != other}
+    renames = {f"^{re.escape(name)}$": other for name, other in moved.items()}
+    proof = verify(model, Net(), renames or None)
+    assert proof.holds == (not moved), proof
+    assert {m.source: m.acts_as for m in proof.movements if m.acts_as} == {
+        name: (other,) for name, other in moved.items()
+    }
