@@ -64,6 +64,12 @@ class Run:
     calls: Sequence[Call]
     foreign: Mapping[str, torch.Tensor]
 
+    def settled(self, *, copies: bool) -> Run:
+        """The run without its graph and, but for ``copies``, without what lies between."""
+        shut = [(name, value.detach()) for name, value in self.outputs]
+        calls = [call if copies else call.without_values() for call in self.calls]
+        return Run(shut, shut, calls, {})
+
     @property
     def whole(self) -> bool:
         """Whether all outputs can be compared."""
@@ -195,6 +201,6 @@ def gradients(
 def as_leaves(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The values as the ends of a graph: those of real or complex numbers ask for gradients."""
     return {
-        name: value.detach().clone().requires_grad_() if is_inexact(value) else value
+        name: value.detach().requires_grad_() if is_inexact(value) else value
         for name, value in values.items()
     }

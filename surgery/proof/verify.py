@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from surgery.proof.settings import (
     shared_calls,
 )
 from surgery.proof.values import is_inexact, random_values, squeezed, values_by_shape
+from surgery.proof.watching import Call
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,8 @@ UNHEARD = 1e-10
 ROUNDING = 1e-12
 
 Gradients = Mapping[str, "torch.Tensor"]
+#: How far each tensor moves the source and the target.
+Effects = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,16 @@ def prove(
     """
     values = random_values(own, seed)
     example, (source, target) = _fitting(source, target, values, shape, seed)
+    # One after the other: two graphs and their gradients at a time are memory enough.
     random = _both(source, target, values, example)
+    trial, movements = random.trial("random values"), _movements(random, target)
+    loud, calls = _effects(random), (random.runs[0].calls, random.runs[1].calls)
+    whole = [name for name, value in own.items() if not is_inexact(value)]
+    del random
     real = _both(source, target, own, example)
-    trial, own_trial = random.trial("random values"), real.trial("the checkpoint's own values")
+    own_trial, quiet = real.trial("the checkpoint's own values"), _effects(real)
+    del real
     alike = by_shape = None
-    movements = _movements(random, target)
     if not (trial.agrees and own_trial.agrees):
         alike = _both(source, target, values_by_shape(own, seed), example, copies=True)
         by_shape = alike.trial("one value for all tensors of a shape")
@@ -97,11 +105,11 @@ def prove(
         own_trial,
         movements,
         by_shape=by_shape,
-        settings=_settings(source, target, random) if told else (),
+        settings=_settings(source, target, calls) if told else (),
         first=_first(alike) if alike and told else "",
-        hidden=_hidden(random, real),
+        hidden=_hidden(loud, quiet),
         notes=(
-            *_notes(source, target, random),
+            *_notes(source, target, whole),
             *(_of_chance((source, target), values, example) if by_shape else ()),
         ),
     )
@@ -176,7 +184,9 @@ def _both(
     ends = None
     if any(shown is not each.outputs for shown, each in zip(points, runs, strict=True)):
         ends = (_end_moves(runs[0], leaves), _end_moves(runs[1], leaves))
-    return _Both({k: v.detach() for k, v in leaves.items()}, runs, points, moves, ends)
+    shut = tuple([(name, value.detach()) for name, value in shown] for shown in points)
+    left = (runs[0].settled(copies=copies), runs[1].settled(copies=copies))
+    return _Both(values, left, (shut[0], shut[1]), moves, ends)
 
 
 def _end_moves(found: Run, leaves: Mapping[str, torch.Tensor]) -> Gradients:
@@ -215,7 +225,7 @@ def _movements(both: _Both, target: Side) -> tuple[Movement, ...]:
     return tuple(_movement(name, both, target, effects[name], loudest) for name in both.moves[0])
 
 
-def _effects(both: _Both) -> dict[str, tuple[float, float]]:
+def _effects(both: _Both) -> Effects:
     ours, theirs = both.moves
     return {
         name: (_effect(ours[name], both.values[name]), _effect(theirs[name], both.values[name]))
@@ -290,20 +300,18 @@ def _turned(gradient: torch.Tensor, acting: torch.Tensor) -> float:
     return _apart(gradient.reshape(shape).T, acting.reshape(shape))
 
 
-def _settings(source: Side, target: Side, random: _Both) -> tuple[Setting, ...]:
-    ours, theirs = random.runs
-    return merged(
-        differing_settings(ours.calls, theirs.calls), differing_attributes(source, target)
-    )
+def _settings(
+    source: Side, target: Side, calls: tuple[Sequence[Call], Sequence[Call]]
+) -> tuple[Setting, ...]:
+    return merged(differing_settings(*calls), differing_attributes(source, target))
 
 
 def _first(alike: _Both) -> str:
     return first_difference(alike.runs[0].calls, alike.runs[1].calls)
 
 
-def _hidden(random: _Both, real: _Both) -> tuple[str, ...]:
+def _hidden(loud: Effects, quiet: Effects) -> tuple[str, ...]:
     """Tensors that random values showed and that the checkpoint's own hide."""
-    loud, quiet = _effects(random), _effects(real)
     most = max((pair[0] for pair in loud.values()), default=0.0)
     own = max((pair[0] for pair in quiet.values()), default=0.0)
     return tuple(
@@ -325,8 +333,7 @@ def _of_chance(
             yield f"{side.label} draws random numbers in eval mode: two of its own runs differ"
 
 
-def _notes(source: Side, target: Side, random: _Both) -> Iterable[str]:
-    whole = [name for name, value in random.values.items() if not is_inexact(value)]
+def _notes(source: Side, target: Side, whole: Sequence[str]) -> Iterator[str]:
     if whole:
         yield f"integers are not moved: {len(whole)} tensors, the first is {whole[0]}"
     for side in (source, target):

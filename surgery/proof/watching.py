@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -37,6 +37,10 @@ class Call:
     fed: torch.Tensor | None
     gave: torch.Tensor
     clean: bool
+
+    def without_values(self) -> Call:
+        """The call with nothing that came out of it: tensors hold their graph in memory."""
+        return replace(self, fed=None, gave=torch.empty(0))
 
 
 #: Functions whose kind and settings tell one network from another. What only moves elements or
