@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from surgery.errors import SurgeryError, SurgeryWarning
     from surgery.heads import HeadSwap, plan_head, replace_head
     from surgery.patterns import select
+    from surgery.proof import Proof, verify_transfer
     from surgery.specs import ModelSpec, TensorSpec
     from surgery.training import (
         RangeTest,
@@ -46,6 +47,7 @@ _HOMES = {
     "HeadSwap": "surgery.heads",
     "ModelSpec": "surgery.specs",
     "ParamGroups": "surgery.tuning",
+    "Proof": "surgery.proof",
     "RangeTest": "surgery.training",
     "Recorder": "surgery.training",
     "Stages": "surgery.training",
@@ -73,6 +75,7 @@ _HOMES = {
     "save_training": "surgery.training",
     "select": "surgery.patterns",
     "transfer": "surgery.transfers",
+    "verify_transfer": "surgery.proof",
 }
 
 __all__ = [
@@ -81,6 +84,7 @@ __all__ = [
     "HeadSwap",
     "ModelSpec",
     "ParamGroups",
+    "Proof",
     "RangeTest",
     "Recorder",
     "Stages",
@@ -108,6 +112,7 @@ __all__ = [
     "save_training",
     "select",
     "transfer",
+    "verify_transfer",
 ]
 
 

@@ -15,6 +15,7 @@
     │   └── RenameError          of a rename file
     └── Refused                  the data say no; exit code 1
         ├── TransferRefused      too little would load, or ``strict`` found a difference
+        ├── ProofRefused         two networks that do not compute the same with one's weights
         ├── StateRefused         a saved state that is another model's, optimizer's or run's
         ├── DamageRefused        bytes that are not those whose checksum the file records
         └── ValueRefused         values that contradict each other, or that a cast would break
@@ -89,6 +90,17 @@ class Refused(SurgeryError):
 
 class TransferRefused(Refused):
     """Too little would be loaded, or ``strict`` found a difference."""
+
+
+class ProofRefused(Refused):
+    """Two networks that were not shown to compute the same. ``proof`` is the proof as JSON."""
+
+    def __init__(self, message: str, details: Iterable[str], proof: dict[str, Any]) -> None:
+        super().__init__(message, details)
+        self.proof = proof
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "proof": self.proof}
 
 
 class StateRefused(Refused):

@@ -21,7 +21,7 @@ LAYERS = [
     {"patterns"},
     {"checkpoint"},
     {"heads", "transfers", "tuning", "architectures", "difference", "conversion", "identification"},
-    {"optim", "training", "survey"},
+    {"optim", "training", "survey", "proof"},
     {"report", "drawing"},
     {"surgery_cli"},
 ]
@@ -39,6 +39,7 @@ ALLOWED = {
     ("conversion", "report"),
     ("identification", "report"),
     ("training", "report"),
+    ("proof", "report"),
 }
 
 

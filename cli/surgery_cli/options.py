@@ -59,6 +59,49 @@ def build_options(command: Command) -> Command:
     )(command)
 
 
+def proof_options(command: Command) -> Command:
+    """``--verify``, and what it needs to know of the architecture that OLD was saved from."""
+    command = click.option(
+        "--input",
+        "shape",
+        callback=_parse_shape,
+        metavar="3x224x224",
+        help="What --verify shows both networks, without the batch.  [default: what both take]",
+    )(command)
+    command = click.option(
+        "--source-arg",
+        "source_arguments",
+        multiple=True,
+        callback=_parse_arguments,
+        metavar="K=V",
+        help="An argument of the source architecture's constructor; may be repeated.",
+    )(command)
+    command = click.option(
+        "--source-arch",
+        type=ArchitectureName(),
+        metavar="ARCH",
+        help="The architecture that OLD was saved from, for --verify.",
+    )(command)
+    return click.option(
+        "--verify",
+        is_flag=True,
+        help="Run both networks in float64 and write only if they compute the same.",
+    )(command)
+
+
+def _parse_shape(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    sizes = value.lower().split("x")
+    if not all(size.isascii() and size.isdecimal() and int(size) > 0 for size in sizes):
+        raise click.BadParameter(
+            f"expected sizes such as 3x224x224, found {value!r}", context, option
+        )
+    return tuple(map(int, sizes))
+
+
 def _parse_arguments(
     context: click.Context, option: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Any]:

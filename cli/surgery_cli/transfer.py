@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,14 @@ from surgery_cli.options import (
     ArchitectureName,
     build_options,
     output_options,
+    proof_options,
     refuse_outputs,
     shard_option,
 )
 
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint
+    from surgery.proof import Proof
     from surgery.transfers.renames import Renames
     from surgery.transfers.tofile import FileTransfer
 
@@ -37,6 +40,7 @@ Examples:
   surgery transfer last.ckpt models.py:make_net --arg width=64 --num-classes 5
   surgery transfer run.pth.tar timm:convnext_tiny --key state_dict_ema
   surgery transfer old.safetensors like:new.safetensors --map renames.txt --strict
+  surgery transfer old.pth timm:vgg16_bn --source-arch torchvision:vgg16_bn --verify
   surgery transfer big.index.json timm:vit_huge_patch14_224 --max-shard-size 1GB
 
 \b
@@ -80,6 +84,7 @@ A rename file has one `pattern -> replacement` a line:
     show_default=True,
     help="Seed of fresh initial values.",
 )
+@proof_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @shard_option
@@ -96,6 +101,10 @@ def transfer(
     min_loaded: float,
     strict: bool,
     seed: int,
+    verify: bool,
+    source_arch: str | None,
+    source_arguments: dict[str, Any],
+    shape: tuple[int, ...] | None,
     dry_run: bool,
     force: bool,
     max_shard_bytes: int | None,
@@ -110,7 +119,12 @@ def transfer(
 
     Tensors of the new architecture that OLD does not have get the architecture's own initial
     values. The output appears whole or not at all.
+
+    With --verify the source architecture and the new one, both with the planned weights, are run
+    on the same input in float64, and every tensor's effect on them is compared. Where they do
+    not agree nothing is written.
     """
+    _check_proof_options(verify, source_arch, source_arguments, shape)
     if out is not None and not dry_run:
         refuse_outputs(out, max_shard_bytes, force)
     note_shard(old)
@@ -134,11 +148,59 @@ def transfer(
         )
     what = ", ".join(filter(None, (source.format, source.key)))
     heading = f"{old} ({what}) -> {architecture}"
+
+    def prove() -> Proof | None:
+        if source_arch is None:
+            return None
+        return _prove(job, source_arch, source_arguments, arguments, num_classes, shape, as_json)
+
     if out is None or dry_run:
-        _show_plan(job, heading, min_loaded, strict, as_json)
+        _show_plan(job, heading, min_loaded, strict, prove, as_json)
     else:
         job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
-        _write(job, out, heading, strict, max_shard_bytes, as_json)
+        _write(job, out, heading, strict, max_shard_bytes, prove(), as_json)
+
+
+def _check_proof_options(verify: bool, source_arch: str | None, *others: object) -> None:
+    from surgery.errors import SurgeryError
+
+    if verify and source_arch is None:
+        raise SurgeryError(
+            "--verify runs the network that OLD was saved from beside the new one; name it with "
+            "--source-arch, even where it is the same architecture"
+        )
+    if not verify and (source_arch or any(others)):
+        raise SurgeryError("--source-arch, --source-arg and --input are for --verify")
+
+
+def _prove(
+    job: FileTransfer,
+    source_arch: str,
+    source_arguments: dict[str, Any],
+    arguments: dict[str, Any],
+    num_classes: int | None,
+    shape: tuple[int, ...] | None,
+    as_json: bool,
+) -> Proof:
+    """A person sees the report of a proof that fails, too."""
+    from surgery.architectures import find_architecture
+    from surgery.proof import prove_file_transfer, refuse_unproven
+    from surgery.report import proof_report
+
+    with progress(f"running {source_arch} and {job.architecture.label}"):
+        proof = prove_file_transfer(
+            job,
+            find_architecture(source_arch),
+            source_arguments=source_arguments,
+            arguments=arguments,
+            num_classes=num_classes,
+            shape=shape,
+        )
+    if not as_json:
+        print_report(proof_report(proof))
+        click.echo()
+    refuse_unproven(proof)
+    return proof
 
 
 def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint, Renames | None]:
@@ -150,7 +212,12 @@ def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint,
 
 
 def _show_plan(
-    job: FileTransfer, heading: str, min_loaded: float, strict: bool, as_json: bool
+    job: FileTransfer,
+    heading: str,
+    min_loaded: float,
+    strict: bool,
+    prove: Callable[[], Proof | None],
+    as_json: bool,
 ) -> None:
     """A person sees the plan that is refused, too; the one JSON object is then the error."""
     from surgery.report import plan_report
@@ -158,8 +225,14 @@ def _show_plan(
     if not as_json:
         print_report(plan_report(job.plan, heading=(heading,)))
     job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+    proof = prove()
     if as_json:
-        print_json({"architecture": job.architecture.label, "plan": job.plan.to_dict()})
+        label = job.architecture.label
+        print_json({"architecture": label, "plan": job.plan.to_dict(), **_proof_json(proof)})
+
+
+def _proof_json(proof: Proof | None) -> dict[str, Any]:
+    return {"proof": proof.to_dict()} if proof else {}
 
 
 def _write(
@@ -168,6 +241,7 @@ def _write(
     heading: str,
     strict: bool,
     max_shard_bytes: int | None,
+    proof: Proof | None,
     as_json: bool,
 ) -> None:
     from surgery.report import outcome_report
@@ -182,6 +256,7 @@ def _write(
                 "output": files[-1],
                 "files": files,
                 **outcome.to_dict(),
+                **_proof_json(proof),
             }
         )
         return

@@ -1,0 +1,136 @@
+"""What to show two networks: images, tokens or rows of numbers of a size that both take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+#: The side of an image that is tried before a network's own, where that is larger: most networks
+#: shrink by 32 and keep three positions a side, so that edges and padding show.
+SMALL_SIDE = 96
+#: The size where nothing says one: torchvision's.
+USUAL_SIDE = 224
+#: Tokens in a row of text.
+TOKENS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One input, and what to call it. ``more`` goes to those models that have such an argument."""
+
+    tensor: torch.Tensor
+    text: str
+    more: Mapping[str, torch.Tensor]
+
+    def keywords(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Those of ``more`` that this model wants, where it encodes and decodes."""
+        config = getattr(model, "config", None)
+        if not getattr(config, "is_encoder_decoder", False):
+            return {}
+        takes = inspect.signature(model.forward).parameters
+        return {name: value for name, value in self.more.items() if name in takes}
+
+
+def examples(
+    models: tuple[nn.Module, nn.Module], shape: tuple[int, ...] | None = None, seed: int = 0
+) -> Iterator[Example]:
+    """Inputs to try in turn, the cheapest first; ``shape`` (without the batch) leaves one.
+
+    The shape is that of a single example: (3, 224, 224) for images, (16,) for tokens.
+    """
+    shapes = [shape] if shape else dict.fromkeys(_shapes(models))
+    vocabulary = _vocabulary(models)
+    for each in shapes:
+        yield _tokens(each, vocabulary, seed) if vocabulary else _numbers(each, seed)
+
+
+def _numbers(shape: tuple[int, ...], seed: int) -> Example:
+    import torch
+
+    # Two at a time show an axis taken for the batch; a large image is expensive enough.
+    batch = 1 if max(shape) > SMALL_SIDE else 2
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn((batch, *shape), generator=generator, dtype=torch.float64)
+    return Example(values, f"{batch} x {'x'.join(map(str, shape))} random numbers", {})
+
+
+def _tokens(shape: tuple[int, ...], vocabulary: int, seed: int) -> Example:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    # The first numbers often mean padding, which is masked.
+    first = min(3, vocabulary - 1)
+    ids = torch.randint(first, vocabulary, (2, *shape), generator=generator)
+    return Example(
+        ids, f"2 x {'x'.join(map(str, shape))} random tokens", {"decoder_input_ids": ids.flip(1)}
+    )
+
+
+def _shapes(models: tuple[nn.Module, nn.Module]) -> Iterator[tuple[int, ...]]:
+    from torch import nn
+
+    layer = _first_layer(models[0]) or _first_layer(models[1])
+    if isinstance(layer, nn.Embedding):
+        yield (TOKENS,)
+    elif isinstance(layer, nn.Linear):
+        yield (layer.in_features,)
+        yield (TOKENS, layer.in_features)
+    elif isinstance(layer, nn.Conv1d):
+        yield from ((layer.in_channels, side) for side in (64, 256, 1024))
+    elif isinstance(layer, nn.Conv3d):
+        yield from ((layer.in_channels, 16, side, side) for side in (32, 64, 112))
+    else:
+        yield from _images(models, layer.in_channels if isinstance(layer, nn.Conv2d) else 3)
+
+
+def _images(models: tuple[nn.Module, nn.Module], channels: int) -> Iterator[tuple[int, ...]]:
+    own = [size for model in models for size in _own_sizes(model)]
+    if any(max(size) <= SMALL_SIDE for size in own):  # made for small images
+        yield from ((channels, *size) for size in own)
+    yield (channels, SMALL_SIDE, SMALL_SIDE)
+    yield from ((channels, *size) for size in sorted(own))
+    yield from ((channels, side, side) for side in (USUAL_SIDE, 32, 64, 256, 299))
+
+
+def _own_sizes(model: nn.Module) -> Iterator[tuple[int, int]]:
+    """(height, width) as timm, torchvision and transformers each note it."""
+    embed = getattr(model, "patch_embed", None)
+    config = getattr(model, "config", None)
+    for found in (
+        getattr(embed, "img_size", None),
+        getattr(model, "image_size", None),
+        getattr(config, "image_size", None),
+        _of_timm(model),
+    ):
+        match found:
+            case int():
+                yield (found, found)
+            case (int() as height, int() as width):
+                yield (height, width)
+
+
+def _of_timm(model: nn.Module) -> Any:
+    notes = getattr(model, "pretrained_cfg", None)
+    size = notes.get("input_size") if isinstance(notes, Mapping) else None
+    return tuple(size[1:]) if size else None
+
+
+def _first_layer(model: nn.Module) -> nn.Module | None:
+    from torch import nn
+
+    kinds = (nn.Embedding, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return next((module for module in model.modules() if isinstance(module, kinds)), None)
+
+
+def _vocabulary(models: tuple[nn.Module, nn.Module]) -> int:
+    """How many tokens both know; 0 where the input is no text."""
+    from torch import nn
+
+    layers = [layer for model in models if isinstance(layer := _first_layer(model), nn.Embedding)]
+    return min((layer.num_embeddings for layer in layers), default=0)

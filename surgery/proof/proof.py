@@ -1,0 +1,192 @@
+"""The value that says whether two networks compute the same with the planned weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: Two numbers agree where they differ by less, relative to the largest of what they belong to.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One thing that both networks gave: where, its shape (axes of one dropped), and ``largest``,
+    the largest difference over the largest value; infinite where a value is not finite.
+    """
+
+    source: str
+    target: str
+    shape: tuple[int, ...]
+    largest: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.largest <= TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Both networks on one set of values for the mapped tensors."""
+
+    values: str
+    points: tuple[Point, ...]
+
+    @property
+    def largest(self) -> float:
+        return max((point.largest for point in self.points), default=float("inf"))
+
+    @property
+    def agrees(self) -> bool:
+        return self.largest <= TOLERANCE
+
+    @property
+    def finite(self) -> bool:
+        """Whether something was compared, and all of it could be."""
+        return math.isfinite(self.largest)
+
+
+#: What moving one tensor alone showed.
+ALIKE = "moves both alike"
+OTHERWISE = "moves them differently"
+UNSEEN = "moves neither"
+BEHIND = "acts only on what cannot be compared"
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """What moving one source tensor alone does to both networks.
+
+    ``targets`` are the names that take it. ``difference`` is that of the two gradients, relative
+    to the larger. ``acts_as`` names the source tensors whose place it has in the target, where
+    that is another one's.
+    """
+
+    source: str
+    targets: tuple[str, ...]
+    verdict: str
+    difference: float = 0.0
+    acts_as: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A hyper-parameter, or a kind of layer, that is not the same on both sides."""
+
+    place: str
+    name: str
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether two networks compute the same, and what speaks against it. ``str()`` is the report.
+
+    ``shown`` is the input. ``random`` is the proof of the mapping: every mapped tensor random, so
+    that none hides another. ``own`` is the checkpoint's values, as they would be written;
+    ``hidden`` names source tensors that they hide. ``by_shape`` is there where ``random`` fails:
+    with one value for all tensors of a shape no mix-up of tensors shows, so where that fails too
+    the networks differ. ``settings`` are then where; ``first`` is the first difference.
+    """
+
+    source: str
+    target: str
+    shown: str
+    random: Trial
+    own: Trial
+    movements: tuple[Movement, ...]
+    by_shape: Trial | None = None
+    settings: tuple[Setting, ...] = ()
+    first: str = ""
+    hidden: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def moved(self) -> tuple[Movement, ...]:
+        """Tensors that were seen to move both networks alike."""
+        return tuple(move for move in self.movements if move.verdict == ALIKE)
+
+    @property
+    def unseen(self) -> tuple[Movement, ...]:
+        """Tensors that move neither network: a bias that a softmax takes away, an unused branch."""
+        return tuple(move for move in self.movements if move.verdict == UNSEEN)
+
+    @property
+    def against(self) -> tuple[Movement, ...]:
+        """Tensors that speak against the mapping, or that nothing could be said of.
+
+        Where the networks differ most tensors move them differently, which says nothing.
+        """
+        return tuple(move for move in self.movements if move.verdict in (OTHERWISE, BEHIND))
+
+    @property
+    def holds(self) -> bool:
+        """Both trials agree, something was seen to move, and no tensor speaks against it."""
+        return self.random.agrees and self.own.agrees and bool(self.moved) and not self.against
+
+    @property
+    def largest(self) -> float:
+        """The largest relative difference of the outputs, over both trials."""
+        return max(self.random.largest, self.own.largest)
+
+    @property
+    def networks_differ(self) -> bool:
+        """Whether no mapping among tensors of one shape could make the two agree."""
+        return self.by_shape is not None and self.by_shape.finite and not self.by_shape.agrees
+
+    @property
+    def verdict(self) -> str:
+        """The proof in a sentence."""
+        if self.holds:
+            return f"{self.source} and {self.target} compute the same"
+        if not self.random.points:
+            return "nothing that the two networks give can be compared"
+        if self.networks_differ:
+            return "weights agree, the networks do not"
+        swapped = [move for move in self.movements if move.acts_as]
+        if swapped:
+            return f"{len(swapped)} tensors are in another's place"
+        if any(move.verdict == OTHERWISE for move in self.movements):
+            return "the same weights move the two networks differently"
+        if any(move.verdict == BEHIND for move in self.movements):
+            return "not all that is mapped acts on what can be compared"
+        if not self.moved:
+            return "no mapped tensor moves what was compared, so nothing is proven"
+        if not (self.random.finite and self.own.finite):
+            return "the networks give values that are not finite"
+        return "the outputs differ"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The proof as JSON values."""
+        return {
+            "holds": self.holds,
+            "verdict": self.verdict,
+            "largest": self.largest,
+            "source": self.source,
+            "target": self.target,
+            "shown": self.shown,
+            "random": _trial(self.random),
+            "own": _trial(self.own),
+            "by_shape": _trial(self.by_shape) if self.by_shape else None,
+            "movements": [asdict(move) for move in self.movements],
+            "settings": [asdict(setting) for setting in self.settings],
+            "first": self.first,
+            "hidden": list(self.hidden),
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        return f"<Proof: {self.verdict}; largest {self.largest:.1e}>"
+
+    def __str__(self) -> str:
+        from surgery.report import proof_report
+
+        return proof_report(self).text()
+
+
+def _trial(trial: Trial) -> Mapping[str, Any]:
+    points = [asdict(point) for point in trial.points]
+    return {"values": trial.values, "largest": trial.largest, "points": points}

@@ -1,0 +1,178 @@
+"""Two lists of calls, two networks -> the hyper-parameters in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from surgery.proof.proof import TOLERANCE, Setting
+from surgery.proof.watching import Call
+
+if TYPE_CHECKING:
+    import torch
+
+    from surgery.proof.running import Side
+
+#: Attributes of modules that shape what they compute. Norms that are written out by hand show
+#: their eps in no call.
+_ATTRIBUTES = (
+    *("eps", "variance_epsilon", "stride", "padding", "dilation", "groups", "kernel_size"),
+    *("padding_mode", "num_groups", "num_heads", "scale", "ceil_mode", "negative_slope"),
+)
+
+Keyed = Mapping[tuple[str, ...], tuple[Call, tuple[str, ...]]]
+
+
+def differing_settings(source: Sequence[Call], target: Sequence[Call]) -> tuple[Setting, ...]:
+    """Where calls on the same tensors have other arguments, or other functions before them.
+
+    In the target's order. What only one side calls on its tensors (fused projections) is not
+    compared.
+    """
+    ours, theirs = _by_key(source), _by_key(target)
+    found: list[Setting] = []
+    for key, (call, before) in theirs.items():
+        if key not in ours:
+            continue
+        other, before_other = ours[key]
+        place = place_of(key)
+        found += _of_calls(place, other, call)
+        if before_other != before:
+            found.append(Setting(place, "called before", _list(before_other), _list(before)))
+    if (end := _after(source)) != (last := _after(target)):
+        found.append(Setting("the end", "called last", _list(end), _list(last)))
+    return tuple(found)
+
+
+def differing_attributes(source: Side, target: Side) -> tuple[Setting, ...]:
+    """What modules that own mapped tensors say of themselves, where both say it.
+
+    Places are the checkpoint's names, as those of :func:`differing_settings` are.
+    """
+    owners = {step.source.name: name for name, step in source.steps.items() if step.source}
+    pairs = {
+        _owner(step.source.name): (_owner(owners[step.source.name]), _owner(name))
+        for name, step in target.steps.items()
+        if step.status != "fresh" and step.source and step.source.name in owners
+    }
+    return tuple(
+        Setting(place or "the network itself", name, ours_text, theirs_text)
+        for place, (ours, theirs) in pairs.items()
+        for name, ours_text, theirs_text in _attributes(source, ours, target, theirs)
+    )
+
+
+def merged(calls: Sequence[Setting], attributes: Sequence[Setting]) -> tuple[Setting, ...]:
+    """Both, but what a call has shown is not said again by its module."""
+    said = {(setting.place, setting.name) for setting in calls}
+    return (*calls, *(s for s in attributes if (s.place, s.name) not in said))
+
+
+def first_difference(source: Sequence[Call], target: Sequence[Call]) -> str:
+    """The first call on the same tensors whose results differ, in words; empty where none does.
+
+    The calls must hold copies.
+    """
+    from surgery.proof.comparison import relative_difference
+
+    for other, call in shared_calls(source, target):
+        if not (call.clean and other.clean):
+            continue
+        result = relative_difference(other.gave, call.gave)
+        if result <= TOLERANCE:
+            continue
+        fed = _fed_alike(other.fed, call.fed)
+        return f"{call.name} of {place_of(call.key)}: {fed} and answers otherwise (by {result:.1e})"
+    return ""
+
+
+def _fed_alike(one: torch.Tensor | None, other: torch.Tensor | None) -> str:
+    from surgery.proof.comparison import relative_difference
+
+    if one is None or other is None:
+        return "it is fed nothing that can be compared"
+    alike = relative_difference(one, other) <= TOLERANCE
+    return "it is fed the same" if alike else "it is fed something else"
+
+
+def shared_calls(source: Sequence[Call], target: Sequence[Call]) -> list[tuple[Call, Call]]:
+    """Calls of both sides on the same tensors of the checkpoint, in the target's order."""
+    ours = _by_key(source)
+    return [(ours[key][0], call) for key, (call, _) in _by_key(target).items() if key in ours]
+
+
+def place_of(key: Sequence[str]) -> str:
+    """The shortest name for tensors that are used together: their module where that is one."""
+    owners = {_owner(name) for name in key}
+    if len(owners) == 1 and (owner := next(iter(owners))):
+        return owner
+    return " + ".join(key)
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _by_key(calls: Sequence[Call]) -> Keyed:
+    """Calls that take mapped tensors which no other call takes, and the kinds called before."""
+    counts: dict[tuple[str, ...], int] = {}
+    for call in calls:
+        counts[call.key] = counts.get(call.key, 0) + 1
+    found: dict[tuple[str, ...], tuple[Call, tuple[str, ...]]] = {}
+    before: list[str] = []
+    for call in calls:
+        if not call.key:
+            before += _told(call)
+            continue
+        if before and before[-1].startswith("pad("):
+            call = replace(call, settings=(*call.settings, ("padded before", before.pop()[4:-1])))
+        if counts[call.key] == 1:
+            found[call.key] = (call, tuple(before))
+        before = []
+    return found
+
+
+def _after(calls: Sequence[Call]) -> tuple[str, ...]:
+    after: list[str] = []
+    for call in calls:
+        after = [] if call.key else [*after, *_told(call)]
+    return tuple(after)
+
+
+def _told(call: Call) -> Iterator[str]:
+    """Pooling to one value is left out: as often it is written as a mean."""
+    settings = dict(call.settings)
+    if call.name.startswith("adaptive_avg_pool") and settings.get("output_size") == "1":
+        return
+    text = ", ".join(f"{name}={value}" for name, value in call.settings)
+    yield f"{call.name}({text})" if text else call.name
+
+
+def _of_calls(place: str, source: Call, target: Call) -> Iterator[Setting]:
+    if source.name != target.name:
+        yield Setting(place, "function", source.name, target.name)
+        return
+    ours, theirs = dict(source.settings), dict(target.settings)
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            yield Setting(place, name, ours.get(name, "-"), theirs.get(name, "-"))
+
+
+def _list(functions: Sequence[str]) -> str:
+    return ", ".join(functions) or "none"
+
+
+def _attributes(
+    source: Side, ours: str, target: Side, theirs: str
+) -> Iterator[tuple[str, str, str]]:
+    from surgery.proof.watching import text_of
+
+    one, other = source.model.get_submodule(ours), target.model.get_submodule(theirs)
+    for name in _ATTRIBUTES:
+        if not (hasattr(one, name) and hasattr(other, name)):
+            continue
+        texts = [text_of(getattr(module, name)) for module in (one, other)]
+        plain = all(isinstance(getattr(m, name), int | float | str | tuple) for m in (one, other))
+        if plain and texts[0] != texts[1]:
+            yield name, texts[0], texts[1]

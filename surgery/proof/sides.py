@@ -1,0 +1,140 @@
+"""Two models and a plan -> two sides that take the same tensors of the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from surgery.describe import describe
+from surgery.errors import SurgeryError
+from surgery.proof.running import Side
+from surgery.proof.values import is_inexact
+from surgery.specs import TensorSpec
+from surgery.transfers.decide import SourceNames, make_plan
+from surgery.transfers.plan import KeepInit, Load, Step, TransferPlan, shape_text
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def make_sides(
+    source: nn.Module,
+    target: nn.Module,
+    plan: TransferPlan,
+    labels: tuple[str, str],
+    ties: Iterable[tuple[str, ...]] = (),
+) -> tuple[Side, Side]:
+    """How both models' tensors are made of the checkpoint's, and what only one of them has.
+
+    ``plan`` is the target's; the source's own is found by names. ``ties`` are the checkpoint's
+    names of one tensor. Raises :class:`~surgery.errors.SurgeryError` where the source model has
+    no place for a tensor that the plan uses: it is not the checkpoint's architecture.
+    """
+    specs = [step.source for step in plan.steps if isinstance(step, Load)]
+    left = [unused.source for unused in plan.unused]
+    ties = tuple(ties)
+    names = SourceNames(tuple(dict.fromkeys((*specs, *left))), ties)
+    own_plan = make_plan(names, describe(source))
+    _refuse_other(own_plan, specs, labels[0])
+    # An index that the target computes is computed by the source too: in float64, on both sides.
+    used = {spec.name for spec in specs}
+    used |= {name for group in ties if used & {*group} for name in group}
+    one = _one_name_each((*ties, *_ties_of(own_plan), *_ties_of(plan)))
+    ours = {step.target.name: step for step in own_plan.steps}
+    expected = {unused.source.name for unused in plan.unused if unused.expected} - used
+    return (
+        _side(labels[0], source, ours, one, used, expected),
+        _side(labels[1], target, plan.by_target, one, used, set()),
+    )
+
+
+def _side(
+    label: str,
+    model: nn.Module,
+    steps: Mapping[str, Step],
+    one: Mapping[str, str],
+    used: set[str],
+    expected: set[str],
+) -> Side:
+    taken, foreign = {}, set()
+    for name, step in steps.items():
+        if isinstance(step, Load) and step.source.name in used:
+            spec = replace(step.source, name=one.get(step.source.name, step.source.name))
+            taken[name] = replace(step, source=spec)
+        elif not _is_expected(step, expected) and step.target.is_floating:
+            foreign.add(name)
+    side = Side(label, model, taken, frozenset())
+    own = {id(side.live[name]) for name in taken if name in side.live}
+    left = (name for name in foreign if name in side.live and id(side.live[name]) not in own)
+    return Side(label, model, taken, frozenset(left))
+
+
+def _is_expected(step: Step, expected: set[str]) -> bool:
+    if isinstance(step, KeepInit):
+        return step.expected
+    return isinstance(step, Load) and step.source.name in expected
+
+
+def _ties_of(plan: TransferPlan) -> list[tuple[str, ...]]:
+    """The checkpoint's names that end in one tensor of the target."""
+    loads = {step.target.name: step for step in plan.steps if isinstance(step, Load)}
+    groups = [[loads[name].source.name for name in names if name in loads] for names in plan.ties]
+    return [tuple(dict.fromkeys(names)) for names in groups if len(set(names)) > 1]
+
+
+def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
+    """Every name of a tie to one of them, ties that share a name joined."""
+    one: dict[str, str] = {}
+    for names in ties:
+        known = {one.get(name, name) for name in names}
+        first = min(known)
+        for name in (*names, *(n for n, other in one.items() if other in known)):
+            one[name] = first
+    return one
+
+
+def _refuse_other(plan: TransferPlan, used: list[TensorSpec], label: str) -> None:
+    placed = {step.source.name for step in plan.steps if isinstance(step, Load)}
+    placed |= {unused.source.name for unused in plan.unused if unused.expected}
+    lost = [spec for spec in dict.fromkeys(used) if spec.name not in placed]
+    if not lost:
+        return
+    misfit = {
+        step.source.name: step for step in plan.steps if isinstance(step, KeepInit) and step.source
+    }
+    raise SurgeryError(
+        f"the source is no checkpoint of {label}: {len(lost)} of the tensors that are transferred "
+        "have no place in it; name the architecture that it was saved from (--source-arch), with "
+        "its arguments (--source-arg num_classes=10)",
+        [_why_lost(spec, misfit) for spec in lost[:8]],
+    )
+
+
+def _why_lost(spec: TensorSpec, misfit: Mapping[str, KeepInit]) -> str:
+    if spec.name in misfit:
+        place = misfit[spec.name].target
+        return f"{spec.name} is {shape_text(spec)}, and {shape_text(place)} there"
+    return f"{spec.name} {shape_text(spec)}"
+
+
+def own_values(
+    sides: tuple[Side, Side], tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The checkpoint's values as the target will have them: cast to its dtype, then widened.
+
+    What the cast rounds is the file's affair and no difference between two networks.
+    """
+    import torch
+
+    values: dict[str, torch.Tensor] = {}
+    for step in sides[1].steps.values():
+        if step.source is None or step.source.name in values:
+            continue
+        value = tensors[step.source.name].detach()
+        if is_inexact(value):
+            value = value.to(getattr(torch, step.target.dtype))
+            value = value.to(torch.complex128 if value.is_complex() else torch.float64)
+        values[step.source.name] = value
+    return values
