@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers.adapters.asked import Asked
+from surgery.transfers.adapters.choose import Choice
 from surgery.transfers.names import Match, Matches, match_names
-from surgery.transfers.plan import KeepInit, Load, Step, TransferPlan, Unused, shape_text
+from surgery.transfers.plan import Adapt, KeepInit, Load, Step, TransferPlan, Unused, shape_text
 from surgery.transfers.refusal import first_lines
 from surgery.transfers.renames import Renames
 from surgery.wrappers import unwrap_name, unwrap_names
 
 MATCHES = ("names", "structure")
+ON_MISMATCH = ("keep", "adapt")
 
 
 @collector_paused()
@@ -26,20 +29,29 @@ def make_plan(
     *,
     match: str = "names",
     renames: Renames | None = None,
+    on_mismatch: str = "keep",
+    adapters: Sequence[Asked] = (),
 ) -> TransferPlan:
     """Decide where every tensor of ``target`` comes from.
 
-    Raises :class:`~surgery.errors.RenameError` for rename lines that match nothing,
+    ``on_mismatch="adapt"`` computes what has another shape where an adapter fits; ``adapters``
+    are those that were asked for by name, whatever ``on_mismatch`` says.
+
+    Raises :class:`~surgery.errors.SurgeryError` for an adapter that was asked for and fits
+    nothing, :class:`~surgery.errors.RenameError` for rename lines that match nothing,
     :class:`~surgery.errors.TransferRefused` where renames send two sources to one target, and
     :class:`~surgery.errors.CheckpointError` for sources that no renaming can bring back.
     """
     _check_match(match)
+    _check_on_mismatch(on_mismatch)
     _refuse_flattened(source.specs)
     renamed = _renamed(source, renames)
     matches = match_names({new: entry.spec for new, entry in renamed.items()}, target.by_name)
     aliases = {name: names for names in target.ties for name in names}
-    decide = _Decision(renamed, matches, target, aliases, dict(source.unread))
+    choice = _choice(renamed, matches, target, adapters, automatic=on_mismatch == "adapt")
+    decide = _Decision(renamed, matches, target, aliases, dict(source.unread), choice)
     steps = tuple(map(decide.step, target.tensors))
+    choice.refuse_unused()
     return TransferPlan(
         steps=steps,
         unused=tuple(_unused(decide, steps, source)),
@@ -80,6 +92,27 @@ def _check_match(match: str) -> None:
             "match='structure' (pairing two implementations of one network by shape and order) "
             "has not been built yet; use match='names' with renames"
         )
+
+
+def _check_on_mismatch(on_mismatch: str) -> None:
+    if on_mismatch not in ON_MISMATCH:
+        raise SurgeryError(f"on_mismatch={on_mismatch!r} is not known; expected 'keep' or 'adapt'")
+
+
+def _choice(
+    sources: Mapping[str, _Entry],
+    matches: Matches,
+    target: ModelSpec,
+    asked: Sequence[Asked],
+    *,
+    automatic: bool,
+) -> Choice:
+    pairs = [
+        (sources[match.source].spec, target.by_name[match.target])
+        for match in matches.by_target.values()
+    ]
+    specs = {name: entry.spec for name, entry in sources.items()}
+    return Choice(asked, automatic, specs, target, pairs)
 
 
 #: FSDP's ``_flat_param`` and fairscale's ``flat_param_0``.
@@ -134,21 +167,51 @@ class _Decision:
     target: ModelSpec
     aliases: Mapping[str, tuple[str, ...]]
     unread: Mapping[str, str]
+    choice: Choice
     found: dict[tuple[object, ...], tuple[Match, str] | None] = field(default_factory=dict)
 
     def step(self, tensor: TensorSpec) -> Step:
-        """The tensor's own match if it fits, else that of another of its names (a file may hold
-        a tie once), else why it stays as it is.
+        """The adapter that was asked for, else the tensor's own match if it fits, else that of
+        another of its names (a file may hold a tie once), else an adapter, else why it stays as
+        it is.
         """
         own = self.matches.by_target.get(tensor.name)
+        if own and (step := self.chosen(tensor, own)):
+            return step
         if own and not self.misfit(own, tensor):
             return self.load(tensor, own)
         if tensor.name in self.aliases and (tied := self.tied(tensor)):
             return self.load(tensor, *tied)
+        adapted, why = self.adapted(tensor)
+        if adapted:
+            return adapted
         if own:
             source = self.sources[own.source].spec
-            return KeepInit(tensor, self.misfit(own, tensor), source, _is_index(tensor))
+            reason = "; ".join(filter(None, (self.misfit(own, tensor), why)))
+            return KeepInit(tensor, reason, source, _is_index(tensor))
         return self.keep(tensor)
+
+    def chosen(self, tensor: TensorSpec, match: Match) -> Adapt | None:
+        entry = self.sources[match.source]
+        return self.choice.chosen(match.source, entry.spec, tensor, self.via(match))
+
+    def adapted(self, tensor: TensorSpec) -> tuple[Adapt | None, str]:
+        """The step of an adapter that fits the match of one of the tensor's names, its own first;
+        or why none does.
+        """
+        names = dict.fromkeys((tensor.name, *self.aliases.get(tensor.name, ())))
+        why = ""
+        for name in names:
+            match = self.matches.by_target.get(name)
+            if match is None or _uncastable(self.sources[match.source].spec, tensor):
+                continue
+            tied = () if name == tensor.name else (f"tied to {name}",)
+            source, via = self.sources[match.source].spec, (*self.via(match), *tied)
+            found = self.choice.fitting(match.source, source, tensor, via)
+            if isinstance(found, Adapt):
+                return found, ""
+            why = why or found
+        return None, why
 
     def tied(self, tensor: TensorSpec) -> tuple[Match, str] | None:
         """The first match among the tensor's names that fits, looked for once: all its names
@@ -176,9 +239,12 @@ class _Decision:
         return _uncastable(source, tensor)
 
     def load(self, tensor: TensorSpec, match: Match, *more: str) -> Load:
-        entry = self.sources[match.source]
-        via = (match.via, *map("renamed by line {}".format, entry.lines), *more)
-        return Load(tensor, entry.spec, tuple(filter(None, via)))
+        return Load(tensor, self.sources[match.source].spec, (*self.via(match), *more))
+
+    def via(self, match: Match) -> tuple[str, ...]:
+        """How the names of a match were brought together."""
+        lines = self.sources[match.source].lines
+        return tuple(filter(None, (match.via, *map("renamed by line {}".format, lines))))
 
     def keep(self, tensor: TensorSpec) -> KeepInit:
         if reason := self.matches.ambiguous_targets.get(tensor.name):
@@ -223,7 +289,7 @@ def _uncastable(source: TensorSpec, target: TensorSpec) -> str:
 
 
 def _unused(decide: _Decision, steps: Sequence[Step], source: SourceNames) -> Iterable[Unused]:
-    used = {step.source.name for step in steps if step.source and step.status != "fresh"}
+    used = {spec.name for step in steps for spec in step.sources}
     misfit = {
         step.source.name: step for step in steps if isinstance(step, KeepInit) and step.source
     }
