@@ -11,7 +11,10 @@ from collections.abc import Mapping
 
 from surgery.transfers.adapters import (
     input_channels,
+    kernel_size,
+    patch_embed,
     pos_embed,
+    rel_pos,
 )
 from surgery.transfers.adapters.adapter import Adapter
 
@@ -20,5 +23,8 @@ ADAPTERS: Mapping[str, Adapter] = {
     for module in (
         input_channels,
         pos_embed,
+        rel_pos,
+        patch_embed,
+        kernel_size,
     )
 }
