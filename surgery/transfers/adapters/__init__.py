@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from surgery.transfers.adapters import (
+    class_rows,
     input_channels,
     kernel_size,
     patch_embed,
     pos_embed,
     rel_pos,
+    vocabulary,
+    width,
 )
 from surgery.transfers.adapters.adapter import Adapter
 
@@ -26,5 +29,8 @@ ADAPTERS: Mapping[str, Adapter] = {
         rel_pos,
         patch_embed,
         kernel_size,
+        vocabulary,
+        width,
+        class_rows,
     )
 }
