@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.adapters.asked import Asked
 from surgery.transfers.adapters.choose import Choice
+from surgery.transfers.adapters.layers import Moved, relayer
 from surgery.transfers.names import Match, Matches, match_names
 from surgery.transfers.plan import Adapt, KeepInit, Load, Step, TransferPlan, Unused, shape_text
 from surgery.transfers.refusal import first_lines
@@ -48,8 +49,13 @@ def make_plan(
     renamed = _renamed(source, renames)
     matches = match_names({new: entry.spec for new, entry in renamed.items()}, target.by_name)
     aliases = {name: names for names in target.ties for name in names}
-    choice = _choice(renamed, matches, target, adapters, automatic=on_mismatch == "adapt")
-    decide = _Decision(renamed, matches, target, aliases, dict(source.unread), choice)
+    layers = [asked for asked in adapters if asked.adapter.name == "depth"]
+    relayered = relayer(layers, matches, renamed, target.by_name)
+    matches = relayered.matches
+    others = [asked for asked in adapters if asked not in layers]
+    choice = _choice(renamed, matches, target, others, automatic=on_mismatch == "adapt")
+    unread = dict(source.unread)
+    decide = _Decision(renamed, matches, target, aliases, unread, choice, relayered.moved)
     steps = tuple(map(decide.step, target.tensors))
     choice.refuse_unused()
     return TransferPlan(
@@ -168,7 +174,9 @@ class _Decision:
     aliases: Mapping[str, tuple[str, ...]]
     unread: Mapping[str, str]
     choice: Choice
+    moved: Mapping[str, Moved]
     found: dict[tuple[object, ...], tuple[Match, str] | None] = field(default_factory=dict)
+    tied_adapted: dict[tuple[object, ...], Adapt | None] = field(default_factory=dict)
 
     def step(self, tensor: TensorSpec) -> Step:
         """The adapter that was asked for, else the tensor's own match if it fits, else that of
@@ -179,7 +187,7 @@ class _Decision:
         if own and (step := self.chosen(tensor, own)):
             return step
         if own and not self.misfit(own, tensor):
-            return self.load(tensor, own)
+            return self.moved_here(tensor, own) or self.load(tensor, own)
         if tensor.name in self.aliases and (tied := self.tied(tensor)):
             return self.load(tensor, *tied)
         adapted, why = self.adapted(tensor)
@@ -191,27 +199,50 @@ class _Decision:
             return KeepInit(tensor, reason, source, _is_index(tensor))
         return self.keep(tensor)
 
+    def moved_here(self, tensor: TensorSpec, match: Match) -> Adapt | None:
+        """The step that gives the tensor another layer's values; a counter is merely loaded."""
+        moved = self.moved.get(tensor.name)
+        if moved is None or not tensor.is_floating:
+            return None
+        source = self.sources[match.source].spec
+        return Adapt(
+            target=tensor,
+            sources=(source,),
+            adapter="depth",
+            reason=moved.reason,
+            reference=moved.reference,
+            chosen=True,
+            via=self.via(match),
+        )
+
     def chosen(self, tensor: TensorSpec, match: Match) -> Adapt | None:
         entry = self.sources[match.source]
         return self.choice.chosen(match.source, entry.spec, tensor, self.via(match))
 
     def adapted(self, tensor: TensorSpec) -> tuple[Adapt | None, str]:
-        """The step of an adapter that fits the match of one of the tensor's names, its own first;
-        or why none does.
+        """The step of an adapter that fits the tensor's own match, or that of another of its
+        names; or why none does.
         """
-        names = dict.fromkeys((tensor.name, *self.aliases.get(tensor.name, ())))
-        why = ""
-        for name in names:
-            match = self.matches.by_target.get(name)
-            if match is None or _uncastable(self.sources[match.source].spec, tensor):
-                continue
-            tied = () if name == tensor.name else (f"tied to {name}",)
-            source, via = self.sources[match.source].spec, (*self.via(match), *tied)
-            found = self.choice.fitting(match.source, source, tensor, via)
-            if isinstance(found, Adapt):
-                return found, ""
-            why = why or found
-        return None, why
+        if not self.choice.automatic:
+            return None, ""
+        own = self.adapted_from(tensor, tensor.name)
+        if isinstance(own, Adapt) or tensor.name not in self.aliases:
+            return (own, "") if isinstance(own, Adapt) else (None, own)
+        names = self.aliases[tensor.name]
+        key = (names[0], tensor.shape, tensor.dtype)
+        if key not in self.tied_adapted:  # looked for once, as in `tied`
+            found = (self.adapted_from(tensor, name, f"tied to {name}") for name in names)
+            self.tied_adapted[key] = next((step for step in found if isinstance(step, Adapt)), None)
+        step = self.tied_adapted[key]
+        return (replace(step, target=tensor) if step else None), own
+
+    def adapted_from(self, tensor: TensorSpec, name: str, *more: str) -> Adapt | str:
+        """What an adapter makes of the match of ``name``, or why none fits."""
+        match = self.matches.by_target.get(name)
+        if match is None or _uncastable(self.sources[match.source].spec, tensor):
+            return ""
+        source, via = self.sources[match.source].spec, (*self.via(match), *more)
+        return self.choice.fitting(match.source, source, tensor, via)
 
     def tied(self, tensor: TensorSpec) -> tuple[Match, str] | None:
         """The first match among the tensor's names that fits, looked for once: all its names

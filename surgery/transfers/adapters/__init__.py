@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from surgery.transfers.adapters import (
     class_rows,
+    depth,
     input_channels,
     kernel_size,
     patch_embed,
@@ -32,5 +33,6 @@ ADAPTERS: Mapping[str, Adapter] = {
         vocabulary,
         width,
         class_rows,
+        depth,
     )
 }
