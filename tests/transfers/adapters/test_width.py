@@ -82,3 +82,10 @@ def test_classes_are_not_selected_from_even_where_everything_was_meant():
     source, model = TinyNet(6, width=8), TinyNet(3, width=4)
     outcome = surgery.transfer(source, model, adapters={"**": "width"}, min_loaded=0)
     assert outcome.fresh == ("fc.weight", "fc.bias")
+
+
+def test_classes_whose_number_is_a_width_by_chance():
+    source, model = TinyNet(8, width=8), TinyNet(4, width=4)
+    outcome = surgery.transfer(source, model, on_mismatch="adapt", min_loaded=0)
+    assert outcome.fresh == ("fc.weight", "fc.bias")
+    assert "may be classes" in outcome.plan.by_target["fc.bias"].reason
