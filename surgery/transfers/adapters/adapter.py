@@ -46,7 +46,8 @@ class Case:
 
     ``source_name`` is what the source is called after renames, and ``sources`` are by such
     names. ``widths`` are pairs of sizes (source, target) that the two networks have for one
-    width: some matched tensor produces it (axis 0) and some matched tensor consumes it.
+    width: some matched tensor produces it (axis 0) and some matched tensor consumes it. ``last``
+    is the path of the target's last layer, in the order of its state dict.
     """
 
     source: TensorSpec
@@ -56,6 +57,7 @@ class Case:
     targets: Mapping[str, TensorSpec]
     types: tuple[str, ...] = ()
     widths: frozenset[tuple[int, int]] = frozenset()
+    last: str = ""
     settings: Settings = field(default_factory=dict)
     chosen: bool = False
 

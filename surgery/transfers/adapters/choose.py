@@ -84,19 +84,23 @@ class Choice:
         chosen: bool,
     ) -> Case:
         module = self.target.module_of(target.name)
-        types = module.types if module else ()
-        targets = self.target.by_name
         return Case(
-            source,
-            target,
-            source_name,
-            self.sources,
-            targets,
-            types,
-            self._widths,
-            settings,
-            chosen,
+            source=source,
+            target=target,
+            source_name=source_name,
+            sources=self.sources,
+            targets=self.target.by_name,
+            types=module.types if module else (),
+            widths=self._widths,
+            last=self._last,
+            settings=settings,
+            chosen=chosen,
         )
+
+    @cached_property
+    def _last(self) -> str:
+        named = (tensor.name for tensor in reversed(self.target.tensors) if tensor.is_floating)
+        return next(named, "").rpartition(".")[0]
 
     @cached_property
     def _widths(self) -> frozenset[tuple[int, int]]:

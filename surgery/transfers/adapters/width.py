@@ -7,7 +7,7 @@ side (the rows of a fused qkv) is selected from part by part.
 
 A width is a pair of sizes that some tensor produces, on its first axis, and some tensor consumes,
 on another. The classes of a head are consumed by nothing, and are not selected from; nor are
-the rows of the last matrix, whose number may be that of a width by chance.
+the rows of a matrix that is the last layer, whose number may be that of a width by chance.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def decide(case: Case) -> Fit | NoFit:
     if len(source) != len(target) or source == target:
         return NoFit("no axis differs, or another number of them")
     if case.widths and source[0] != target[0] and _is_last(case):
-        return NoFit("the rows of the last matrix may be classes: class-rows says which", near=True)
+        return NoFit("the rows of the last layer may be classes: class-rows says which", near=True)
     parts = [_parts(case, old, new) for old, new in zip(source, target, strict=True)]
     if not all(parts):
         return NoFit("not every axis that differs is a width of the network")
@@ -45,10 +45,10 @@ def decide(case: Case) -> Fit | NoFit:
 
 
 def _is_last(case: Case) -> bool:
-    """Whether the tensor belongs to the last matrix in the target's order."""
-    matrices = (spec for spec in reversed(case.targets.values()) if len(spec.shape) == 2)
-    last = next((spec.name for spec in matrices if spec.is_floating), "")
-    return case.target.name.rpartition(".")[0] == last.rpartition(".")[0]
+    """Whether the tensor belongs to a matrix that is the network's last layer."""
+    path = case.target.name.rpartition(".")[0]
+    weight = case.targets.get(f"{path}.weight" if path else "weight")
+    return path == case.last and weight is not None and len(weight.shape) == 2
 
 
 def _parts(case: Case, old: int, new: int) -> int:
