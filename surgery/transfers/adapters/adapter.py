@@ -131,6 +131,11 @@ def grid(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def setting_text(value: object) -> str:
+    """A setting as it would be typed: ``14x14`` for a grid."""
+    return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 def grid_text(size: Sequence[int]) -> str:
     return " x ".join(map(str, size))
 

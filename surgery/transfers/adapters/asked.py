@@ -10,7 +10,7 @@ from typing import TypeAlias
 from surgery.errors import SurgeryError, did_you_mean
 from surgery.patterns import Selector, parse_selector
 from surgery.transfers.adapters import ADAPTERS
-from surgery.transfers.adapters.adapter import Adapter, Settings
+from surgery.transfers.adapters.adapter import Adapter, Settings, setting_text
 
 #: ``{"pos_embed": "pos-embed:old=14x14"}``, ``{"fc": ("class-rows", {0: 7})}``, or lines of text.
 AdaptersLike: TypeAlias = (
@@ -46,7 +46,7 @@ def read_asked(adapters: AdaptersLike) -> tuple[Asked, ...]:
 
 
 def _from_line(text: str) -> Asked:
-    match = _LINE.fullmatch(text)
+    match = _LINE.fullmatch(text) if isinstance(text, str) else None
     if not match:
         raise SurgeryError(f"expected PATTERN=ADAPTER or PATTERN=ADAPTER:KEY=VALUE, found {text!r}")
     return _asked(match["selector"], match["name"], _settings(match["settings"] or "", text))
@@ -65,12 +65,14 @@ def _settings(text: str, line: str) -> dict[str, str]:
 def _from_entry(selector: str, asked: str | tuple[str, Mapping[object, object]]) -> Asked:
     if isinstance(asked, str):
         return _from_line(f"{selector}={asked}")
+    if not (isinstance(asked, tuple | list) and len(asked) == 2 and isinstance(asked[1], Mapping)):
+        raise SurgeryError(
+            f"{selector!r}: expected an adapter's name or (name, settings), found {asked!r}"
+        )
     name, settings = asked
-    return _asked(selector, name, {str(key): _text(value) for key, value in settings.items()})
-
-
-def _text(value: object) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return _asked(
+        selector, name, {str(key): setting_text(value) for key, value in settings.items()}
+    )
 
 
 def _asked(selector: str, name: str, settings: Mapping[str, str]) -> Asked:

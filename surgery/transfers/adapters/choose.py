@@ -132,7 +132,7 @@ class Choice:
         ]
         if selected:
             return [f"no source tensor was matched with {name}" for name in selected[:5]]
-        segments = _names_and_paths(self.target.by_name)
+        segments = _names_and_paths(map(unwrap_name, self.target.by_name))
         near = did_you_mean(asked.selector.text, segments, 3)
         return [f"no tensor of the target is called {asked.selector}{near}"]
 
@@ -150,11 +150,13 @@ def _names_and_paths(names: Iterable[str]) -> list[str]:
 def _subject(tensor: TensorSpec, model: ModelSpec) -> Subject:
     module = model.module_of(tensor.name)
     types = module.types if module else ()
-    return Subject((unwrap_name(tensor.name),), types, frozenset(), frozenset())
+    return Subject((unwrap_name(tensor.name), tensor.name), types, frozenset(), frozenset())
 
 
 def _decide(adapter: Adapter, case: Case) -> Fit | NoFit:
     for spec in (case.source, case.target):
+        if not spec.numel:
+            return NoFit("there are no elements")
         if not spec.is_floating or spec.dtype.startswith("complex"):
             return NoFit(f"only real numbers are computed with, and it has {spec.dtype}")
     return adapter.decide(case)

@@ -74,7 +74,7 @@ def _paths(name: str) -> Iterator[str]:
 
 
 def _is_meant(asked: Asked, path: str) -> bool:
-    return matches(asked.selector, Subject((unwrap_name(path),), (), frozenset(), frozenset()))
+    return matches(asked.selector, Subject((unwrap_name(path), path), (), frozenset(), frozenset()))
 
 
 def _source_path(path: str, found: Matches, targets: Iterable[str]) -> str:

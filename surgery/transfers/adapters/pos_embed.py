@@ -27,6 +27,7 @@ from surgery.transfers.adapters.adapter import (
     grid,
     grid_text,
     one_of,
+    setting_text,
     surroundings,
 )
 
@@ -151,7 +152,7 @@ def _no_grid(case: Case, side: str) -> str:
     tokens = (case.target if side == "new" else case.source).shape[-2]
     prefixes = " or ".join(map(str, _prefixes(name, specs, case.target.shape[-1])))
     if side in case.settings or "prefix" in case.settings:
-        given = ", ".join(f"{key}={value}" for key, value in case.settings.items())
+        given = ", ".join(f"{key}={setting_text(value)}" for key, value in case.settings.items())
         return f"{tokens} {side} tokens are not what {given} says"
     return (
         f"{tokens} {side} tokens are no square grid behind {prefixes} prefix tokens; say "

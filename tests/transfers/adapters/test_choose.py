@@ -10,7 +10,7 @@ from tiny_models import randomise, same_bits, snapshot
 import surgery
 from surgery.architectures import find_architecture
 from surgery.errors import SurgeryError, TransferRefused
-from surgery.transfers import plan_transfer, transfer
+from surgery.transfers import apply_to_model, open_source, plan_transfer, transfer
 from surgery.transfers.plan import TransferPlan
 from surgery.transfers.tofile import plan_file_transfer
 
@@ -113,6 +113,9 @@ def test_the_report_has_the_reason_and_the_reference():
         (["pos_embed=pos-embed", "*embed=pos-embed"], "one adapter takes a tensor"),
         ({"head.bias": "pos-embed"}, "head.bias: not two embeddings of one width"),
         ({"nothing": ("pos-embed", {})}, "no tensor of the target is called nothing"),
+        ({"pos_embed": 3}, "expected an adapter's name or (name, settings), found 3"),
+        ([3], "expected PATTERN=ADAPTER"),
+        (["pos_embed=pos-embed:new=9x9"], "65 new tokens are not what new=9x9 says"),
     ],
 )
 def test_a_request_that_cannot_be_met(asked, message):
@@ -134,3 +137,44 @@ def test_values_of_the_model_itself():
     transfer(model, model, renames="a -> b\nb -> a", adapters=named)
     assert torch.equal(model["a"].weight, b.sum(1, keepdim=True))
     assert torch.equal(model["b"].weight, a.repeat(1, 3, 1, 1) * (1 / 3))
+
+
+@pytest.mark.parametrize("name", ["pos_embed", "module.pos_embed"])
+def test_below_a_wrapper_either_name_will_do(name):
+    model = torch.nn.DataParallel(small_vit(img_size=64))
+    outcome = transfer(small_vit(), model, adapters={name: ("pos-embed", {"new": [8, 8]})})
+    assert outcome.adapted == ("module.pos_embed",)
+
+
+def test_nothing_is_made_of_nothing():
+    """The mean of no words would be NaN."""
+    source = {"embed.weight": torch.zeros(0, 3)}
+    model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(4, 3)})
+    with pytest.raises(TransferRefused, match="not one tensor"):
+        transfer(source, model, on_mismatch="adapt")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_only_real_numbers_are_computed_with(dtype):
+    source = {"weight": torch.ones(4, 3, 3, 3, dtype=dtype)}
+    with pytest.raises(TransferRefused, match="not one tensor"):
+        transfer(source, torch.nn.Conv2d(1, 4, 3), on_mismatch="adapt", min_loaded=0)
+
+
+def test_eight_bits_are_computed_in_single():
+    source = {"weight": torch.randn(4, 3, 3, 3).to(torch.float8_e4m3fn)}
+    model = torch.nn.Conv2d(1, 4, 3, bias=False)
+    transfer(source, model, on_mismatch="adapt")
+    assert torch.equal(model.weight, source["weight"].float().sum(1, keepdim=True))
+
+
+def test_a_plan_that_names_an_unknown_adapter_changes_nothing():
+    source, model = small_vit(), small_vit(in_chans=1)
+    data = plan_transfer(source, model, on_mismatch="adapt").to_dict()
+    for row in data["steps"]:
+        if row["status"] == "adapted":
+            row["adapter"] = "input-chanels"
+    before = snapshot(model)
+    with pytest.raises(SurgeryError, match="no adapter 'input-chanels'; did you mean input-ch"):
+        apply_to_model(TransferPlan.from_dict(data), open_source(source), model)
+    assert same_bits(before, snapshot(model))
