@@ -60,7 +60,7 @@ def make_plan(
     choice.refuse_unused()
     return TransferPlan(
         steps=steps,
-        unused=tuple(_unused(decide, steps, source)),
+        unused=tuple(_unused(decide, steps, source, relayered.left_out)),
         parameters=tuple(_counted_names(target)),
         ties=target.ties,
         unread=tuple(source.unread),
@@ -319,7 +319,9 @@ def _uncastable(source: TensorSpec, target: TensorSpec) -> str:
     return ""
 
 
-def _unused(decide: _Decision, steps: Sequence[Step], source: SourceNames) -> Iterable[Unused]:
+def _unused(
+    decide: _Decision, steps: Sequence[Step], source: SourceNames, left_out: frozenset[str]
+) -> Iterable[Unused]:
     used = {spec.name for step in steps for spec in step.sources}
     misfit = {
         step.source.name: step for step in steps if isinstance(step, KeepInit) and step.source
@@ -333,6 +335,8 @@ def _unused(decide: _Decision, steps: Sequence[Step], source: SourceNames) -> It
         new = new_names.get(spec.name, spec.name)
         if spec.name in tied_to_used:
             yield Unused(spec, "another name of a tensor that is used", expected=True)
+        elif new in left_out:
+            yield Unused(spec, "in a layer that was left out, as asked", expected=True)
         elif spec.name in misfit:
             yield Unused(spec, "does not fit its target", misfit[spec.name].expected)
         elif new in decide.matches.ambiguous_sources:

@@ -24,11 +24,13 @@ class Moved:
 @dataclass(frozen=True, slots=True)
 class Relayered:
     """Matches in which layers meet as they were asked to; ``moved`` are by target name those
-    that meet another layer than their own name's.
+    that meet another layer than their own name's. ``left_out`` are names of the source whose
+    layer no layer of the target was given.
     """
 
     matches: Matches
     moved: Mapping[str, Moved] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
 
 
 def relayer(
@@ -41,15 +43,17 @@ def relayer(
     """
     targets = list(targets)
     by_target, moved = dict(found.by_target), {}
+    left_out: set[str] = set()
     for one in asked:
         for path in _stacks(one, targets):
             stack = _Stack(one, path, _source_path(path, found, targets), sources, targets)
+            left_out |= stack.left_out()
             for target, match, why in stack.pairs():
                 by_target.pop(target, None)
                 if match:
                     by_target[target] = match
                     moved[target] = why
-    return Relayered(replace(found, by_target=by_target), moved)
+    return Relayered(replace(found, by_target=by_target), moved, frozenset(left_out))
 
 
 def _stacks(asked: Asked, targets: Iterable[str]) -> list[str]:
@@ -102,21 +106,35 @@ class _Stack:
     sources: Collection[str]
     targets: Sequence[str]
 
-    def pairs(self) -> Iterator[tuple[str, Match | None, Moved]]:
-        """Every target tensor whose layer is given another one, with its new match."""
-        how = str(self.asked.settings.get("how", "uniform"))
+    @property
+    def how(self) -> str:
+        return str(self.asked.settings.get("how", "uniform"))
+
+    def given(self) -> dict[int, int]:
+        """The number of the source's layer, by the number of the target's that is given it."""
         old = _layers(self.source_path, self.sources)
         new = _layers(self.path, self.targets)
-        given = dict(zip(new, layers_from(how, len(old), len(new)), strict=True))
+        chosen = layers_from(self.how, len(old), len(new))
+        return {layer: old[index] for layer, index in zip(new, chosen, strict=True)}
+
+    def left_out(self) -> set[str]:
+        """The source's tensors in layers that no layer of the target is given."""
+        used = {*self.given().values(), None}
+        return {name for name in self.sources if _split(self.source_path, name)[0] not in used}
+
+    def pairs(self) -> Iterator[tuple[str, Match | None, Moved]]:
+        """Every target tensor whose layer is given another one, with its new match."""
+        given, old = self.given(), _layers(self.source_path, self.sources)
+        reason = f"{self.how}, {len(old)} layers to {len(given)}"
         for target in self.targets:
             layer, rest = _split(self.path, target)
-            if layer is None or old[given[layer]] == layer:
+            if layer is None or given[layer] == layer:
                 continue
-            number = old[given[layer]]
+            number = given[layer]
             source = f"{self.source_path}.{number}.{rest}"
             match = Match(target, source, f"layer {number} of the source")
-            reason = f"{how}, {len(old)} layers to {len(new)}"
-            yield target, match if source in self.sources else None, Moved(reason, REFERENCES[how])
+            moved = Moved(reason, REFERENCES[self.how])
+            yield target, match if source in self.sources else None, moved
 
 
 def _layers(path: str, names: Iterable[str]) -> list[int]:

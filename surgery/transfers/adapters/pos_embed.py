@@ -179,7 +179,7 @@ def _what_is_done(
     what = f"{grid_text(old)} grid to {grid_text(new)}, {mode}"
     if had:
         dropped = f", {had - prefix} dropped" if had > prefix else ""
-        what += f", {prefix} prefix tokens kept{dropped}"
+        what += f", {prefix} prefix token{'s' * (prefix != 1)} kept{dropped}"
     return what + assumed
 
 

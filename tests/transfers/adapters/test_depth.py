@@ -87,6 +87,10 @@ def test_a_transformer_of_half_the_depth():
     outcome = surgery.transfer(source, model, adapters={"blocks": "depth"}, min_loaded=1)
     assert torch.equal(model.blocks[2].attn.qkv.weight, source.blocks[5].attn.qkv.weight)
     assert len(outcome.unused) == len(source.blocks[0].state_dict()) * 3
+    assert {unused.reason for unused in outcome.plan.unused} == {
+        "in a layer that was left out, as asked"
+    }
+    outcome.plan.refuse_unless(strict=True)  # all that differs was asked for
 
 
 @pytest.mark.parametrize(

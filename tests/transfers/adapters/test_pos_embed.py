@@ -32,7 +32,7 @@ def decided(old, new, name="pos_embed", adapters=None, **beside):
             197,
             577,
             {"cls_token": (1, 1, 8)},
-            "14 x 14 grid to 24 x 24, bicubic, 1 prefix tokens kept; both grids are assumed to be "
+            "14 x 14 grid to 24 x 24, bicubic, 1 prefix token kept; both grids are assumed to be "
             "square",
             id="class-token",
         ),
@@ -110,7 +110,7 @@ def test_positions_of_text_are_no_grid_even_where_the_counts_are_squares():
     assert isinstance(plan.by_target["positional_embedding"], KeepInit)
     vision = plan.by_target["visual.positional_embedding"]
     assert isinstance(vision, Adapt)
-    assert vision.reason.startswith("4 x 4 grid to 7 x 7, bicubic, 1 prefix tokens kept")
+    assert vision.reason.startswith("4 x 4 grid to 7 x 7, bicubic, 1 prefix token kept")
 
 
 def test_queries_are_no_positions():
@@ -163,7 +163,7 @@ def test_a_distillation_token_is_dropped():
     old = specs(pos_embed=(1, 18, 8), cls_token=(1, 1, 8), dist_token=(1, 1, 8), **PATCHES)
     new = specs(pos_embed=(1, 17, 8), cls_token=(1, 1, 8), **PATCHES)
     step = plan_transfer(old, new, on_mismatch="adapt").by_target["pos_embed"]
-    assert "1 prefix tokens kept, 1 dropped" in step.reason
+    assert "1 prefix token kept, 1 dropped" in step.reason
     values = torch.rand(1, 18, 8)
     model = nn.Module()
     model.pos_embed = nn.Parameter(torch.zeros(1, 17, 8))
