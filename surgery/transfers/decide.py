@@ -113,6 +113,8 @@ def _choice(
     *,
     automatic: bool,
 ) -> Choice:
+    if not (asked or automatic):  # nothing will look at it, and there may be 100,000 tensors
+        return Choice((), automatic, {}, target, ())
     pairs = [
         (sources[match.source].spec, target.by_name[match.target])
         for match in matches.by_target.values()
@@ -184,7 +186,7 @@ class _Decision:
         it is.
         """
         own = self.matches.by_target.get(tensor.name)
-        if own and (step := self.chosen(tensor, own)):
+        if own and self.choice.asked and (step := self.chosen(tensor, own)):
             return step
         if own and not self.misfit(own, tensor):
             return self.moved_here(tensor, own) or self.load(tensor, own)
