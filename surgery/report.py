@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from surgery.proof.proof import Movement, Proof
     from surgery.training.curve import GroupCurve, ScheduleCurve
     from surgery.transfers.apply import TransferOutcome
-    from surgery.transfers.plan import KeepInit, Load, TransferPlan, Unused
+    from surgery.transfers.plan import Adapt, KeepInit, Load, TransferPlan, Unused
     from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
     from surgery.tuning.history import When
 
@@ -144,12 +144,14 @@ def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
 
 
 def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
-    from surgery.transfers.plan import KeepInit, Load
+    from surgery.transfers.plan import Adapt, KeepInit, Load
 
     fresh = [step for step in plan.steps if isinstance(step, KeepInit)]
     loaded = [step for step in plan.steps if isinstance(step, Load)]
+    adapted = [step for step in plan.steps if isinstance(step, Adapt)]
     return (
         _fresh_table(fresh),
+        _adapted_table(adapted),
         _unused_table(plan.unused),
         _pairs_table("in the source, and not read", plan.unread),
         _loaded_table(loaded),
@@ -167,6 +169,20 @@ def _fresh_table(steps: Sequence[KeepInit]) -> Table:
 def _unused_table(unused: Sequence[Unused]) -> Table:
     rows = _collapsed_rows((u.source, u.reason) for u in unused)
     return Table("unused in the source", (*_TENSORS, Column("why")), rows, "odd")
+
+
+def _adapted_table(steps: Sequence[Adapt]) -> Table:
+    references = {_how(step): step.reference for step in steps}
+    rows = tuple(
+        (*row, references[row[-1]])
+        for row in _collapsed_rows((step.target, _how(step)) for step in steps)
+    )
+    return Table("adapted", (*_TENSORS, Column("how"), Column("after", spare=True)), rows, "new")
+
+
+def _how(step: Adapt) -> str:
+    via = f" ({', '.join(step.via)})" if step.via else ""
+    return f"{step.adapter}: {step.reason}{via}"
 
 
 def _loaded_table(steps: Sequence[Load]) -> Table:
@@ -936,14 +952,14 @@ def percent_text(share: float) -> str:
 
 
 def _differing_text(differing: Sequence[Differing]) -> str:
-    counts = Counter(_how(tensor) for tensor in differing)
+    counts = Counter(_how_differing(tensor) for tensor in differing)
     return ", ".join(f"{counts[how]:,} {how}" for how in _DIFFERENCES if counts[how]) or "nothing"
 
 
 _DIFFERENCES = ("of another shape", "missing", "more in the file")
 
 
-def _how(tensor: Differing) -> str:
+def _how_differing(tensor: Differing) -> str:
     if tensor.in_file is None:
         return "missing"
     return "more in the file" if tensor.in_architecture is None else "of another shape"
@@ -960,7 +976,7 @@ def _differing_tables(best: Candidate) -> Iterator[Table]:
         ),
         strict=True,
     ):
-        tensors = [tensor for tensor in best.differing if _how(tensor) == how]
+        tensors = [tensor for tensor in best.differing if _how_differing(tensor) == how]
         rows = _collapsed_rows((_shown_spec(t), _expected_text(t)) for t in tensors)
         columns = (*_TENSORS, Column("expected")) if how == _DIFFERENCES[0] else _TENSORS
         cut = tuple(row[: len(columns)] for row in rows)

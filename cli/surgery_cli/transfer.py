@@ -42,6 +42,8 @@ Examples:
   surgery transfer old.safetensors like:new.safetensors --map renames.txt --strict
   surgery transfer old.pth timm:vgg16_bn --source-arch torchvision:vgg16_bn --verify
   surgery transfer big.index.json timm:vit_huge_patch14_224 --max-shard-size 1GB
+  surgery transfer vit.pt vit_small_patch16_384 --on-mismatch adapt
+  surgery transfer vit.pt vit_small_patch16_224 --adapt 'pos_embed=pos-embed:prefix=1'
 
 \b
 A rename file has one `pattern -> replacement` a line:
@@ -67,6 +69,20 @@ A rename file has one `pattern -> replacement` a line:
     help="How tensors are brought together.",
 )
 @click.option("--map", "renames", type=click.Path(path_type=Path), help="A rename file.")
+@click.option(
+    "--on-mismatch",
+    type=click.Choice(["keep", "adapt"]),
+    default="keep",
+    show_default=True,
+    help="What has another shape stays fresh, or is computed where an adapter fits.",
+)
+@click.option(
+    "--adapt",
+    "adapters",
+    multiple=True,
+    metavar="PATTERN=ADAPTER[:K=V,...]",
+    help="Compute these tensors so, such as pos_embed=pos-embed; may be repeated.",
+)
 @click.option("--key", help="Which state dict, where OLD holds several; . for the file itself.")
 @click.option(
     "--min-loaded",
@@ -75,7 +91,7 @@ A rename file has one `pattern -> replacement` a line:
     show_default=True,
     help="Share of the new parameters below which nothing is written.",
 )
-@click.option("--strict", is_flag=True, help="Accept no difference at all.")
+@click.option("--strict", is_flag=True, help="Accept no difference but --adapt.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -97,6 +113,8 @@ def transfer(
     num_classes: int | None,
     match: str,
     renames: Path | None,
+    on_mismatch: str,
+    adapters: tuple[str, ...],
     key: str | None,
     min_loaded: float,
     strict: bool,
@@ -144,6 +162,8 @@ def transfer(
             num_classes=num_classes,
             match=match,
             renames=map_read,
+            on_mismatch=on_mismatch,
+            adapters=adapters,
             seed=seed,
         )
     what = ", ".join(filter(None, (source.format, source.key)))

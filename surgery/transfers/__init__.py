@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, cast
 from surgery.describe import describe
 from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers.adapters.asked import AdaptersLike, read_asked
 from surgery.transfers.apply import TransferOutcome, apply_to_file, apply_to_model
 from surgery.transfers.decide import SourceNames, make_plan
-from surgery.transfers.plan import KeepInit, Load, TransferPlan, Unused
+from surgery.transfers.plan import Adapt, KeepInit, Load, TransferPlan, Unused
 from surgery.transfers.renames import RenamesLike, read_renames
 from surgery.transfers.source import names_of, open_source
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from surgery.transfers.source import SourceLike
 
 __all__ = [
+    "Adapt",
     "KeepInit",
     "Load",
     "TransferOutcome",
@@ -46,12 +48,18 @@ def plan_transfer(
     match: str = "names",
     renames: RenamesLike = None,
     key: str | None = None,
+    on_mismatch: str = "keep",
+    adapters: AdaptersLike = None,
 ) -> TransferPlan:
     """Decide where every tensor of ``target`` comes from. Nothing is read or written but names.
 
     ``source`` is a path, a state dict, a module, an open checkpoint, or specs. ``renames`` is a
     rename file's path, its text, or a mapping of patterns to replacements; ``key`` chooses among
     several state dicts in one file.
+
+    ``on_mismatch="adapt"`` has tensors of another shape computed where an adapter fits them;
+    ``adapters`` names them one by one, ``{"pos_embed": "pos-embed:old=14x14,new=7x28"}``.
+    :mod:`surgery.transfers.adapters` lists them.
 
     >>> print(plan_transfer("old.pt", timm.create_model("resnet18", num_classes=10)))
     """
@@ -60,6 +68,8 @@ def plan_transfer(
         _target_spec(target),
         match=match,
         renames=read_renames(renames),
+        on_mismatch=on_mismatch,
+        adapters=read_asked(adapters),
     )
 
 
@@ -70,18 +80,26 @@ def transfer(
     match: str = "names",
     renames: RenamesLike = None,
     key: str | None = None,
+    on_mismatch: str = "keep",
+    adapters: AdaptersLike = None,
     min_loaded: float = 0.5,
     strict: bool = False,
 ) -> TransferOutcome:
     """Filter and update: every tensor of ``source`` that fits goes into ``model``, in place.
 
     ``min_loaded`` is the share of the model's parameter elements, 0 to 1, below which nothing is
-    done; ``strict`` accepts no difference at all. Raises
+    done; ``strict`` accepts no difference at all, save adapters that were named. ``on_mismatch``
+    and ``adapters`` as for :func:`plan_transfer`. Raises
     :class:`~surgery.errors.TransferRefused` then, with the model bit for bit as it was.
     """
     opened = open_source(source, key)
     plan = make_plan(
-        names_of(opened), _model_spec(model), match=match, renames=read_renames(renames)
+        names_of(opened),
+        _model_spec(model),
+        match=match,
+        renames=read_renames(renames),
+        on_mismatch=on_mismatch,
+        adapters=read_asked(adapters),
     )
     plan.refuse_unless(min_loaded=min_loaded, strict=strict)
     return apply_to_model(plan, opened, model, strict=strict)

@@ -20,10 +20,11 @@ from surgery.checkpoint.source import OneAtATime
 from surgery.checkpoint.writer import write
 from surgery.checkpoint.writing.casting import Casts, cast, refuse_broken, widened
 from surgery.checkpoint.writing.draft import Draft
-from surgery.checkpoint.writing.values import Values, is_plain, is_tensor, spec_of
+from surgery.checkpoint.writing.values import Computed, Values, is_plain, is_tensor, spec_of
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused, ValueRefused
 from surgery.specs import TensorSpec
-from surgery.transfers.plan import Load, TransferPlan, shape_text
+from surgery.transfers.adapters.computing import computed
+from surgery.transfers.plan import Adapt, KeepInit, TransferPlan, shape_text
 from surgery.transfers.source import Source
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ class TransferOutcome:
         }
 
     def __repr__(self) -> str:
+        adapted = f"{len(self.adapted)} adapted, " if self.adapted else ""
         return (
-            f"<TransferOutcome: {len(self.loaded)} loaded, {len(self.fresh)} fresh, "
+            f"<TransferOutcome: {len(self.loaded)} loaded, {adapted}{len(self.fresh)} fresh, "
             f"{len(self.unused)} unused, loaded_fraction={self.loaded_fraction:.4f}>"
         )
 
@@ -101,7 +103,8 @@ def apply_to_model(
     """Write the plan's values into ``model``, in place, so that an optimizer made earlier holds.
 
     Parameters stay the objects they are, on their device and in their dtype. A file is read
-    straight into their memory, every byte once. Raises, before anything is written,
+    straight into their memory, every byte once; what an adapter computes is computed before
+    anything is written, and held until then. Raises, before anything is written,
     :class:`~surgery.errors.SurgeryError` where the model is not the one that the plan was made
     for or lies on the meta device, and :class:`~surgery.errors.ValueRefused` where the source
     holds two different values for the names of one tied parameter and, under ``strict``, where a
@@ -111,7 +114,7 @@ def apply_to_model(
     from surgery.checkpoint.filling import fill
 
     targets = _targets(plan, model)
-    values = _ready({n: source.place(step.source.name) for n, step in _loads(plan).items()})
+    values = _ready(_taken(plan, source, targets))
     _refuse_torn_ties(plan, values)
     _refuse_changed(values)
     if strict:
@@ -144,15 +147,17 @@ def apply_to_file(
 ) -> TransferOutcome:
     """Write the plan's tensors as a new file, with the initial values of what stays fresh.
 
-    Nothing is computed but casts and what ``target`` computes: everything else goes from file to
-    file. The new file appears whole or not at all, in the target's dtypes; names of one tied
-    tensor share one tensor. Raises as :func:`apply_to_model` does; the old file is then as it
-    was. ``max_shard_bytes`` and ``progress`` as for :func:`surgery.checkpoint.writer.write`.
+    Nothing is computed but casts, adapters and what ``target`` computes: everything else goes
+    from file to file. The new file appears whole or not at all, in the target's dtypes; names
+    of one tied tensor share one tensor. Raises as :func:`apply_to_model` does; the old file is
+    then as it was. ``max_shard_bytes`` and ``progress`` as for
+    :func:`surgery.checkpoint.writer.write`.
     """
     casts = Casts()
-    loaded = {name: source.place(step.source.name) for name, step in _loads(plan).items()}
-    _refuse_torn_ties(plan, loaded)
-    known = {**target.initial(plan.names("fresh")), **loaded}
+    own = target.initial((*plan.names("fresh"), *_keeping(plan)))
+    taken = _taken(plan, source, own)
+    _refuse_torn_ties(plan, taken)
+    known = {**own, **taken}
     values = {
         spec.name: casts.cast(spec.name, known[spec.name], spec.dtype)
         for spec in (step.target for step in plan.steps)
@@ -171,20 +176,38 @@ def apply_to_file(
     return TransferOutcome(plan, tuple(casts.broken.items()), files)
 
 
-def _loads(plan: TransferPlan) -> dict[str, Load]:
-    return {step.target.name: step for step in plan.steps if isinstance(step, Load)}
+def _taken(plan: TransferPlan, source: Source, initial: Mapping[str, Values]) -> dict[str, Values]:
+    """The values of all targets that are loaded or adapted; ``initial`` are targets' own."""
+    taken: dict[str, Values] = {}
+    for step in plan.steps:
+        name = step.target.name
+        if isinstance(step, Adapt):
+            places = [source.place(spec.name) for spec in step.sources]
+            taken[name] = computed(step, places, initial[name] if step.initial else None)
+        elif not isinstance(step, KeepInit):
+            taken[name] = source.place(step.source.name)
+    return taken
+
+
+def _keeping(plan: TransferPlan) -> list[str]:
+    """Adapted targets that keep some of their own values."""
+    return [s.target.name for s in plan.steps if isinstance(s, Adapt) and s.initial]
 
 
 def _ready(values: Mapping[str, Values]) -> dict[str, Values]:
     """What the file has in another form (compressed, big-endian, a view) is read beforehand, each
-    place once: a part that is damaged shows before anything is written.
+    place once: a part that is damaged shows before anything is written. So is what has to be
+    computed: it may be made of values that the model is about to lose.
     """
-    from surgery.checkpoint.tensors import read_tensor
+    from surgery.checkpoint.tensors import flat_pieces, read_tensor
 
     read: dict[Values, Values] = {}
     with OneAtATime() as sources:
         for value in values.values():
-            if isinstance(value, Place) and not is_plain(value) and value not in read:
+            if isinstance(value, Computed):
+                (piece,) = flat_pieces(value)
+                read[value] = piece.reshape(value.shape)
+            elif isinstance(value, Place) and not is_plain(value) and value not in read:
                 read[value] = read_tensor(value, sources.reader(value.region.source))
     return {name: read.get(value, value) for name, value in values.items()}
 
@@ -201,9 +224,9 @@ def _count_broken(plan: TransferPlan, values: Mapping[str, Values]) -> dict[str,
     from surgery.checkpoint.tensors import flat_pieces
 
     counts = {
-        name: sum(cast(piece, step.target.dtype)[1] for piece in flat_pieces(values[name]))
-        for name, step in _loads(plan).items()
-        if step.cast
+        name: sum(cast(piece, dtype)[1] for piece in flat_pieces(value))
+        for name, value in values.items()
+        if (dtype := plan.by_target[name].target.dtype) != spec_of(name, value).dtype
     }
     return {name: lost for name, lost in counts.items() if lost}
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers.adapters.asked import Asked
+from surgery.transfers.adapters.choose import Choice
+from surgery.transfers.adapters.layers import Moved, relayer
 from surgery.transfers.names import Match, Matches, match_names
-from surgery.transfers.plan import KeepInit, Load, Step, TransferPlan, Unused, shape_text
+from surgery.transfers.plan import Adapt, KeepInit, Load, Step, TransferPlan, Unused, shape_text
 from surgery.transfers.refusal import first_lines
 from surgery.transfers.renames import Renames
 from surgery.wrappers import unwrap_name, unwrap_names
 
 MATCHES = ("names", "structure")
+ON_MISMATCH = ("keep", "adapt")
 
 
 @collector_paused()
@@ -26,23 +30,37 @@ def make_plan(
     *,
     match: str = "names",
     renames: Renames | None = None,
+    on_mismatch: str = "keep",
+    adapters: Sequence[Asked] = (),
 ) -> TransferPlan:
     """Decide where every tensor of ``target`` comes from.
 
-    Raises :class:`~surgery.errors.RenameError` for rename lines that match nothing,
+    ``on_mismatch="adapt"`` computes what has another shape where an adapter fits; ``adapters``
+    are those that were asked for by name, whatever ``on_mismatch`` says.
+
+    Raises :class:`~surgery.errors.SurgeryError` for an adapter that was asked for and fits
+    nothing, :class:`~surgery.errors.RenameError` for rename lines that match nothing,
     :class:`~surgery.errors.TransferRefused` where renames send two sources to one target, and
     :class:`~surgery.errors.CheckpointError` for sources that no renaming can bring back.
     """
     _check_match(match)
+    _check_on_mismatch(on_mismatch)
     _refuse_flattened(source.specs)
     renamed = _renamed(source, renames)
     matches = match_names({new: entry.spec for new, entry in renamed.items()}, target.by_name)
     aliases = {name: names for names in target.ties for name in names}
-    decide = _Decision(renamed, matches, target, aliases, dict(source.unread))
+    layers = [asked for asked in adapters if asked.adapter.name == "depth"]
+    relayered = relayer(layers, matches, renamed, target.by_name)
+    matches = relayered.matches
+    others = [asked for asked in adapters if asked not in layers]
+    choice = _choice(renamed, matches, target, others, automatic=on_mismatch == "adapt")
+    unread = dict(source.unread)
+    decide = _Decision(renamed, matches, target, aliases, unread, choice, relayered.moved)
     steps = tuple(map(decide.step, target.tensors))
+    choice.refuse_unused()
     return TransferPlan(
         steps=steps,
-        unused=tuple(_unused(decide, steps, source)),
+        unused=tuple(_unused(decide, steps, source, relayered.left_out)),
         parameters=tuple(_counted_names(target)),
         ties=target.ties,
         unread=tuple(source.unread),
@@ -80,6 +98,29 @@ def _check_match(match: str) -> None:
             "match='structure' (pairing two implementations of one network by shape and order) "
             "has not been built yet; use match='names' with renames"
         )
+
+
+def _check_on_mismatch(on_mismatch: str) -> None:
+    if on_mismatch not in ON_MISMATCH:
+        raise SurgeryError(f"on_mismatch={on_mismatch!r} is not known; expected 'keep' or 'adapt'")
+
+
+def _choice(
+    sources: Mapping[str, _Entry],
+    matches: Matches,
+    target: ModelSpec,
+    asked: Sequence[Asked],
+    *,
+    automatic: bool,
+) -> Choice:
+    if not (asked or automatic):  # nothing will look at it, and there may be 100,000 tensors
+        return Choice((), automatic, {}, target, ())
+    pairs = [
+        (sources[match.source].spec, target.by_name[match.target])
+        for match in matches.by_target.values()
+    ]
+    specs = {name: entry.spec for name, entry in sources.items()}
+    return Choice(asked, automatic, specs, target, pairs)
 
 
 #: FSDP's ``_flat_param`` and fairscale's ``flat_param_0``.
@@ -134,21 +175,76 @@ class _Decision:
     target: ModelSpec
     aliases: Mapping[str, tuple[str, ...]]
     unread: Mapping[str, str]
+    choice: Choice
+    moved: Mapping[str, Moved]
     found: dict[tuple[object, ...], tuple[Match, str] | None] = field(default_factory=dict)
+    tied_adapted: dict[tuple[object, ...], Adapt | None] = field(default_factory=dict)
 
     def step(self, tensor: TensorSpec) -> Step:
-        """The tensor's own match if it fits, else that of another of its names (a file may hold
-        a tie once), else why it stays as it is.
+        """The adapter that was asked for, else the tensor's own match if it fits, else that of
+        another of its names (a file may hold a tie once), else an adapter, else why it stays as
+        it is.
         """
         own = self.matches.by_target.get(tensor.name)
+        if own and self.choice.asked and (step := self.chosen(tensor, own)):
+            return step
         if own and not self.misfit(own, tensor):
-            return self.load(tensor, own)
+            return self.moved_here(tensor, own) or self.load(tensor, own)
         if tensor.name in self.aliases and (tied := self.tied(tensor)):
             return self.load(tensor, *tied)
+        adapted, why = self.adapted(tensor)
+        if adapted:
+            return adapted
         if own:
             source = self.sources[own.source].spec
-            return KeepInit(tensor, self.misfit(own, tensor), source, _is_index(tensor))
+            reason = "; ".join(filter(None, (self.misfit(own, tensor), why)))
+            return KeepInit(tensor, reason, source, _is_index(tensor))
         return self.keep(tensor)
+
+    def moved_here(self, tensor: TensorSpec, match: Match) -> Adapt | None:
+        """The step that gives the tensor another layer's values; a counter is merely loaded."""
+        moved = self.moved.get(tensor.name)
+        if moved is None or not tensor.is_floating:
+            return None
+        source = self.sources[match.source].spec
+        return Adapt(
+            target=tensor,
+            sources=(source,),
+            adapter="depth",
+            reason=moved.reason,
+            reference=moved.reference,
+            chosen=True,
+            via=self.via(match),
+        )
+
+    def chosen(self, tensor: TensorSpec, match: Match) -> Adapt | None:
+        entry = self.sources[match.source]
+        return self.choice.chosen(match.source, entry.spec, tensor, self.via(match))
+
+    def adapted(self, tensor: TensorSpec) -> tuple[Adapt | None, str]:
+        """The step of an adapter that fits the tensor's own match, or that of another of its
+        names; or why none does.
+        """
+        if not self.choice.automatic:
+            return None, ""
+        own = self.adapted_from(tensor, tensor.name)
+        if isinstance(own, Adapt) or tensor.name not in self.aliases:
+            return (own, "") if isinstance(own, Adapt) else (None, own)
+        names = self.aliases[tensor.name]
+        key = (names[0], tensor.shape, tensor.dtype)
+        if key not in self.tied_adapted:  # looked for once, as in `tied`
+            found = (self.adapted_from(tensor, name, f"tied to {name}") for name in names)
+            self.tied_adapted[key] = next((step for step in found if isinstance(step, Adapt)), None)
+        step = self.tied_adapted[key]
+        return (replace(step, target=tensor) if step else None), own
+
+    def adapted_from(self, tensor: TensorSpec, name: str, *more: str) -> Adapt | str:
+        """What an adapter makes of the match of ``name``, or why none fits."""
+        match = self.matches.by_target.get(name)
+        if match is None or _uncastable(self.sources[match.source].spec, tensor):
+            return ""
+        source, via = self.sources[match.source].spec, (*self.via(match), *more)
+        return self.choice.fitting(match.source, source, tensor, via)
 
     def tied(self, tensor: TensorSpec) -> tuple[Match, str] | None:
         """The first match among the tensor's names that fits, looked for once: all its names
@@ -176,9 +272,12 @@ class _Decision:
         return _uncastable(source, tensor)
 
     def load(self, tensor: TensorSpec, match: Match, *more: str) -> Load:
-        entry = self.sources[match.source]
-        via = (match.via, *map("renamed by line {}".format, entry.lines), *more)
-        return Load(tensor, entry.spec, tuple(filter(None, via)))
+        return Load(tensor, self.sources[match.source].spec, (*self.via(match), *more))
+
+    def via(self, match: Match) -> tuple[str, ...]:
+        """How the names of a match were brought together."""
+        lines = self.sources[match.source].lines
+        return tuple(filter(None, (match.via, *map("renamed by line {}".format, lines))))
 
     def keep(self, tensor: TensorSpec) -> KeepInit:
         if reason := self.matches.ambiguous_targets.get(tensor.name):
@@ -222,8 +321,10 @@ def _uncastable(source: TensorSpec, target: TensorSpec) -> str:
     return ""
 
 
-def _unused(decide: _Decision, steps: Sequence[Step], source: SourceNames) -> Iterable[Unused]:
-    used = {step.source.name for step in steps if step.source and step.status != "fresh"}
+def _unused(
+    decide: _Decision, steps: Sequence[Step], source: SourceNames, left_out: frozenset[str]
+) -> Iterable[Unused]:
+    used = {spec.name for step in steps for spec in step.sources}
     misfit = {
         step.source.name: step for step in steps if isinstance(step, KeepInit) and step.source
     }
@@ -236,6 +337,8 @@ def _unused(decide: _Decision, steps: Sequence[Step], source: SourceNames) -> It
         new = new_names.get(spec.name, spec.name)
         if spec.name in tied_to_used:
             yield Unused(spec, "another name of a tensor that is used", expected=True)
+        elif new in left_out:
+            yield Unused(spec, "in a layer that was left out, as asked", expected=True)
         elif spec.name in misfit:
             yield Unused(spec, "does not fit its target", misfit[spec.name].expected)
         elif new in decide.matches.ambiguous_sources:

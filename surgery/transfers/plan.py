@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from surgery.collecting import collector_paused
 from surgery.specs import TensorSpec
@@ -30,16 +30,60 @@ class Load:
     status = "loaded"
 
     @property
+    def sources(self) -> tuple[TensorSpec, ...]:
+        return (self.source,)
+
+    @property
     def cast(self) -> str:
         """``"float16 -> float32"``, or empty where the dtypes agree."""
-        if self.source.dtype == self.target.dtype:
-            return ""
-        return f"{self.source.dtype} -> {self.target.dtype}"
+        return _cast_text(self.source, self.target)
 
     @property
     def reason(self) -> str:
         cast = self.cast
         return ", ".join((*self.via, f"cast {cast}") if cast else self.via)
+
+
+#: What an adapter's settings are made of: JSON values, with tuples for arrays.
+Setting: TypeAlias = "int | str | tuple[Setting, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapt:
+    """The target tensor's values are computed from source tensors of another form.
+
+    ``adapter`` is its name in :data:`surgery.transfers.adapters.ADAPTERS`, ``reason`` what it
+    does and what it assumes, ``reference`` the paper or function that says how; ``settings`` are
+    what the computation goes by. ``initial`` counts the elements that keep the target's own
+    values (a vocabulary's new rows, say), ``chosen`` says that somebody named the adapter for
+    this tensor. ``via`` as in :class:`Load`.
+    """
+
+    target: TensorSpec
+    sources: tuple[TensorSpec, ...]
+    adapter: str
+    reason: str
+    reference: str
+    settings: tuple[tuple[str, Setting], ...] = ()
+    initial: int = 0
+    chosen: bool = False
+    via: tuple[str, ...] = ()
+
+    status = "adapted"
+
+    @property
+    def source(self) -> TensorSpec:
+        """The first of the sources, of which most adapters have one."""
+        return self.sources[0]
+
+    @property
+    def cast(self) -> str:
+        """As for :class:`Load`; the computation comes first, in float32 at the least."""
+        return _cast_text(self.source, self.target)
+
+
+def _cast_text(source: TensorSpec, target: TensorSpec) -> str:
+    return "" if source.dtype == target.dtype else f"{source.dtype} -> {target.dtype}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +102,13 @@ class KeepInit:
 
     status = "fresh"
 
+    @property
+    def sources(self) -> tuple[TensorSpec, ...]:
+        """None: no source gives it values."""
+        return ()
 
-Step = Load | KeepInit
+
+Step = Load | Adapt | KeepInit
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +150,27 @@ class TransferPlan:
     def loaded_fraction(self) -> float:
         """Share of the target's parameter elements that are loaded or adapted, 0 to 1.
 
-        A target without parameters (buffers alone) counts its tensors' elements instead.
+        Elements of an adapted tensor that keep their initial values do not count. A target
+        without parameters (buffers alone) counts its tensors' elements instead.
         """
         names = set(self.parameters) or set(self.by_target)
         steps = [step for step in self.steps if step.target.name in names]
         total = sum(step.target.numel for step in steps)
-        loaded = sum(step.target.numel for step in steps if step.status != "fresh")
+        loaded = sum(map(_taken_elements, steps))
         return loaded / total if total else 1.0
 
     @property
     def casts(self) -> Mapping[str, int]:
         """How many tensors each kind of cast touches, such as ``{"float16 -> float32": 12}``."""
-        return Counter(step.cast for step in self.steps if isinstance(step, Load) and step.cast)
+        steps = (step for step in self.steps if not isinstance(step, KeepInit))
+        return Counter(step.cast for step in steps if step.cast)
 
     def refuse_unless(self, *, min_loaded: float = 0.5, strict: bool = False) -> None:
         """Raise TransferRefused where too little would load, or ``strict`` finds a difference.
 
         ``min_loaded`` is a share from 0 to 1. ``strict`` accepts no fresh tensor and no unused
-        one, save those ``expected``.
+        one, save those ``expected``, and no adapted one, save those whose adapter was
+        ``chosen`` by name.
         """
         from surgery.transfers.refusal import check
 
@@ -165,6 +217,15 @@ class TransferPlan:
         return plan_report(self).text()
 
 
+def _taken_elements(step: Step) -> int:
+    match step:
+        case KeepInit():
+            return 0
+        case Adapt(initial=initial):
+            return step.target.numel - initial
+    return step.target.numel
+
+
 def _step_to_dict(step: Step) -> dict[str, Any]:
     data: dict[str, Any] = {
         "status": step.status,
@@ -177,6 +238,16 @@ def _step_to_dict(step: Step) -> dict[str, Any]:
             data["via"] = list(via)
         case KeepInit(expected=expected):
             data["expected"] = expected
+        case Adapt():
+            data |= {
+                "sources": [source.to_row() for source in step.sources],
+                "adapter": step.adapter,
+                "reference": step.reference,
+                "settings": [list(setting) for setting in step.settings],
+                "initial": step.initial,
+                "chosen": step.chosen,
+                "via": list(step.via),
+            }
     return data
 
 
@@ -188,7 +259,28 @@ def _step_from_dict(row: Mapping[str, Any]) -> Step:
             return Load(target, source, tuple(row["via"]))
         case "fresh", _:
             return KeepInit(target, row["reason"], source, row["expected"])
+        case "adapted", TensorSpec():
+            return Adapt(
+                target=target,
+                sources=tuple(TensorSpec.from_row(source) for source in row["sources"]),
+                adapter=row["adapter"],
+                reason=row["reason"],
+                reference=row["reference"],
+                settings=tuple((key, _frozen(value)) for key, value in row["settings"]),
+                initial=row["initial"],
+                chosen=row["chosen"],
+                via=tuple(row["via"]),
+            )
     raise ValueError(f"no step has the status {row['status']!r} with the source {row['source']!r}")
+
+
+def _frozen(value: Any) -> Setting:
+    """A setting as it was before JSON made arrays of its tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    if isinstance(value, int | str):
+        return value
+    raise TypeError(f"a setting is a number, a text or an array of these, not {value!r}")
 
 
 def shape_text(spec: TensorSpec) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from surgery.errors import SurgeryError, TransferRefused
-from surgery.transfers.plan import KeepInit, TransferPlan, shape_text
+from surgery.transfers.plan import Adapt, KeepInit, TransferPlan, shape_text
 
 
 def check(plan: TransferPlan, min_loaded: float, strict: bool) -> None:
@@ -38,8 +38,18 @@ def _differences_of(plan: TransferPlan) -> list[str]:
         for step in plan.steps
         if isinstance(step, KeepInit) and not step.expected
     ]
+    adapted = [
+        f"target {step.target.name}: adapted, {step.reason}; name {step.adapter} to accept it"
+        for step in plan.steps
+        if isinstance(step, Adapt) and not step.chosen
+    ]
     unused = [f"source {u.source.name}: {u.reason}" for u in plan.unused if not u.expected]
-    return [*fresh, *unused, *(f"source {name}: {reason}" for name, reason in plan.unread)]
+    return [
+        *fresh,
+        *adapted,
+        *unused,
+        *(f"source {name}: {reason}" for name, reason in plan.unread),
+    ]
 
 
 def _why_so_little(plan: TransferPlan) -> list[str]:

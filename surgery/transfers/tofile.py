@@ -10,6 +10,7 @@ from typing import Any
 from surgery.architectures import Architecture, Blueprint, blueprint
 from surgery.checkpoint.progress import Progress, untold
 from surgery.record import Record
+from surgery.transfers.adapters.asked import AdaptersLike, read_asked
 from surgery.transfers.apply import TransferOutcome, apply_to_file
 from surgery.transfers.decide import make_plan
 from surgery.transfers.plan import TransferPlan
@@ -68,12 +69,22 @@ def plan_file_transfer(
     num_classes: int | None = None,
     match: str = "names",
     renames: RenamesLike = None,
+    on_mismatch: str = "keep",
+    adapters: AdaptersLike = None,
     seed: int = 0,
 ) -> FileTransfer:
     """Build the architecture without its initial values and decide what goes where.
 
-    ``arguments``, ``num_classes`` and ``seed`` as for :func:`surgery.architectures.blueprint`.
+    ``arguments``, ``num_classes`` and ``seed`` as for :func:`surgery.architectures.blueprint`,
+    the others as for :func:`surgery.transfers.plan_transfer`.
     """
     target = blueprint(architecture, arguments=arguments, num_classes=num_classes, seed=seed)
-    plan = make_plan(names_of(source), target.spec, match=match, renames=read_renames(renames))
+    plan = make_plan(
+        names_of(source),
+        target.spec,
+        match=match,
+        renames=read_renames(renames),
+        on_mismatch=on_mismatch,
+        adapters=read_asked(adapters),
+    )
     return FileTransfer(source, architecture, target, plan)

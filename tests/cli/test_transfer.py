@@ -281,3 +281,40 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     assert ran.stdout.startswith("timm:")
     assert "Traceback" not in ran.stderr
     assert "BrokenPipe" not in ran.stderr
+
+
+def test_adapters_from_the_command_line(run, old, tmp_path):
+    """Grey images and other classes: the stem by itself, the classes by their pairs."""
+    words = ("transfer", old, "timm:resnet18", "--arg", "in_chans=1", "--num-classes", 3)
+    kept = run(*words, "--dry-run")
+    assert "shape differs: source (64, 3, 7, 7), target (64, 1, 7, 7)" in kept.stdout
+    pairs = ("--adapt", "fc=class-rows:0=207,1=7", "--on-mismatch", "adapt")
+    result = run(*words, *pairs, "-o", "grey.safetensors")
+    assert result.exit_code == 0, result.output
+    assert "class-rows: 2 of 3 classes from 1000, 1 fresh" in result.stdout
+    assert "input-channels: 3 input channels to 1: their sum" in result.stdout
+
+    written = safetensors.torch.load_file(tmp_path / "grey.safetensors")
+    source = torch.load(old)
+    expected = source["conv1.weight"].sum(1, keepdim=True)
+    assert torch.equal(written["conv1.weight"], expected)
+    assert torch.equal(written["fc.weight"][:2], source["fc.weight"][[207, 7]])
+    status = json.loads(
+        surgery.open_checkpoint(tmp_path / "grey.safetensors").metadata["surgery.status"]
+    )
+    assert {name for name, word in status.items() if word == "adapted"} == {
+        "conv1.weight",
+        "fc.weight",
+        "fc.bias",
+    }
+    (tmp_path / "rules.txt").write_text("base lr=1e-3\n:adapted lr=1e-2\n")
+    groups = run("groups", "grey.safetensors", "--rules", "rules.txt", "--json")
+    assert groups.exit_code == 0, groups.output
+    rates = {group["name"]: group["tensors"] for group in json.loads(groups.stdout)["groups"]}
+    assert 3 in rates.values()
+
+
+def test_an_adapter_that_fits_nothing(run, old):
+    result = run("transfer", old, "timm:resnet18", "--adapt", "conv=input-channels", "--dry-run")
+    assert result.exit_code == 2
+    assert "no tensor of the target is called conv; did you mean conv1" in result.stderr
