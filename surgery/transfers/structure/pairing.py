@@ -1,0 +1,260 @@
+"""Two sets of layers -> pairs, by the modules that hold them.
+
+From the outside in: modules that hold the same shapes are paired where this can mean one thing
+only, and what is in them is solved by itself. What remains is paired where its shape is alone
+on either side, or where names tell.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from surgery.transfers.structure.columns import Group, Scope, Side, grouped
+from surgery.transfers.structure.evidence import Known, settle
+from surgery.transfers.structure.hints import Hints
+from surgery.transfers.structure.layers import Layer, Path
+from surgery.transfers.structure.ordering import natural
+from surgery.transfers.structure.tree import Content, nodes_by_content
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPair:
+    """A layer of the source, the one of the target that it feeds, and why."""
+
+    source: Layer
+    target: Layer
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Layers of one kind that nothing tells apart."""
+
+    sources: tuple[Layer, ...]
+    targets: tuple[Layer, ...]
+
+
+@dataclass
+class Pairing:
+    """Everything that was decided, and what stayed open."""
+
+    pairs: list[LayerPair] = field(default_factory=list)
+    open: list[Open] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """Places of target layers, by path: as registered, and as they run."""
+
+    registered: Mapping[Path, int] = field(default_factory=dict)
+    run: Mapping[Path, int] = field(default_factory=dict)
+
+
+def pair_layers(sources: Iterable[Layer], targets: Iterable[Layer], hints: Hints, orders: Orders) -> Pairing:
+    """Pair the layers of two networks; each layer is in one pair at most."""
+    whole = Scope(_side(sources), _side(targets))
+    pairing = Pairing()
+    waiting: dict[tuple[str, str], list[Scope]] = {whole.template: [whole]}
+    queue = [(whole.depth, whole.template)]
+    while queue:
+        _, template = heapq.heappop(queue)
+        for scope in _solve_alike(waiting.pop(template), pairing, hints, orders):
+            if scope.template not in waiting:
+                heapq.heappush(queue, (scope.depth, scope.template))
+            waiting.setdefault(scope.template, []).append(scope)
+    return pairing
+
+
+def _side(layers: Iterable[Layer]) -> Side:
+    ordered = sorted(layers, key=lambda layer: natural(layer.path))
+    return Side((), {layer.path: layer for layer in ordered})
+
+
+def _solve_alike(scopes: Sequence[Scope], pairing: Pairing, hints: Hints, orders: Orders) -> list[Scope]:
+    """Solve scopes of one template; what some of them leave open the others may tell."""
+    solutions = [Solution(group, hints, orders) for group in grouped(scopes)]
+    for solution in solutions:
+        solution.solve({})
+    learned = _learned(solutions)
+    inner: list[Scope] = []
+    for solution in solutions:
+        solution.solve(learned)
+        solution.add_to(pairing)
+        inner += solution.inner
+    return inner
+
+
+def _learned(solutions: Sequence[Solution]) -> dict[Path, Path]:
+    """Pairs of names that hold wherever they occur."""
+    found: dict[Path, set[Path]] = defaultdict(set)
+    back: dict[Path, set[Path]] = defaultdict(set)
+    for solution in solutions:
+        for source, (target, _) in (*solution.pairs.items(), *solution.nodes.items()):
+            found[source].add(target)
+            back[target].add(source)
+    return {
+        source: target
+        for source, targets in found.items()
+        for target in targets
+        if len(targets) == len(back[target]) == 1
+    }
+
+
+class Solution:
+    """One group of scopes while it is solved: columns leave ``sources`` and ``targets`` as they
+    are decided.
+    """
+
+    def __init__(self, group: Group, hints: Hints, orders: Orders) -> None:
+        self.group = group
+        self.hints = hints
+        self.sources = dict(group.sources)
+        self.targets = dict(group.targets)
+        self.pairs: dict[Path, tuple[Path, str]] = {}
+        self.nodes: dict[Path, tuple[Path, str]] = {}
+        self.inner: list[Scope] = []
+        self.orders = orders
+
+    def solve(self, learned: Mapping[Path, Path]) -> None:
+        """Decide what can be decided, until nothing changes."""
+        known = Known(self.hints, learned=learned)
+        while self._pair_nodes(known) or self._pair_alone() or self._settle(known):
+            pass
+
+    def add_to(self, pairing: Pairing) -> None:
+        """Hand over what was decided here, and what stays open."""
+        for source, (target, why) in self.pairs.items():
+            pairing.pairs += [LayerPair(*pair, why) for pair in self.group.layers(source, target)]
+        for ours, theirs in self._kinds():
+            if ours and theirs:
+                pairing.open += self._open(ours, theirs)
+
+    def _open(self, ours: Sequence[Path], theirs: Sequence[Path]) -> Iterable[Open]:
+        for scope in self.group.scopes:
+            sources = tuple(scope.source.layers[p] for p in ours if p in scope.source.layers)
+            targets = tuple(scope.target.layers[p] for p in theirs if p in scope.target.layers)
+            if sources and targets:
+                yield Open(sources, targets)
+
+    def _kinds(self) -> list[tuple[list[Path], list[Path]]]:
+        """What is left, kind by kind."""
+        kinds: dict[int, tuple[list[Path], list[Path]]] = {}
+        for path, kind in self.sources.items():
+            kinds.setdefault(kind, ([], []))[0].append(path)
+        for path, kind in self.targets.items():
+            kinds.setdefault(kind, ([], []))[1].append(path)
+        return list(kinds.values())
+
+    def _pair_alone(self) -> bool:
+        found = [(o[0], t[0]) for o, t in self._kinds() if len(o) == len(t) == 1]
+        for source, target in found:
+            self._pair(source, target, self._alone(source))
+        return bool(found)
+
+    def _alone(self, source: Path) -> str:
+        scope = next(s for s in self.group.scopes if source in s.source.layers)
+        shapes = scope.source.layers[source].signature
+        text = ", ".join(f"{role} {shape}" for role, shape in shapes)
+        place = f" in {'.'.join(scope.source.prefix)}" if scope.source.prefix else ""
+        return f"only pair of {text}{place}"
+
+    def _settle(self, known: Known) -> bool:
+        known = replace(known, pairs={source: target for source, (target, _) in self.pairs.items()})
+        changed = False
+        for ours, theirs in self._kinds():
+            if ours and theirs and (found := settle(ours, theirs, known)):
+                changed = True
+                for source, (target, why) in found.items():
+                    self._pair(source, target, why)
+        return changed
+
+    def _pair(self, source: Path, target: Path, why: str) -> None:
+        self.pairs[source] = (target, why)
+        del self.sources[source], self.targets[target]
+
+    def _pair_nodes(self, known: Known) -> bool:
+        """Pair modules of equal content, the largest first."""
+        ours, theirs = nodes_by_content(self.sources), nodes_by_content(self.targets)
+        both = [content for content in ours if content in theirs]
+        both.sort(key=lambda content: (-_size(content), content))
+        taken = _Taken(Counter(self.sources.values()), Counter(self.targets.values()))
+        found: list[tuple[Path, Path, str]] = []
+        for content in both:
+            sources, targets = taken.free(ours[content], 0), taken.free(theirs[content], 1)
+            pairs = self._node_pairs(content, sources, targets, known, taken)
+            for source, (target, why) in pairs.items():
+                taken.take(source, target, content)
+                found.append((source, target, why))
+        self._descend(found)
+        return bool(found)
+
+    def _node_pairs(
+        self, content: Content, sources: list[Path], targets: list[Path], known: Known, taken: _Taken
+    ) -> Mapping[Path, tuple[Path, str]]:
+        if not sources or len(sources) != len(targets) or not taken.anchored(content, len(sources)):
+            return {}
+        if len(sources) == 1:
+            if () in sources and () in targets:
+                return {}
+            return {sources[0]: (targets[0], "only pair of modules that hold these shapes")}
+        return settle(sources, targets, known)
+
+    def _descend(self, found: Sequence[tuple[Path, Path, str]]) -> None:
+        """Turn pairs of modules into scopes of their own; their layers leave this one."""
+        if not found:
+            return
+        ours = split(self.sources, [source for source, _, _ in found])
+        theirs = split(self.targets, [target for _, target, _ in found])
+        for source, target, why in found:
+            self.nodes[source] = (target, why)
+            self.inner += self.group.below(
+                source, ours.pop(source), target, theirs.pop(target), why
+            )
+        self.sources = {path: self.sources[path] for path in ours[None]}
+        self.targets = {path: self.targets[path] for path in theirs[None]}
+
+
+def split(paths: Iterable[Path], nodes: Iterable[Path]) -> dict[Path | None, list[Path]]:
+    """Paths by the one of ``nodes`` that they lie in; under None those that lie in none."""
+    parts: dict[Path | None, list[Path]] = {None: [], **{node: [] for node in nodes}}
+    for path in paths:
+        above = (path[:depth] for depth in range(len(path)))
+        parts[next((node for node in above if node in parts), None)].append(path)
+    return parts
+
+
+def _size(content: Content) -> int:
+    return sum(count for _, count in content)
+
+
+class _Taken:
+    """Which modules are spoken for while one round of pairing runs, and what is left."""
+
+    def __init__(self, sources: Counter[int], targets: Counter[int]) -> None:
+        self.left = (sources, targets)
+        self.inside: tuple[set[Path], set[Path]] = (set(), set())
+        self.above: tuple[set[Path], set[Path]] = (set(), set())
+
+    def free(self, nodes: Sequence[Path], side: int) -> list[Path]:
+        return [
+            node
+            for node in nodes
+            if node not in self.above[side]
+            and not any(node[:depth] in self.inside[side] for depth in range(len(node) + 1))
+        ]
+
+    def anchored(self, content: Content, count: int) -> bool:
+        """Whether some kind lies in these modules alone, on both sides: then they are the same
+        parts of both networks, whatever else looks like the rest of them.
+        """
+        ours, theirs = self.left
+        return any(ours[kind] == theirs[kind] == count * times for kind, times in content)
+
+    def take(self, source: Path, target: Path, content: Content) -> None:
+        for side, node in enumerate((source, target)):
+            self.inside[side].add(node)
+            self.above[side].update(node[:depth] for depth in range(len(node)))
+            self.left[side].subtract(dict(content))
