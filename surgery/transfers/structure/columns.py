@@ -34,6 +34,15 @@ class Side:
         found = {path[len(node) :]: self.layers[path] for path in paths if path in self.layers}
         return Side((*self.prefix, *node), found)
 
+    @cached_property
+    def unwrapped(self) -> Side:
+        """The innermost module that holds the same layers."""
+        shared = next(iter(self.layers), ("",))[:-1]
+        for path in self.layers:
+            while path[: len(shared)] != shared:
+                shared = shared[:-1]
+        return self.below(shared, self.layers) if shared else self
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -50,6 +59,11 @@ class Scope:
     @property
     def depth(self) -> int:
         return len(self.source.prefix) + len(self.target.prefix)
+
+    @property
+    def unwrapped(self) -> Scope:
+        """The same pair without modules that hold one module and nothing else."""
+        return Scope(self.source.unwrapped, self.target.unwrapped, self.why)
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,11 @@ class Group:
     def balanced(self) -> bool:
         """Whether both sides have the same columns, name by name as well as in sum."""
         return sorted(self.sources.values()) == sorted(self.targets.values())
+
+    @property
+    def wraps(self) -> bool:
+        """Whether this is one scope whose modules only hold another one."""
+        return len(self.scopes) == 1 and self.scopes[0].unwrapped.depth > self.scopes[0].depth
 
     def layers(self, source: Path, target: Path) -> Iterator[tuple[Layer, Layer]]:
         """The pairs of layers that a pair of columns stands for."""

@@ -75,16 +75,17 @@ def _side(layers: Iterable[Layer]) -> Side:
 
 def _solve_alike(scopes: Sequence[Scope], pairing: Pairing, hints: Hints, orders: Orders) -> list[Scope]:
     """Solve scopes of one template; what some of them leave open the others may tell."""
-    solutions = [Solution(group, hints, orders) for group in grouped(scopes)]
+    groups = grouped(scopes)
+    # A scope by itself may be a wrapper around what is repeated elsewhere: look there.
+    wrapped = [group.scopes[0].unwrapped for group in groups if group.wraps]
+    solutions = [Solution(group, hints, orders) for group in groups if not group.wraps]
     for solution in solutions:
         solution.solve({})
     learned = _learned(solutions)
-    inner: list[Scope] = []
     for solution in solutions:
         solution.solve(learned)
         solution.add_to(pairing)
-        inner += solution.inner
-    return inner
+    return [*wrapped, *(scope for solution in solutions for scope in solution.inner)]
 
 
 def _learned(solutions: Sequence[Solution]) -> dict[Path, Path]:

@@ -14,20 +14,16 @@ Content = tuple[tuple[int, int], ...]
 def nodes_by_content(kinds: Mapping[Path, int]) -> dict[Content, list[Path]]:
     """Every module that holds two layers or more, by its content.
 
-    Of a module inside a module that holds nothing else only the inner one is listed; the whole
-    is listed as ``()``.
+    A module that is all of what another one holds is left out, and the whole is listed as ``()``.
     """
     counts: dict[Path, Counter[int]] = defaultdict(Counter)
     for path, kind in kinds.items():
         for depth in range(len(path)):
             counts[path[:depth]][kind] += 1
     totals = {node: count.total() for node, count in counts.items()}
-    whole = totals.get((), 0)
-    outer = {node[:-1] for node, total in totals.items() if node and totals[node[:-1]] == total}
     found: dict[Content, list[Path]] = defaultdict(list)
     for node, count in counts.items():
-        inner = node not in outer and totals[node] not in (1, whole)
-        if inner or node == ():
+        if not node or 1 < totals[node] < totals[node[:-1]]:
             found[tuple(sorted(count.items()))].append(node)
     return found
 
