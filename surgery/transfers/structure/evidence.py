@@ -23,13 +23,15 @@ Pairs = dict[Path, Path]
 class Known:
     """What is known inside one pair of modules.
 
-    ``pairs`` are decided, ``learned`` are pairs that the same names have elsewhere, ``order``
-    is the place of each target in the order in which its modules were registered, empty where
-    no code gave it; ``run`` is the place of each target in the order in which they run.
+    ``pairs`` are decided, and ``inside`` lists the sources among them by each module above
+    them; ``learned`` are pairs that the same names have elsewhere. ``order`` is the place of
+    each target among the layers as they were registered, empty where no code gave it; ``run``
+    that in which they run.
     """
 
     hints: Hints
     pairs: Mapping[Path, Path] = field(default_factory=dict)
+    inside: Mapping[Path, Sequence[Path]] = field(default_factory=dict)
     learned: Mapping[Path, Path] = field(default_factory=dict)
     order: Mapping[Path, int] = field(default_factory=dict)
     run: Mapping[Path, int] = field(default_factory=dict)
@@ -53,12 +55,28 @@ def settle(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> di
         by_target[target].add(source)
     if contested or any(len(names) > 1 for names in by_target.values()):
         return {}
-    if agreed or len(sources) != len(targets):
+    if len(sources) != len(targets):
+        return {} if _same_row(sources, targets, agreed) else agreed
+    if agreed:
         return agreed
     for rule, why in _LAST_RULES:
         if pairs := rule(sources, targets, known):
             return {source: (target, why) for source, target in pairs.items()}
     return {}
+
+
+def _same_row(
+    sources: Sequence[Path], targets: Sequence[Path], agreed: Mapping[Path, tuple[Path, str]]
+) -> bool:
+    """Whether what would be left over stands in one numbered row with what was paired: rows of
+    different length are two networks of different depth.
+    """
+    used = {target for target, _ in agreed.values()}
+    for paths, paired in ((sources, agreed.keys()), (targets, used)):
+        for path in paths:
+            if path not in paired and any(before(path, other) is not None for other in paired):
+                return True
+    return False
 
 
 def _by_hints(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> dict[Path, tuple[Path, str]]:
@@ -105,9 +123,9 @@ def _inverts(pairs: Mapping[Path, Path], decided: Mapping[Path, Path]) -> bool:
 
 def _meaning(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
     """Words that one member of each side has and no other: ``shortcut`` against ``downsample``."""
-    ours, theirs = _telling(sources), _telling(targets)
+    telling = _telling([*sources, *targets])
     shared = {
-        source: [target for target in targets if ours[source] & theirs[target]]
+        source: [target for target in targets if telling[source] & telling[target]]
         for source in sources
     }
     pairs = {source: found[0] for source, found in shared.items() if len(found) == 1}
@@ -120,6 +138,72 @@ def _telling(paths: Sequence[Path]) -> dict[Path, frozenset[str]]:
     spoken = {path: frozenset().union(*map(concepts, path)) for path in paths}
     common = frozenset.intersection(*spoken.values()) if spoken else frozenset()
     return {path: found - common for path, found in spoken.items()}
+
+
+def _beside(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
+    """A source that shares its module with one decided layer goes where that layer's partner
+    has its neighbour, in the order in which the target registered them.
+
+    ``{convolution, normalization}`` against ``conv1, bn1, conv2, bn2``: taken only where every
+    target of the kind has its own neighbour and no other choice is left.
+    """
+    partners = {source: _companion(source, sources, known) for source in sources}
+    places = {known.order.get(target): target for target in targets}
+    near = {
+        source: {
+            places[at]
+            for at in (known.order[known.pairs[partner]] + step for step in (-1, 1))
+            if at in places
+        }
+        for source, partner in partners.items()
+        if partner and known.pairs[partner] in known.order
+    }
+    return _only_choice(near) if len(near) == len(sources) == len(targets) else {}
+
+
+def _companion(member: Path, members: Sequence[Path], known: Known) -> Path | None:
+    for depth in range(len(member) - 1, 0, -1):
+        if found := known.inside.get(member[:depth]):
+            alone = sum(inside(other, member[:depth]) for other in members) == 1
+            return found[0] if len(found) == 1 and alone else None
+    return None
+
+
+def _only_choice(choices: Mapping[Path, set[Path]]) -> Pairs:
+    """The one way to give each its own, found by taking who has no choice; empty where there is
+    none, or more than one.
+    """
+    left = {one: set(found) for one, found in choices.items()}
+    pairs: Pairs = {}
+    while left:
+        forced = next((one for one, found in left.items() if len(found) == 1), None)
+        if forced is None:
+            return {}
+        (pairs[forced],) = left.pop(forced)
+        for found in left.values():
+            found.discard(pairs[forced])
+    return pairs
+
+
+def _registered(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
+    """Sources that their names order, targets in the order of their registration: only beside
+    decided layers of the same row that have this order too, and where it runs so as well.
+    """
+    if not all(target in known.order for target in targets):
+        return {}
+    row = [s for s, t in known.pairs.items() if t in known.order and chain([s, *sources])]
+    ours = chain([*sources, *row])
+    if not ours or not row:
+        return {}
+    pairs = dict(zip(
+        (path for path in ours if path not in known.pairs),
+        sorted(targets, key=known.order.__getitem__),
+        strict=True,
+    ))  # fmt: skip
+    theirs = [known.pairs.get(path) or pairs[path] for path in ours]
+    runs = [known.run[target] for target in theirs if target in known.run]
+    places = [known.order[target] for target in theirs]
+    return pairs if places == sorted(places) and runs == sorted(runs) else {}
 
 
 def _enclosed(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
@@ -162,4 +246,6 @@ _RULES: tuple[tuple[Rule, str], ...] = (
 )
 _LAST_RULES: tuple[tuple[Rule, str], ...] = (
     (_enclosed, "between layers of its module"),
+    (_beside, "beside a decided layer in its module, and next to it as registered"),
+    (_registered, "order by name, and as registered beside decided layers"),
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import SourceNames
 from surgery.transfers.structure.attention import join_attention
+from surgery.transfers.structure.consistency import contradicted
 from surgery.transfers.structure.hints import Hints, read_hints
 from surgery.transfers.structure.layers import Layer, Path, layers_of, squeezed, with_orientation
 from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing, pair_layers
@@ -80,7 +81,7 @@ def match_structure(
     ours, theirs = _flattened(ours, theirs)
     pairing = pair_layers(*_shared(ours, theirs), read, _orders(target, theirs, target_calls))
     read.refuse_unused([x.path for x in ours], [x.path for x in theirs])
-    return _result(pairing, source, target, min(len(ours), len(theirs)))
+    return _result(_consistent(pairing, ours, theirs), source, target, min(len(ours), len(theirs)))
 
 
 def _layers(
@@ -98,7 +99,8 @@ def _orders(target: ModelSpec, layers: Sequence[Layer], calls: Sequence[str]) ->
     if not target.knows_types:
         return Orders()
     places = {spec.name: at for at, spec in enumerate(target.tensors)}
-    registered = {x.path: min(places[leaf.spec.name] for leaf in x.leaves) for x in layers}
+    first = {x.path: min(places[leaf.spec.name] for leaf in x.leaves) for x in layers}
+    registered = {path: at for at, path in enumerate(sorted(first, key=first.__getitem__))}
     runs = {path: at for at, path in reversed(list(enumerate(calls)))}
     run = {x.path: runs[x.name] for x in layers if x.name in runs}
     return Orders(registered, run)
@@ -140,6 +142,18 @@ def _shared(ours: Sequence[Layer], theirs: Sequence[Layer]) -> tuple[list[Layer]
     return [x for x in ours if x.signature in both], [x for x in theirs if x.signature in both]
 
 
+def _consistent(pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]) -> Pairing:
+    """Pairs that others speak against are open again."""
+    wrong = contradicted(pairing.pairs, ours, theirs)
+    again = [
+        Open((pair.source,), (pair.target,), f"of one shape, but {wrong[at]}")
+        for at, pair in enumerate(pairing.pairs)
+        if at in wrong
+    ]
+    kept = [pair for at, pair in enumerate(pairing.pairs) if at not in wrong]
+    return Pairing(kept, [*pairing.open, *again])
+
+
 def _result(pairing: Pairing, source: SourceNames, target: ModelSpec, layers: int) -> StructureMatch:
     made, refused = _made(pairing)
     refused += [_refused(group) for group in pairing.open]
@@ -177,7 +191,7 @@ def _made(pairing: Pairing) -> tuple[dict[str, StructureStep], list[RefusedGroup
         try:
             made |= {step.target.name: step for step in _steps(pair)}
         except LayoutUnknown as problem:
-            refused.append(_refused(Open((pair.source,), (pair.target,)), str(problem)))
+            refused.append(_refused(Open((pair.source,), (pair.target,), str(problem))))
     return made, refused
 
 
@@ -187,11 +201,11 @@ def _steps(pair: LayerPair) -> list[StructureStep]:
     return steps_of(pair.source, pair.target, (pair.why,))
 
 
-def _refused(group: Open, reason: str = "nothing tells them apart but their order") -> RefusedGroup:
+def _refused(group: Open) -> RefusedGroup:
     return RefusedGroup(
         tuple(leaf.spec.name for layer in group.targets for leaf in layer.leaves),
         tuple(leaf.spec.name for layer in group.sources for leaf in layer.leaves),
-        reason,
+        group.reason,
     )
 
 

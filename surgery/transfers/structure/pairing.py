@@ -31,10 +31,11 @@ class LayerPair:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Layers of one kind that nothing tells apart."""
+    """Layers of one kind that cannot be paired, and why."""
 
     sources: tuple[Layer, ...]
     targets: tuple[Layer, ...]
+    reason: str = "nothing tells them apart but their order"
 
 
 @dataclass
@@ -121,9 +122,23 @@ class Solution:
 
     def solve(self, learned: Mapping[Path, Path]) -> None:
         """Decide what can be decided, until nothing changes."""
-        known = Known(self.hints, learned=learned)
+        known = Known(
+            self.hints,
+            learned=learned,
+            order=self._places(self.orders.registered),
+            run=self._places(self.orders.run),
+        )
         while self._pair_nodes(known) or self._pair_alone() or self._settle(known):
             pass
+
+    def _places(self, order: Mapping[Path, int]) -> dict[Path, int]:
+        """The places of target columns, as the first scope that has them tells."""
+        places: dict[Path, int] = {}
+        for scope in self.group.scopes if order else ():
+            for path, layer in scope.target.layers.items():
+                if layer.path in order:
+                    places.setdefault(path, order[layer.path])
+        return places
 
     def add_to(self, pairing: Pairing) -> None:
         """Hand over what was decided here, and what stays open."""
@@ -163,7 +178,11 @@ class Solution:
         return f"only pair of {text}{place}"
 
     def _settle(self, known: Known) -> bool:
-        known = replace(known, pairs={source: target for source, (target, _) in self.pairs.items()})
+        known = replace(
+            known,
+            pairs={source: target for source, (target, _) in self.pairs.items()},
+            inside=_by_module(self.pairs),
+        )
         changed = False
         for ours, theirs in self._kinds():
             if ours and theirs and (found := settle(ours, theirs, known)):
@@ -225,6 +244,15 @@ def split(paths: Iterable[Path], nodes: Iterable[Path]) -> dict[Path | None, lis
         above = (path[:depth] for depth in range(len(path)))
         parts[next((node for node in above if node in parts), None)].append(path)
     return parts
+
+
+def _by_module(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Paths by each module above them."""
+    found: dict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        for depth in range(len(path)):
+            found[path[:depth]].append(path)
+    return found
 
 
 def _size(content: Content) -> int:

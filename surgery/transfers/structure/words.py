@@ -70,6 +70,9 @@ _LAST = frozenset(
 )
 
 
+_TURNING = frozenset({"pre", "post", "before", "after"})
+
+
 def compare(one: str, other: str) -> int | None:
     """-1 or 1 where two sibling segments say which comes first, None where they do not.
 
@@ -82,8 +85,10 @@ def compare(one: str, other: str) -> int | None:
     if template == other_template and numbers != other_numbers:
         return -1 if numbers < other_numbers else 1
     rank, other_rank = _rank(one), _rank(other)
-    if rank is None or other_rank is None or rank == other_rank:
+    if rank == other_rank:
         return None
+    if rank is None or other_rank is None:
+        return _beside_plain(one, other, rank, other_rank)
     return -1 if rank < other_rank else 1
 
 
@@ -95,13 +100,21 @@ def _rank(segment: str) -> int | None:
     return None
 
 
+def _beside_plain(one: str, other: str, rank: int | None, other_rank: int | None) -> int | None:
+    """``norm_pre`` comes before ``norm``: the same words, and one word of order."""
+    if {*tokens(one)} ^ {*tokens(other)} <= _TURNING:
+        first = rank == 0 or other_rank == 1
+        return -1 if first else 1
+    return None
+
+
 #: One concept, many words. Only what can mean nothing else.
 _CONCEPTS = (
     ("attention", "attn", "sa", "mha"),
     ("mlp", "ffn", "ff", "feedforward", "intermediate"),
     ("norm", "ln", "bn", "layernorm", "batchnorm", "normalization"),
     ("shortcut", "downsample", "skip", "identity"),
-    ("embed", "embedding", "embeddings", "emb", "tok", "token", "tokens"),
+    ("embed", "embedding", "embeddings", "emb", "tok", "token", "tokens", "wte"),
     ("position", "positional", "pos", "wpe"),
     ("class", "cls"),
     ("dist", "distillation"),
@@ -113,7 +126,6 @@ _CONCEPTS = (
     ("o", "out", "output", "wo"),
 )
 _CONCEPT = {word: words[0] for words in _CONCEPTS for word in words}
-_TURNING = frozenset({"pre", "post", "before", "after"})
 
 
 @cache

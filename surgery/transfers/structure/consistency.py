@@ -1,0 +1,152 @@
+"""Held against each other, pairs that cannot all be right are found out.
+
+Shapes can agree by accident where two networks differ: what was paired alone must also lie where
+its neighbours lie.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+
+from surgery.transfers.structure.layers import Layer, Path
+from surgery.transfers.structure.ordering import natural
+from surgery.transfers.structure.pairing import LayerPair
+from surgery.transfers.structure.tree import inside
+from surgery.transfers.structure.words import numbering
+
+
+def contradicted(
+    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
+) -> dict[int, str]:
+    """Pairs, by their place in ``pairs``, that others speak against, each with the reason.
+
+    ``sources`` and ``targets`` are all layers of both sides, those without a pair included.
+    """
+    return {**_torn(pairs), **_shifted(pairs, sources, targets)}
+
+
+def _torn(pairs: Sequence[LayerPair]) -> dict[int, str]:
+    """Pairs whose modules belong to two different pairs of modules, by all that is beside them."""
+    ours = _pairs_by_module([pair.source.path for pair in pairs])
+    theirs = _pairs_by_module([pair.target.path for pair in pairs])
+    found = {}
+    for at, pair in enumerate(pairs):
+        near, far = _smallest(pair.source.path, ours), _smallest(pair.target.path, theirs)
+        if not near or not far:
+            continue
+        there = _shared(pairs[other].target.path for other in ours[near] if other != at)
+        here = _shared(pairs[other].source.path for other in theirs[far] if other != at)
+        if _apart(there, far) and _apart(here, near):
+            what = ".".join(near), ".".join(there), ".".join(far), ".".join(here)
+            found[at] = "{0} is {1} and {2} is {3}, by what is beside it".format(*what)
+    return found
+
+
+def _pairs_by_module(paths: Sequence[Path]) -> dict[Path, list[int]]:
+    found: dict[Path, list[int]] = defaultdict(list)
+    for at, path in enumerate(paths):
+        for depth in range(1, len(path)):
+            found[path[:depth]].append(at)
+    return found
+
+
+def _smallest(path: Path, modules: Mapping[Path, Sequence[int]]) -> Path:
+    """The innermost module with another pair in it; ``()`` where only the whole has one."""
+    above = (path[:depth] for depth in range(len(path) - 1, 0, -1))
+    return next((node for node in above if len(modules[node]) > 1), ())
+
+
+def _shared(paths: Iterable[Path]) -> Path:
+    """The innermost module that holds all of the layers."""
+    shared: Path | None = None
+    for path in paths:
+        shared = path[:-1] if shared is None else shared
+        while path[: len(shared)] != shared:
+            shared = shared[:-1]
+        if not shared:
+            break
+    return shared or ()
+
+
+def _apart(one: Path, other: Path) -> bool:
+    return not inside(one, other) and not inside(other, one)
+
+
+#: Numbered siblings: the module that holds them, and their name with its number left open.
+Family = tuple[Path, str]
+
+
+def _shifted(
+    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
+) -> dict[int, str]:
+    """Pairs of numbered siblings that stand in different places of rows of different length.
+
+    The fifth block of one stage is not the first of another, whatever its shapes are.
+    """
+    ours, theirs = _families(sources), _families(targets)
+    links: dict[tuple[Family, Family], dict[tuple[str, str], list[int]]] = defaultdict(dict)
+    for at, pair in enumerate(pairs):
+        for family, member in _places(pair.source.path, ours):
+            for other, partner in _places(pair.target.path, theirs):
+                links[family, other].setdefault((member, partner), []).append(at)
+    matched = _matched(pairs, ours, theirs)
+    found: dict[int, str] = {}
+    for (family, other), members in links.items():
+        sides = matched[0][family], matched[1][other]
+        if _one_row(members, *sides) and (len(sides[0]), len(sides[1])) != (len(ours[family]), len(theirs[other])):
+            found |= _misplaced(ours[family], theirs[other], members)
+    return found
+
+
+def _matched(
+    pairs: Sequence[LayerPair], ours: Mapping[Family, object], theirs: Mapping[Family, object]
+) -> tuple[dict[Family, set[str]], dict[Family, set[str]]]:
+    """The numbered siblings on either side that have a pair in them."""
+    found: tuple[dict[Family, set[str]], dict[Family, set[str]]] = defaultdict(set), defaultdict(set)
+    for pair in pairs:
+        for family, member in _places(pair.source.path, ours):
+            found[0][family].add(member)
+        for family, member in _places(pair.target.path, theirs):
+            found[1][family].add(member)
+    return found
+
+
+def _one_row(members: Iterable[tuple[str, str]], ours: set[str], theirs: set[str]) -> bool:
+    """Whether two families are one: what is matched of either is matched one to one."""
+    members = list(members)
+    sources, targets = {source for source, _ in members}, {target for _, target in members}
+    return len(members) > 1 and len(members) == len(sources) == len(targets) and sources == ours and targets == theirs
+
+
+def _families(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
+    """Numbered siblings and the rank of each, where there are two or more."""
+    found: dict[Family, set[str]] = defaultdict(set)
+    for layer in layers:
+        for depth, segment in enumerate(layer.path):
+            template, numbers = numbering(segment)
+            if numbers:
+                found[layer.path[:depth], template].add(segment)
+    return {
+        family: {m: rank for rank, m in enumerate(sorted(members, key=lambda m: natural((m,))))}
+        for family, members in found.items()
+        if len(members) > 1
+    }
+
+
+def _places(path: Path, families: Mapping[Family, Hashable]) -> Iterator[tuple[Family, str]]:
+    for depth, segment in enumerate(path):
+        family = path[:depth], numbering(segment)[0]
+        if family in families:
+            yield family, segment
+
+
+def _misplaced(
+    ours: Mapping[str, int], theirs: Mapping[str, int], members: Mapping[tuple[str, str], Sequence[int]]
+) -> dict[int, str]:
+    return {
+        at: f"it is number {ours[member] + 1} of {len(ours)} and {theirs[partner] + 1} of {len(theirs)}"
+        for (member, partner), found in members.items()
+        if ours[member] != theirs[partner]
+        for at in found
+    }
