@@ -63,4 +63,5 @@ def _fits(weights: Sequence[Leaf], biases: Sequence[Leaf], flags: set[bool | Non
     transposed = True in flags
     inputs = {leaf.spec.numel // rows_of(leaf, transposed) for leaf in weights}
     parts = "".join(leaf.part for leaf in biases)
-    return len(inputs) == 1 and len(parts) == len(set(parts))
+    blocks = len(weights) > 1 or rows_of(weights[0], transposed) % 3 == 0
+    return blocks and len(inputs) == 1 and len(parts) == len(set(parts))

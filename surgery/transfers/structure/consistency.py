@@ -13,7 +13,7 @@ from surgery.transfers.structure.layers import Layer, Path
 from surgery.transfers.structure.ordering import natural
 from surgery.transfers.structure.pairing import LayerPair
 from surgery.transfers.structure.tree import inside
-from surgery.transfers.structure.words import numbering
+from surgery.transfers.structure.words import concepts, numbering
 
 
 def contradicted(
@@ -23,7 +23,7 @@ def contradicted(
 
     ``sources`` and ``targets`` are all layers of both sides, those without a pair included.
     """
-    return {**_torn(pairs), **_shifted(pairs, sources, targets)}
+    return {**_torn(pairs), **_shifted(pairs, sources, targets), **_out_of_place(pairs)}
 
 
 def _torn(pairs: Sequence[LayerPair]) -> dict[int, str]:
@@ -71,6 +71,31 @@ def _shared(paths: Iterable[Path]) -> Path:
 
 def _apart(one: Path, other: Path) -> bool:
     return not inside(one, other) and not inside(other, one)
+
+
+def _out_of_place(pairs: Sequence[LayerPair]) -> dict[int, str]:
+    """Norms of layers that only one side counts among its embeddings: one network normalises
+    what it embeds, another what it puts out, and both have one such norm.
+
+    A side that names no embedding may still hold the norm beside the embedding.
+    """
+    ours = _pairs_by_module([pair.source.path for pair in pairs])
+    theirs = _pairs_by_module([pair.target.path for pair in pairs])
+    found = {}
+    for at, pair in enumerate(pairs):
+        here, there = _embeds(pair.source.path), _embeds(pair.target.path)
+        roles, shapes = zip(*pair.source.signature, strict=True)
+        if here == there or "mean" in roles or any(len(shape) > 1 for shape in shapes):
+            continue
+        path, modules = (pair.target.path, theirs) if here else (pair.source.path, ours)
+        beside = [pairs[x] for x in modules.get(_smallest(path, modules), ()) if x != at]
+        if not beside or not all(_embeds((p.source if here else p.target).path) for p in beside):
+            found[at] = "only one of them is an embedding's"
+    return found
+
+
+def _embeds(path: Path) -> bool:
+    return any("embed" in concepts(segment) for segment in path)
 
 
 #: Numbered siblings: the module that holds them, and their name with its number left open.

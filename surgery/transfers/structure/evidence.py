@@ -207,9 +207,11 @@ def _registered(sources: Sequence[Path], targets: Sequence[Path], known: Known) 
 
 
 def _enclosed(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
-    """A module's layers are neighbours where all are numbered in one row: what lies between
-    two layers of a module, on the other side, belongs into that module.
+    """A module's layers are neighbours where all are numbered in one row: of two layers, the one
+    that lies between others of a module, on the other side, belongs into that module.
     """
+    if len(sources) != 2:
+        return {}
     forwards = _between(targets, sources, {t: s for s, t in known.pairs.items()})
     if forwards:
         return {source: target for target, source in forwards.items()}

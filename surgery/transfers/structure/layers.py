@@ -21,6 +21,9 @@ Shape = tuple[int, ...]
 Signature = tuple[tuple[str, Shape], ...]
 
 
+_PICTURE_CHANNELS = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """One tensor of a layer. ``part`` says which of q, k and v it makes, in the order of its
@@ -54,6 +57,21 @@ class Layer:
     def signature(self) -> Signature:
         roles = sorted({leaf.role for leaf in self.leaves} - {"batches"})
         return tuple((role, self._shape(role)) for role in roles)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has inputs and outputs, rather than one value a channel."""
+        return any(len(shape) > 1 for _, shape in self.signature)
+
+    @property
+    def channels(self) -> tuple[int, int] | None:
+        """(outputs, inputs) where the shape says so: of a matrix, or of a convolution over a
+        picture. A wider convolution may run in groups.
+        """
+        shape = dict(self.signature).get("weight", ())
+        if len(shape) == 2 or (len(shape) == 4 and shape[1] <= _PICTURE_CHANNELS):
+            return shape[0], shape[1]
+        return None
 
     def _shape(self, role: str) -> Shape:
         leaves = self.of_role(role)

@@ -17,7 +17,8 @@ from surgery.transfers.structure.evidence import Known, settle
 from surgery.transfers.structure.hints import Hints
 from surgery.transfers.structure.layers import Layer, Path
 from surgery.transfers.structure.ordering import natural
-from surgery.transfers.structure.tree import Content, nodes_by_content
+from surgery.transfers.structure.tree import Content, inside, nodes_by_content
+from surgery.transfers.structure.words import numbering
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,10 @@ class Orders:
 
     registered: Mapping[Path, int] = field(default_factory=dict)
     run: Mapping[Path, int] = field(default_factory=dict)
+
+
+#: A module with more matrices than this is no chance grouping of neighbours.
+_RICH = 3
 
 
 def pair_layers(sources: Iterable[Layer], targets: Iterable[Layer], hints: Hints, orders: Orders) -> Pairing:
@@ -201,24 +206,65 @@ class Solution:
         both = [content for content in ours if content in theirs]
         both.sort(key=lambda content: (-_size(content), content))
         taken = _Taken(Counter(self.sources.values()), Counter(self.targets.values()))
+        loose = self._loose(ours, theirs)
         found: list[tuple[Path, Path, str]] = []
         for content in both:
             sources, targets = taken.free(ours[content], 0), taken.free(theirs[content], 1)
-            pairs = self._node_pairs(content, sources, targets, known, taken)
+            if not self._trusted(content, sources, targets, loose, taken):
+                continue
+            pairs = self._node_pairs(sources, targets, known)
             for source, (target, why) in pairs.items():
                 taken.take(source, target, content)
                 found.append((source, target, why))
         self._descend(found)
         return bool(found)
 
+    def _loose(
+        self, ours: Mapping[Content, Sequence[Path]], theirs: Mapping[Content, Sequence[Path]]
+    ) -> set[int]:
+        """Kinds of which some layer, on either side, lies in no module that the other side has
+        as well: the two sides group them differently, so a module does not tell them apart.
+        """
+        alike = [content for content in ours if len(ours[content]) == len(theirs.get(content, ()))]
+        found: set[int] = set()
+        for columns, nodes in ((self.sources, ours), (self.targets, theirs)):
+            parts = split(columns, [node for content in alike for node in nodes[content] if node])
+            found |= {columns[path] for path in parts[None]}
+        return found
+
+    def _trusted(
+        self,
+        content: Content,
+        sources: list[Path],
+        targets: list[Path],
+        loose: set[int],
+        taken: _Taken,
+    ) -> bool:
+        """Whether modules of this content hold the same layers on both sides.
+
+        Some kind must lie in them alone. Other kinds could be grouped otherwise: a norm with the
+        convolution before it or behind it. They are the same if neither side has any of them
+        elsewhere, in numbered blocks, and where their size tells on which side they stand.
+        """
+        if not sources or not targets or not taken.anchored(content, len(sources)):
+            return False
+        if not any(kind in loose and not taken.alone(kind, times * len(sources)) for kind, times in content):
+            return True
+        layers = [self._layer(path) for path in self.sources if inside(path, sources[0])]
+        matrices = [layer for layer in layers if layer.is_matrix]
+        numbered = all(node and numbering(node[-1])[1] for node in (sources[0], targets[0]))
+        rich = len(matrices) > (1 if numbered else _RICH)
+        return rich or _sizes_tell(layers, matrices)
+
+    def _layer(self, source: Path) -> Layer:
+        return next(s.source.layers[source] for s in self.group.scopes if source in s.source.layers)
+
     def _node_pairs(
-        self, content: Content, sources: list[Path], targets: list[Path], known: Known, taken: _Taken
+        self, sources: list[Path], targets: list[Path], known: Known
     ) -> Mapping[Path, tuple[Path, str]]:
-        if not sources or len(sources) != len(targets) or not taken.anchored(content, len(sources)):
+        if len(sources) != len(targets) or (() in sources and () in targets):
             return {}
         if len(sources) == 1:
-            if () in sources and () in targets:
-                return {}
             return {sources[0]: (targets[0], "only pair of modules that hold these shapes")}
         return settle(sources, targets, known)
 
@@ -244,6 +290,14 @@ def split(paths: Iterable[Path], nodes: Iterable[Path]) -> dict[Path | None, lis
         above = (path[:depth] for depth in range(len(path)))
         parts[next((node for node in above if node in parts), None)].append(path)
     return parts
+
+
+def _sizes_tell(layers: Sequence[Layer], matrices: Sequence[Layer]) -> bool:
+    """Whether a norm beside one matrix is as long as its inputs, or as its outputs, not both."""
+    if len(matrices) != 1 or len(layers) != 2 or matrices[0].channels is None:
+        return False
+    (size,) = {shape[0] for x in layers if not x.is_matrix for _, shape in x.signature if shape} or {0}
+    return matrices[0].channels.count(size) == 1
 
 
 def _by_module(paths: Iterable[Path]) -> dict[Path, list[Path]]:
@@ -281,6 +335,10 @@ class _Taken:
         """
         ours, theirs = self.left
         return any(ours[kind] == theirs[kind] == count * times for kind, times in content)
+
+    def alone(self, kind: int, times: int) -> bool:
+        """Whether there are just so many layers of a kind left, on both sides."""
+        return self.left[0][kind] == self.left[1][kind] == times
 
     def take(self, source: Path, target: Path, content: Content) -> None:
         for side, node in enumerate((source, target)):

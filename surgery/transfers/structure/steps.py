@@ -64,10 +64,8 @@ def _pieces(source: Layer, target: Layer, leaf: Leaf) -> list[Piece]:
     found = source.of_role(leaf.role)
     if not found:
         return []
-    if not leaf.part and len(found) == 1:
-        return [_whole(source, found[0])]
-    if len(found) == 1 and found[0].part == leaf.part:
-        return [_whole(source, found[0])]
+    if same := [other for other in found if other.part == leaf.part]:
+        return [_whole(source, same[0])]
     if not leaf.part or not all(other.part for other in found):
         raise LayoutUnknown(
             "which rows are q, k and v cannot be told from the names: they may be interleaved "

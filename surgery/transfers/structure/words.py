@@ -71,6 +71,11 @@ _LAST = frozenset(
 
 
 _TURNING = frozenset({"pre", "post", "before", "after"})
+#: Words for what any layer is; among layers of one kind they tell nothing.
+_KINDS = frozenset(
+    {"norm", "conv", "layer", "layers", "linear", "dense", "proj", "projection", "block", "blocks"}
+    | {"module", "model", "batch", "group", "lin", "weight", "bias", "param", "d"}
+)
 
 
 def compare(one: str, other: str) -> int | None:
@@ -114,7 +119,7 @@ _CONCEPTS = (
     ("mlp", "ffn", "ff", "feedforward", "intermediate"),
     ("norm", "ln", "bn", "layernorm", "batchnorm", "normalization"),
     ("shortcut", "downsample", "skip", "identity"),
-    ("embed", "embedding", "embeddings", "emb", "tok", "token", "tokens", "wte"),
+    ("embed", "embedding", "embeddings", "emb", "tok", "token", "tokens", "wte", "stem", "patch"),
     ("position", "positional", "pos", "wpe"),
     ("class", "cls"),
     ("dist", "distillation"),
@@ -130,17 +135,18 @@ _CONCEPT = {word: words[0] for words in _CONCEPTS for word in words}
 
 @cache
 def concepts(segment: str) -> frozenset[str]:
-    """What a segment speaks of, with synonyms made one and numbers left out.
+    """What a segment speaks of, synonyms made one; ``mlp2`` is not ``mlp``.
 
-    Words behind *pre* or *post* say where a thing stands, not what it is.
+    Kinds of layers are left out. Words behind *pre* or *post* say where a thing stands, not what it is.
     """
     found: set[str] = set()
+    numbers = "".join(token for token in tokens(segment) if token.isdigit())
     for token in tokens(segment):
         if token in _TURNING:
             break
-        if not token.isdigit():
+        if (len(token) > 1 or token in _CONCEPT) and not token.isdigit():
             found.add(_CONCEPT.get(token, token))
-    return frozenset(found)
+    return frozenset(word + numbers for word in found - _KINDS)
 
 
 _PART_WORDS = {
