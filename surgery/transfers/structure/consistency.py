@@ -6,6 +6,7 @@ its neighbours lie.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
@@ -28,19 +29,48 @@ def contradicted(
 
 def _torn(pairs: Sequence[LayerPair]) -> dict[int, str]:
     """Pairs whose modules belong to two different pairs of modules, by all that is beside them."""
-    ours = _pairs_by_module([pair.source.path for pair in pairs])
-    theirs = _pairs_by_module([pair.target.path for pair in pairs])
+    sources = [pair.source.path for pair in pairs]
+    targets = [pair.target.path for pair in pairs]
+    ours, theirs = _Modules(sources, targets), _Modules(targets, sources)
     found = {}
-    for at, pair in enumerate(pairs):
-        near, far = _smallest(pair.source.path, ours), _smallest(pair.target.path, theirs)
-        if not near or not far:
-            continue
-        there = _shared(pairs[other].target.path for other in ours[near] if other != at)
-        here = _shared(pairs[other].source.path for other in theirs[far] if other != at)
-        if _apart(there, far) and _apart(here, near):
-            what = ".".join(near), ".".join(there), ".".join(far), ".".join(here)
-            found[at] = "{0} is {1} and {2} is {3}, by what is beside it".format(*what)
+    for at in range(len(pairs)):
+        near, far = ours.smallest(at), theirs.smallest(at)
+        if near and far:
+            there, here = ours.images(near, at), theirs.images(far, at)
+            if _apart(there, far) and _apart(here, near):
+                what = ".".join(near), ".".join(there), ".".join(far), ".".join(here)
+                found[at] = "{0} is {1} and {2} is {3}, by what is beside it".format(*what)
     return found
+
+
+class _Modules:
+    """The modules above the paths of one side, and where their layers are on the other side."""
+
+    def __init__(self, paths: Sequence[Path], images: Sequence[Path]) -> None:
+        self.paths = paths
+        self.members = _pairs_by_module(paths)
+        self._images = images
+        self._ends: dict[Path, tuple[list[int], list[int]]] = {}
+
+    def smallest(self, at: int) -> Path:
+        return _smallest(self.paths[at], self.members)
+
+    def images(self, module: Path, at: int) -> Path:
+        """The innermost module on the other side that holds all of this one's layers but ``at``.
+
+        What the first and the last in sorted order share, all share.
+        """
+        if module not in self._ends:
+            members, key = self.members[module], self._images.__getitem__
+            self._ends[module] = (
+                heapq.nsmallest(2, members, key=key),
+                heapq.nlargest(2, members, key=key),
+            )
+        first, last = (next(x for x in ends if x != at) for ends in self._ends[module])
+        shared = self._images[first][:-1]
+        while self._images[last][:-1][: len(shared)] != shared:
+            shared = shared[:-1]
+        return shared
 
 
 def _pairs_by_module(paths: Sequence[Path]) -> dict[Path, list[int]]:
@@ -55,18 +85,6 @@ def _smallest(path: Path, modules: Mapping[Path, Sequence[int]]) -> Path:
     """The innermost module with another pair in it; ``()`` where only the whole has one."""
     above = (path[:depth] for depth in range(len(path) - 1, 0, -1))
     return next((node for node in above if len(modules[node]) > 1), ())
-
-
-def _shared(paths: Iterable[Path]) -> Path:
-    """The innermost module that holds all of the layers."""
-    shared: Path | None = None
-    for path in paths:
-        shared = path[:-1] if shared is None else shared
-        while path[: len(shared)] != shared:
-            shared = shared[:-1]
-        if not shared:
-            break
-    return shared or ()
 
 
 def _apart(one: Path, other: Path) -> bool:

@@ -124,13 +124,17 @@ def _inverts(pairs: Mapping[Path, Path], decided: Mapping[Path, Path]) -> bool:
 def _meaning(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
     """Words that one member of each side has and no other: ``shortcut`` against ``downsample``."""
     telling = _telling([*sources, *targets])
-    shared = {
-        source: [target for target in targets if telling[source] & telling[target]]
-        for source in sources
-    }
-    pairs = {source: found[0] for source, found in shared.items() if len(found) == 1}
-    clear = len(set(pairs.values())) == len(pairs) and all(len(f) < 2 for f in shared.values())
-    return pairs if clear else {}
+    speakers: dict[str, list[Path]] = defaultdict(list)
+    for target in targets:
+        for word in telling[target]:
+            speakers[word].append(target)
+    pairs: Pairs = {}
+    for source in sources:
+        found = {target for word in telling[source] for target in speakers.get(word, ())}
+        if len(found) > 1:
+            return {}
+        pairs |= {source: target for target in found}
+    return pairs if len({*pairs.values()}) == len(pairs) else {}
 
 
 def _telling(paths: Sequence[Path]) -> dict[Path, frozenset[str]]:
