@@ -24,7 +24,7 @@ class Known:
     """What is known inside one pair of modules.
 
     ``pairs`` are decided, and ``inside`` lists the sources among them by each module above
-    them; ``learned`` are pairs that the same names have elsewhere. ``order`` is the place of
+    them; ``matrices`` are the sources among them that have inputs and outputs. ``learned`` are pairs that the same names have elsewhere. ``order`` is the place of
     each target among the layers as they were registered, empty where no code gave it; ``run``
     that in which they run.
     """
@@ -33,6 +33,7 @@ class Known:
     pairs: Mapping[Path, Path] = field(default_factory=dict)
     inside: Mapping[Path, Sequence[Path]] = field(default_factory=dict)
     learned: Mapping[Path, Path] = field(default_factory=dict)
+    matrices: frozenset[Path] = frozenset()
     order: Mapping[Path, int] = field(default_factory=dict)
     run: Mapping[Path, int] = field(default_factory=dict)
 
@@ -42,6 +43,8 @@ def settle(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> di
     if hinted := _by_hints(sources, targets, known):
         return hinted
     found = [(pairs, why) for rule, why in _RULES if (pairs := rule(sources, targets, known))]
+    if any(_inverts(pairs, known.pairs) for pairs, _ in found):
+        return {}
     agreed: dict[Path, tuple[Path, str]] = {}
     contested: set[Path] = set()
     for pairs, why in found:
@@ -60,7 +63,8 @@ def settle(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> di
     if agreed:
         return agreed
     for rule, why in _LAST_RULES:
-        if pairs := rule(sources, targets, known):
+        pairs = rule(sources, targets, known)
+        if pairs and not _inverts(pairs, known.pairs):
             return {source: (target, why) for source, target in pairs.items()}
     return {}
 
@@ -100,15 +104,14 @@ def _learned(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> 
     return {source: target for source, target in found.items() if target in theirs}
 
 
-def _numbered(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
-    """Both sides say by name which comes first, and nothing that is decided speaks against it."""
+def _numbered(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
+    """Both sides say by name which comes first."""
     if len(sources) != len(targets):
         return {}
     ours, theirs = chain(sources), chain(targets)
     if not ours or not theirs:
         return {}
-    pairs = dict(zip(ours, theirs, strict=True))
-    return {} if _inverts(pairs, known.pairs) else pairs
+    return dict(zip(ours, theirs, strict=True))
 
 
 def _inverts(pairs: Mapping[Path, Path], decided: Mapping[Path, Path]) -> bool:
@@ -211,27 +214,36 @@ def _registered(sources: Sequence[Path], targets: Sequence[Path], known: Known) 
 
 
 def _enclosed(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
-    """A module's layers are neighbours where all are numbered in one row: of two layers, the one
+    """A module's layers are neighbours where all are numbered in one row: of two norms, the one
     that lies between others of a module, on the other side, belongs into that module.
+
+    Only where this gives each matrix of the module one norm: a module that lacks one, because
+    its name is strange, would take its neighbour's.
     """
-    if len(sources) != 2:
+    if len(sources) != 2 or len(targets) != 2:
         return {}
-    forwards = _between(targets, sources, {t: s for s, t in known.pairs.items()})
+    back = {target: source for source, target in known.pairs.items()}
+    heavy = frozenset(known.pairs[source] for source in known.matrices)
+    forwards = _between(targets, sources, back, heavy)
     if forwards:
         return {source: target for target, source in forwards.items()}
-    return _between(sources, targets, known.pairs)
+    return _between(sources, targets, known.pairs, known.matrices)
 
 
-def _between(nested: Sequence[Path], row: Sequence[Path], image: Mapping[Path, Path]) -> Pairs:
+def _between(
+    nested: Sequence[Path], row: Sequence[Path], image: Mapping[Path, Path], heavy: frozenset[Path]
+) -> Pairs:
     for member in sorted(nested, key=natural):
         for depth in range(len(member) - 1, 0, -1):
-            node = member[:depth]
-            anchors = [image[path] for path in image if inside(path, node)]
-            members = [path for path in nested if inside(path, node)]
-            if len(anchors) >= 2 and len(members) == 1 and len(members) < len(nested):
-                found = _spanned(anchors, row)
-                if len(found) == 1:
-                    return {member: found[0]}
+            beside = [path for path in image if inside(path, member[:depth])]
+            if len(beside) < 2:
+                continue
+            alone = sum(inside(path, member[:depth]) for path in nested) == 1
+            balanced = len(beside) + 1 == 2 * sum(path in heavy for path in beside)
+            found = _spanned([image[path] for path in beside], row) if alone and balanced else []
+            if len(found) == 1:
+                return {member: found[0]}
+            break
     return {}
 
 

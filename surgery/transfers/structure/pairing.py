@@ -8,6 +8,7 @@ on either side, or where names tell.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -187,6 +188,7 @@ class Solution:
             known,
             pairs={source: target for source, (target, _) in self.pairs.items()},
             inside=_by_module(self.pairs),
+            matrices=frozenset(path for path in self.pairs if self._layer(path).is_matrix),
         )
         changed = False
         for ours, theirs in self._kinds():
@@ -206,11 +208,11 @@ class Solution:
         both = [content for content in ours if content in theirs]
         both.sort(key=lambda content: (-_size(content), content))
         taken = _Taken(Counter(self.sources.values()), Counter(self.targets.values()))
-        loose = self._loose(ours, theirs)
+        covered = self._covered(ours, theirs)
         found: list[tuple[Path, Path, str]] = []
         for content in both:
             sources, targets = taken.free(ours[content], 0), taken.free(theirs[content], 1)
-            if not self._trusted(content, sources, targets, loose, taken):
+            if not self._trusted(content, sources, targets, covered, taken):
                 continue
             pairs = self._node_pairs(sources, targets, known)
             for source, (target, why) in pairs.items():
@@ -219,42 +221,66 @@ class Solution:
         self._descend(found)
         return bool(found)
 
-    def _loose(
+    def _covered(
         self, ours: Mapping[Content, Sequence[Path]], theirs: Mapping[Content, Sequence[Path]]
-    ) -> set[int]:
-        """Kinds of which some layer, on either side, lies in no module that the other side has
-        as well: the two sides group them differently, so a module does not tell them apart.
+    ) -> dict[int, float]:
+        """By kind, how large a module must be to hold each of its layers, of either side, in a
+        module that the other side has as well; infinite where one lies in none.
         """
         alike = [content for content in ours if len(ours[content]) == len(theirs.get(content, ()))]
-        found: set[int] = set()
+        covered: dict[int, float] = {}
         for columns, nodes in ((self.sources, ours), (self.targets, theirs)):
-            parts = split(columns, [node for content in alike for node in nodes[content] if node])
-            found |= {columns[path] for path in parts[None]}
-        return found
+            sizes = {node: _size(content) for content in alike for node in nodes[content] if node}
+            for path, kind in columns.items():
+                above = (path[:depth] for depth in range(len(path) - 1, 0, -1))
+                size = next((sizes[node] for node in above if node in sizes), math.inf)
+                covered[kind] = max(covered.get(kind, 0), size)
+        return covered
 
     def _trusted(
         self,
         content: Content,
         sources: list[Path],
         targets: list[Path],
-        loose: set[int],
+        covered: Mapping[int, float],
         taken: _Taken,
     ) -> bool:
         """Whether modules of this content hold the same layers on both sides.
 
         Some kind must lie in them alone. Other kinds could be grouped otherwise: a norm with the
-        convolution before it or behind it. They are the same if neither side has any of them
-        elsewhere, in numbered blocks, and where their size tells on which side they stand.
+        convolution before it or behind it. They are the same if both sides have all of them in
+        modules alike, in numbered blocks, and where their size tells on which side they stand.
         """
         if not sources or not targets or not taken.anchored(content, len(sources)):
             return False
-        if not any(kind in loose and not taken.alone(kind, times * len(sources)) for kind, times in content):
+        size, count = _size(content), len(sources)
+        if all(covered[kind] <= size or taken.alone(kind, n * count) for kind, n in content):
             return True
-        layers = [self._layer(path) for path in self.sources if inside(path, sources[0])]
+        paths = [path for path in self.sources if inside(path, sources[0])]
+        layers = [self._layer(path) for path in paths]
         matrices = [layer for layer in layers if layer.is_matrix]
-        numbered = all(node and numbering(node[-1])[1] for node in (sources[0], targets[0]))
-        rich = len(matrices) > (1 if numbered else _RICH)
-        return rich or _sizes_tell(layers, matrices)
+        numbered = all(node and numbering(node[-1])[1] for node in (*sources, *targets))
+        if len(matrices) > (1 if numbered else _RICH):
+            return True
+        flat = self._flat(self.sources, sources[0]) and self._flat(self.targets, targets[0])
+        return (
+            flat and _sizes_tell(layers, matrices) and not self._named_elsewhere(sources, targets)
+        )
+
+    def _flat(self, columns: Iterable[Path], node: Path) -> bool:
+        """Whether no layer of a module lies in a numbered one inside it."""
+        inner = (path[len(node) :] for path in columns if inside(path, node))
+        return not any(len(path) > 1 and numbering(path[0])[1] for path in inner)
+
+    def _named_elsewhere(self, sources: Sequence[Path], targets: Sequence[Path]) -> bool:
+        """Whether a layer in one side's modules has its name, and its kind, outside the other's."""
+        ours, theirs = split(self.sources, sources), split(self.targets, targets)
+        within = {path for node in sources for path in ours[node]}
+        beyond = {path for node in targets for path in theirs[node]}
+        return any(
+            self.sources.get(path) == self.targets.get(path)
+            for path in (within & {*theirs[None]}) | (beyond & {*ours[None]})
+        )
 
     def _layer(self, source: Path) -> Layer:
         return next(s.source.layers[source] for s in self.group.scopes if source in s.source.layers)
