@@ -42,7 +42,10 @@ def make_network(rng: random.Random) -> list[Logical]:
     kind = rng.choice(["basic", "bottleneck", "transformer", "mixer", "inverted"])
     width = rng.choice([8, 12])
     norm = "norm" if kind in ("transformer", "mixer") else "batchnorm"
-    layers = [Logical(None, "stem", "conv3", (width, 3)), Logical(None, "stem_norm", norm, (width,))]
+    layers = [
+        Logical(None, "stem", "conv3", (width, 3)),
+        Logical(None, "stem_norm", norm, (width,)),
+    ]
     for stage in range(rng.randint(1, 3)):
         out = width if stage == 0 or rng.random() < 0.4 else 2 * width
         shortcut = rng.random() < 0.5
@@ -52,7 +55,9 @@ def make_network(rng: random.Random) -> list[Logical]:
             if kind in ("transformer", "mixer") and inputs != out:
                 layers.append(Logical((stage, -1), "reduce", "linear", (out, inputs)))
                 inputs = out
-            layers += _block((stage, block), kind, inputs, out, first and shortcut or inputs != out)
+            layers += _block(
+                (stage, block), kind, inputs, out, (first and shortcut) or inputs != out
+            )
         width = out
     layers.append(Logical(None, "last_norm", norm, (width,)))
     layers.append(Logical(None, "head", "linear", (10, width)))
@@ -120,7 +125,13 @@ _NAMES = {
     "up_two": ["channel.fc1", "mlp2.0", "intermediate2.dense", "feed_forward2.w1", "lin3"],
     "down_two": ["channel.fc2", "mlp2.3", "output2.dense", "feed_forward2.w2", "lin4"],
 }
-_PLACES = ["stages.{s}.blocks.{b}", "layer{s1}.{b}", "features.{s1}.{b}", "encoder.h.{n}", "s{s1}.b{b1}"]
+_PLACES = [
+    "stages.{s}.blocks.{b}",
+    "layer{s1}.{b}",
+    "features.{s1}.{b}",
+    "encoder.h.{n}",
+    "s{s1}.b{b1}",
+]
 _SYLLABLES = ["ka", "lo", "mi", "ru", "te", "so", "na", "pu", "zi", "vy"]
 
 
@@ -165,13 +176,17 @@ def _local(layer: Logical, network: list[Logical], book: dict) -> str:
     if style == "mixed":
         style = book.setdefault(f"style of {layer.key}", rng.choice(["library", "words"]))
     if style == "scrambled":
-        return f"{_word(rng)}_{layer.block}".replace("(", "").replace(", ", _word(rng)).replace(")", "").replace("-", "m") + _word(rng)
+        return f"{_word(rng)}_{layer.block}".replace("(", "").replace(", ", _word(rng)).replace(
+            ")", ""
+        ).replace("-", "m") + _word(rng)
     if style == "numbers" and layer.block and layer.block[1] >= 0:
         return _numbered(layer, network, book)
     if style == "words":
         word = book["words"].setdefault(layer.key, _word(rng))
         return _nested(word, layer, network, book)
-    return _nested(_NAMES[layer.key][book["library"] % len(_NAMES[layer.key])], layer, network, book)
+    return _nested(
+        _NAMES[layer.key][book["library"] % len(_NAMES[layer.key])], layer, network, book
+    )
 
 
 def _word(rng: random.Random) -> str:
@@ -227,7 +242,9 @@ def _tensors(layer: Logical, path: str, rng: random.Random, book: dict):
 
 
 def _attention(path: str, width: int, held, book: dict):
-    form = book.setdefault("attention", book["rng"].choice(["qkv", "in_proj", "split", "split", "qv"]))
+    form = book.setdefault(
+        "attention", book["rng"].choice(["qkv", "in_proj", "split", "split", "qv"])
+    )
     three = (3 * width, width)
     match form:
         case "qkv":
@@ -242,7 +259,14 @@ def _attention(path: str, width: int, held, book: dict):
             yield f"{path}.v_bias", (width,), held("bias", "v")
         case _:
             words = book.setdefault(
-                "split", book["rng"].choice([("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("to_q", "to_k", "to_v")])
+                "split",
+                book["rng"].choice(
+                    [
+                        ("q_proj", "k_proj", "v_proj"),
+                        ("query", "key", "value"),
+                        ("to_q", "to_k", "to_v"),
+                    ]
+                ),
             )
             for part, word in zip("qkv", words, strict=True):
                 yield f"{path}.{word}.weight", (width, width), held("weight", part)

@@ -24,8 +24,8 @@ def join_attention(layers: Sequence[Layer]) -> list[Layer]:
             families[layer.path[:-1], stem if part != "qkv" else ""].append((part, layer))
     joined: dict[Path, Layer] = {}
     for (parent, stem), members in families.items():
-        if layer := _join(parent, stem, members):
-            joined |= {member.path: layer for _, member in members}
+        if whole := _join(parent, stem, members):
+            joined |= {member.path: whole for _, member in members}
     return list({id(layer): layer for layer in (joined.get(x.path, x) for x in layers)}.values())
 
 

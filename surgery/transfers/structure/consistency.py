@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from surgery.transfers.structure.layers import Layer, Path
 from surgery.transfers.structure.ordering import natural
@@ -38,8 +38,8 @@ def _torn(pairs: Sequence[LayerPair]) -> dict[int, str]:
         if near and far:
             there, here = ours.images(near, at), theirs.images(far, at)
             if _apart(there, far) and _apart(here, near):
-                what = ".".join(near), ".".join(there), ".".join(far), ".".join(here)
-                found[at] = "{0} is {1} and {2} is {3}, by what is beside it".format(*what)
+                one, two = f"{_name(near)} is {_name(there)}", f"{_name(far)} is {_name(here)}"
+                found[at] = f"{one} and {two}, by what is beside it"
     return found
 
 
@@ -85,6 +85,10 @@ def _smallest(path: Path, modules: Mapping[Path, Sequence[int]]) -> Path:
     """The innermost module with another pair in it; ``()`` where only the whole has one."""
     above = (path[:depth] for depth in range(len(path) - 1, 0, -1))
     return next((node for node in above if len(modules[node]) > 1), ())
+
+
+def _name(path: Path) -> str:
+    return ".".join(path)
 
 
 def _apart(one: Path, other: Path) -> bool:
@@ -137,7 +141,10 @@ def _shifted(
     found: dict[int, str] = {}
     for (family, other), members in links.items():
         sides = matched[0][family], matched[1][other]
-        if _one_row(members, *sides) and (len(sides[0]), len(sides[1])) != (len(ours[family]), len(theirs[other])):
+        if _one_row(members, *sides) and (len(sides[0]), len(sides[1])) != (
+            len(ours[family]),
+            len(theirs[other]),
+        ):
             found |= _misplaced(ours[family], theirs[other], members)
     return found
 
@@ -146,7 +153,10 @@ def _matched(
     pairs: Sequence[LayerPair], ours: Mapping[Family, object], theirs: Mapping[Family, object]
 ) -> tuple[dict[Family, set[str]], dict[Family, set[str]]]:
     """The numbered siblings on either side that have a pair in them."""
-    found: tuple[dict[Family, set[str]], dict[Family, set[str]]] = defaultdict(set), defaultdict(set)
+    found: tuple[dict[Family, set[str]], dict[Family, set[str]]] = (
+        defaultdict(set),
+        defaultdict(set),
+    )
     for pair in pairs:
         for family, member in _places(pair.source.path, ours):
             found[0][family].add(member)
@@ -159,7 +169,12 @@ def _one_row(members: Iterable[tuple[str, str]], ours: set[str], theirs: set[str
     """Whether two families are one: what is matched of either is matched one to one."""
     members = list(members)
     sources, targets = {source for source, _ in members}, {target for _, target in members}
-    return len(members) > 1 and len(members) == len(sources) == len(targets) and sources == ours and targets == theirs
+    return (
+        len(members) > 1
+        and len(members) == len(sources) == len(targets)
+        and sources == ours
+        and targets == theirs
+    )
 
 
 def _families(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
@@ -177,7 +192,7 @@ def _families(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
     }
 
 
-def _places(path: Path, families: Mapping[Family, Hashable]) -> Iterator[tuple[Family, str]]:
+def _places(path: Path, families: Mapping[Family, object]) -> Iterator[tuple[Family, str]]:
     for depth, segment in enumerate(path):
         family = path[:depth], numbering(segment)[0]
         if family in families:
@@ -185,10 +200,13 @@ def _places(path: Path, families: Mapping[Family, Hashable]) -> Iterator[tuple[F
 
 
 def _misplaced(
-    ours: Mapping[str, int], theirs: Mapping[str, int], members: Mapping[tuple[str, str], Sequence[int]]
+    ours: Mapping[str, int],
+    theirs: Mapping[str, int],
+    members: Mapping[tuple[str, str], Sequence[int]],
 ) -> dict[int, str]:
     return {
-        at: f"it is number {ours[member] + 1} of {len(ours)} and {theirs[partner] + 1} of {len(theirs)}"
+        at: f"it is number {ours[member] + 1} of {len(ours)} and "
+        f"{theirs[partner] + 1} of {len(theirs)}"
         for (member, partner), found in members.items()
         if ours[member] != theirs[partner]
         for at in found

@@ -7,7 +7,7 @@ where they contradict each other nothing is taken.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from surgery.transfers.structure.hints import Hints
@@ -23,10 +23,10 @@ Pairs = dict[Path, Path]
 class Known:
     """What is known inside one pair of modules.
 
-    ``pairs`` are decided, and ``inside`` lists the sources among them by each module above
-    them; ``matrices`` are the sources among them that have inputs and outputs. ``learned`` are pairs that the same names have elsewhere. ``order`` is the place of
-    each target among the layers as they were registered, empty where no code gave it; ``run``
-    that in which they run.
+    ``pairs`` are decided; ``inside`` lists the sources among them by each module above them, and
+    ``matrices`` are those that have inputs and outputs. ``learned`` are pairs that the same names
+    have elsewhere. ``order`` is the place of each target among the layers as they were
+    registered, empty where no code gave it; ``run`` that in which they run.
     """
 
     hints: Hints
@@ -38,12 +38,14 @@ class Known:
     run: Mapping[Path, int] = field(default_factory=dict)
 
 
-def settle(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> dict[Path, tuple[Path, str]]:
-    """Pairs among layers (or modules) of one kind, each with its reason; what is open is left out."""
+def settle(
+    sources: Sequence[Path], targets: Sequence[Path], known: Known
+) -> dict[Path, tuple[Path, str]]:
+    """Pairs among layers (or modules) of one kind, each with its reason; others are left out."""
     if hinted := _by_hints(sources, targets, known):
         return hinted
     found = [(pairs, why) for rule, why in _RULES if (pairs := rule(sources, targets, known))]
-    if any(_inverts(pairs, known.pairs) for pairs, _ in found):
+    if any(_inverts(pairs, known) for pairs, _ in found):
         return {}
     agreed: dict[Path, tuple[Path, str]] = {}
     contested: set[Path] = set()
@@ -64,7 +66,7 @@ def settle(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> di
         return agreed
     for rule, why in _LAST_RULES:
         pairs = rule(sources, targets, known)
-        if pairs and not _inverts(pairs, known.pairs):
+        if pairs and not _inverts(pairs, known):
             return {source: (target, why) for source, target in pairs.items()}
     return {}
 
@@ -83,7 +85,9 @@ def _same_row(
     return False
 
 
-def _by_hints(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> dict[Path, tuple[Path, str]]:
+def _by_hints(
+    sources: Sequence[Path], targets: Sequence[Path], known: Known
+) -> dict[Path, tuple[Path, str]]:
     for hint in known.hints:
         ours = [path for path in sources if hint.names_source(path)]
         theirs = [path for path in targets if hint.names_target(path)]
@@ -114,14 +118,24 @@ def _numbered(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pai
     return dict(zip(ours, theirs, strict=True))
 
 
-def _inverts(pairs: Mapping[Path, Path], decided: Mapping[Path, Path]) -> bool:
+def _inverts(pairs: Mapping[Path, Path], known: Known) -> bool:
     """Whether siblings that are decided stand in another order on either side."""
-    for source, target in decided.items():
-        for other, partner in pairs.items():
-            one, two = before(source, other), before(target, partner)
+    for other, partner in pairs.items():
+        for source in _around(other, known):
+            one, two = before(source, other), before(known.pairs[source], partner)
             if one is not None and two is not None and one != two:
                 return True
     return False
+
+
+#: In a module with more decided layers than this they are not all compared with each other.
+_MANY = 400
+
+
+def _around(source: Path, known: Known) -> Sequence[Path]:
+    """The decided sources of the largest module around one that does not hold too many."""
+    above = (known.inside.get(source[:depth], ()) for depth in range(len(source)))
+    return next((found for found in above if len(found) <= _MANY), ())
 
 
 def _meaning(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
@@ -136,7 +150,8 @@ def _meaning(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pair
         found = {target for word in telling[source] for target in speakers.get(word, ())}
         if len(found) > 1:
             return {}
-        pairs |= {source: target for target in found}
+        for target in found:
+            pairs[source] = target
     return pairs if len({*pairs.values()}) == len(pairs) else {}
 
 

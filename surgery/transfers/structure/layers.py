@@ -79,7 +79,10 @@ class Layer:
         if role == "weight" and self.transposed:
             shapes = [tuple(reversed(shape)) for shape in shapes]
         if role == "weight" and self.flat:
-            shapes = [(shape[0], leaf.spec.numel // shape[0]) for shape, leaf in zip(shapes, leaves, strict=True)]
+            shapes = [
+                (shape[0], leaf.spec.numel // shape[0])
+                for shape, leaf in zip(shapes, leaves, strict=True)
+            ]
         if role == "bias" and any(leaf.part for leaf in leaves):
             # A bias for q and v alone is a whole one whose k third is zero.
             return (self._rows("weight"),)
@@ -130,8 +133,8 @@ def layers_of(specs: Iterable[TensorSpec]) -> list[Layer]:
     clean = unwrap_names(spec.name for spec in specs)
     siblings: dict[Path, dict[str, TensorSpec]] = defaultdict(dict)
     for spec in specs:
-        *path, leaf = clean[spec.name].split(".")
-        siblings[tuple(path)][leaf] = spec
+        *above, leaf = clean[spec.name].split(".")
+        siblings[tuple(above)][leaf] = spec
     layers: dict[Path, list[Leaf]] = defaultdict(list)
     for path, leaves in siblings.items():
         for leaf, spec in leaves.items():

@@ -6,16 +6,22 @@ refused, group by group, with its candidates.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import SourceNames
 from surgery.transfers.structure.attention import join_attention
 from surgery.transfers.structure.consistency import contradicted
-from surgery.transfers.structure.hints import Hints, read_hints
-from surgery.transfers.structure.layers import Layer, Path, layers_of, squeezed, with_orientation
+from surgery.transfers.structure.hints import read_hints
+from surgery.transfers.structure.layers import (
+    Layer,
+    Signature,
+    layers_of,
+    squeezed,
+    with_orientation,
+)
 from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing, pair_layers
 from surgery.transfers.structure.steps import LayoutUnknown, StructureStep, steps_of
 
@@ -114,20 +120,32 @@ def _flattened(ours: list[Layer], theirs: list[Layer]) -> tuple[list[Layer], lis
     """
     lonely = ({x.signature for x in ours} - {x.signature for x in theirs},
               {x.signature for x in theirs} - {x.signature for x in ours})  # fmt: skip
-    flat = [_flat_by_signature(side, alone) for side, alone in zip((ours, theirs), lonely, strict=True)]
-    both = {key for key in flat[0].keys() & flat[1].keys() if len(flat[0][key]) == len(flat[1][key]) == 1}
+    flat = [
+        _flat_by_signature(side, alone) for side, alone in zip((ours, theirs), lonely, strict=True)
+    ]
+    both = {
+        key
+        for key in flat[0].keys() & flat[1].keys()
+        if len(flat[0][key]) == len(flat[1][key]) == 1
+    }
     chosen = {id(side[key][0]) for side in flat for key in both}
     return tuple(  # type: ignore[return-value]
         [replace(x, flat=True) if id(x) in chosen else x for x in side] for side in (ours, theirs)
     )
 
 
-def _flat_by_signature(layers: Sequence[Layer], alone: set[object]) -> dict[object, list[Layer]]:
+def _flat_by_signature(
+    layers: Sequence[Layer], alone: set[Signature]
+) -> dict[Signature, list[Layer]]:
     widths = {leaf.spec.shape[0] for x in layers for leaf in x.of_role("weight") if leaf.spec.shape}
-    found: dict[object, list[Layer]] = defaultdict(list)
+    found: dict[Signature, list[Layer]] = defaultdict(list)
     for layer in layers:
         weights = layer.of_role("weight")
-        if layer.signature in alone and len(weights) == 1 and len(squeezed(weights[0].spec.shape)) > 1:
+        if (
+            layer.signature in alone
+            and len(weights) == 1
+            and len(squeezed(weights[0].spec.shape)) > 1
+        ):
             shape = weights[0].spec.shape
             if len(shape) == 2 or shape[1] in widths:
                 found[replace(layer, flat=True).signature].append(layer)
@@ -154,7 +172,9 @@ def _consistent(pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]
     return Pairing(kept, [*pairing.open, *again])
 
 
-def _result(pairing: Pairing, source: SourceNames, target: ModelSpec, layers: int) -> StructureMatch:
+def _result(
+    pairing: Pairing, source: SourceNames, target: ModelSpec, layers: int
+) -> StructureMatch:
     made, refused = _made(pairing)
     refused += [_refused(group) for group in pairing.open]
     different = _different(len(pairing.pairs), layers)
@@ -213,7 +233,7 @@ def _tied(made: Mapping[str, StructureStep], target: ModelSpec) -> dict[str, Str
     """Every name of a tied tensor takes the step of the one that was matched."""
     steps = dict(made)
     for names in target.ties:
-        found = next((made[name] for name in names if name in made), None)
-        for name in names if found else ():
-            steps.setdefault(name, replace(found, target=target.by_name[name]))
+        for found in [made[name] for name in names if name in made][:1]:
+            for name in names:
+                steps.setdefault(name, replace(found, target=target.by_name[name]))
     return steps

@@ -32,7 +32,10 @@ class Piece:
 
     @property
     def whole(self) -> bool:
-        return self.source is None or (self.start, self.stop) == (0, rows(self.source.shape, self.transposed))
+        return self.source is None or (self.start, self.stop) == (
+            0,
+            rows(self.source.shape, self.transposed),
+        )
 
     def shape(self, target: Shape) -> Shape:
         """(rows, what a row holds); a row of zeros is as long as the target's."""
@@ -81,4 +84,6 @@ class Operation:
         if len(self.pieces) == 1:
             return math.prod(self.pieces[0].shape(wanted)) == math.prod(target)
         shapes = [piece.shape(wanted) for piece in self.pieces]
-        return sum(shape[0] for shape in shapes) == wanted[0] and {s[1] for s in shapes} == {per_row}
+        return sum(shape[0] for shape in shapes) == wanted[0] and {s[1] for s in shapes} == {
+            per_row
+        }

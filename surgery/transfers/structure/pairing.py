@@ -60,7 +60,9 @@ class Orders:
 _RICH = 3
 
 
-def pair_layers(sources: Iterable[Layer], targets: Iterable[Layer], hints: Hints, orders: Orders) -> Pairing:
+def pair_layers(
+    sources: Iterable[Layer], targets: Iterable[Layer], hints: Hints, orders: Orders
+) -> Pairing:
     """Pair the layers of two networks; each layer is in one pair at most."""
     whole = Scope(_side(sources), _side(targets))
     pairing = Pairing()
@@ -80,7 +82,9 @@ def _side(layers: Iterable[Layer]) -> Side:
     return Side((), {layer.path: layer for layer in ordered})
 
 
-def _solve_alike(scopes: Sequence[Scope], pairing: Pairing, hints: Hints, orders: Orders) -> list[Scope]:
+def _solve_alike(
+    scopes: Sequence[Scope], pairing: Pairing, hints: Hints, orders: Orders
+) -> list[Scope]:
     """Solve scopes of one template; what some of them leave open the others may tell."""
     groups = grouped(scopes)
     # A scope by itself may be a wrapper around what is repeated elsewhere: look there.
@@ -322,7 +326,9 @@ def _sizes_tell(layers: Sequence[Layer], matrices: Sequence[Layer]) -> bool:
     """Whether a norm beside one matrix is as long as its inputs, or as its outputs, not both."""
     if len(matrices) != 1 or len(layers) != 2 or matrices[0].channels is None:
         return False
-    (size,) = {shape[0] for x in layers if not x.is_matrix for _, shape in x.signature if shape} or {0}
+    (size,) = {
+        shape[0] for x in layers if not x.is_matrix for _, shape in x.signature if shape
+    } or {0}
     return matrices[0].channels.count(size) == 1
 
 

@@ -28,7 +28,7 @@ class StructureStep:
         return f"{self.target.name} <- {sources} ({name}; {'; '.join(self.evidence)})"
 
 
-class LayoutUnknown(Exception):  # noqa: N818 - caught two files on, never raised to a user
+class LayoutUnknown(Exception):
     """The rows of a fused projection cannot be told apart."""
 
 
@@ -42,12 +42,19 @@ def steps_of(source: Layer, target: Layer, why: tuple[str, ...]) -> list[Structu
     for leaf in target.leaves:
         if pieces := _pieces(source, target, leaf):
             turned = _turned(target, leaf)
-            if turned and all(piece.transposed for piece in pieces) and len(pieces) == 1 and pieces[0].whole:
+            if (
+                turned
+                and all(piece.transposed for piece in pieces)
+                and len(pieces) == 1
+                and pieces[0].whole
+            ):
                 pieces, turned = [_straight(pieces[0])], False
             operation = Operation(tuple(pieces), turned)
             if not operation.fits(leaf.spec.shape):
                 raise LayoutUnknown(f"{leaf.spec.name} has other rows than its sources")
-            steps.append(StructureStep(leaf.spec, operation, (*why, *_notes(source, target, leaf, pieces))))
+            steps.append(
+                StructureStep(leaf.spec, operation, (*why, *_notes(source, target, leaf, pieces)))
+            )
     return steps
 
 
@@ -108,7 +115,8 @@ def _notes(source: Layer, target: Layer, leaf: Leaf, pieces: Sequence[Piece]) ->
     if leaf.role == "bias" and leaf.part:
         lost = _parts(source, "bias") - _parts(target, "bias")
         if lost:
-            yield f"the target has no bias for {' and '.join(sorted(lost))}: the source's is dropped"
+            parts = " and ".join(sorted(lost))
+            yield f"the target has no bias for {parts}: the source's is dropped"
 
 
 def _parts(layer: Layer, role: str) -> set[str]:

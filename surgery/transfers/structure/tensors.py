@@ -23,7 +23,10 @@ def make_tensor(
     pieces = [_rows(piece, tensor) for piece in operation.pieces if piece.source]
     like = pieces[0]
     made = iter(pieces)
-    parts = [next(made) if p.source else like.new_zeros(p.rows, *like.shape[1:]) for p in operation.pieces]
+    parts = [
+        next(made) if p.source else like.new_zeros(p.rows, *like.shape[1:])
+        for p in operation.pieces
+    ]
     joined = parts[0] if len(parts) == 1 else torch.cat([p.reshape(len(p), -1) for p in parts])
     if operation.transposed:
         return joined.reshape(tuple(reversed(shape))).T

@@ -42,7 +42,7 @@ def _is_number(text: str) -> bool:
 def numbering(segment: str) -> tuple[str, tuple[int, ...]]:
     """The segment with its numbers left open, and the numbers.
 
-    A letter a to h that stands alone, or right behind a number, counts as a number: RegNet's
+    A letter a to f that stands alone, or right behind a number, counts as a number: RegNet's
     ``f.a``, ``f.b``, ``f.c``, and ``Mixed_5b``, ``Mixed_5c``.
 
     >>> numbering("Mixed_5c")
@@ -57,7 +57,7 @@ def numbering(segment: str) -> tuple[str, tuple[int, ...]]:
         numbers.append(int(text) if text.isdigit() else ord(text.lower()) - ord("a"))
         return "#"
 
-    template = re.sub(r"\d+|(?<![A-Za-z])[A-Ha-h](?![A-Za-z])", opened, segment)
+    template = re.sub(r"\d+|(?<![A-Za-z])[A-Fa-f](?![A-Za-z])", opened, segment)
     return template.lower(), tuple(numbers)
 
 
@@ -137,7 +137,8 @@ _CONCEPT = {word: words[0] for words in _CONCEPTS for word in words}
 def concepts(segment: str) -> frozenset[str]:
     """What a segment speaks of, synonyms made one; ``mlp2`` is not ``mlp``.
 
-    Kinds of layers are left out. Words behind *pre* or *post* say where a thing stands, not what it is.
+    Kinds of layers are left out. Words behind *pre* or *post* say where a thing stands, not what
+    it is.
     """
     found: set[str] = set()
     numbers = "".join(token for token in tokens(segment) if token.isdigit())

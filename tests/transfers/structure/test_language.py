@@ -67,7 +67,13 @@ class OwnGPT(nn.Module):
 
 def gpt2():
     config = transformers.GPT2Config(
-        vocab_size=101, n_positions=64, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+        vocab_size=101,
+        n_positions=64,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     return transformers.GPT2LMHeadModel(config)
 
@@ -123,7 +129,12 @@ WORDS = torch.randint(0, 101, (2, 12), generator=torch.Generator().manual_seed(0
 def distil():
     return transformers.DistilBertModel(
         transformers.DistilBertConfig(
-            vocab_size=101, dim=32, n_layers=3, n_heads=4, hidden_dim=128, max_position_embeddings=64
+            vocab_size=101,
+            dim=32,
+            n_layers=3,
+            n_heads=4,
+            hidden_dim=128,
+            max_position_embeddings=64,
         )
     )
 
@@ -170,7 +181,9 @@ def test_rows_that_may_be_interleaved_are_not_taken_for_blocks(ways):
     source, target = (make() for make in ways)
     match = matched(source, target)
     refused = {name for group in match.refused for name in group.targets}
-    fused = {name for name in target.state_dict() if "qkv" in name or "c_attn" in name or "query" in name}
+    fused = {
+        name for name in target.state_dict() if "qkv" in name or "c_attn" in name or "query" in name
+    }
     assert fused == refused
     assert all("interleaved per head" in group.reason for group in match.refused)
 
@@ -186,9 +199,15 @@ def test_gate_and_up_are_settled_by_a_hint():
     pairs = {step.target.name: step.sources[0].name for step in match.steps}
     assert not unloaded(match, target)
     for layer in range(3):
-        assert pairs[f"layers.{layer}.feed_forward.w1.weight"].endswith(f"{layer}.mlp.gate_proj.weight")
-        assert pairs[f"layers.{layer}.feed_forward.w3.weight"].endswith(f"{layer}.mlp.up_proj.weight")
-        assert pairs[f"layers.{layer}.attention_norm.weight"].endswith(f"{layer}.input_layernorm.weight")
+        assert pairs[f"layers.{layer}.feed_forward.w1.weight"].endswith(
+            f"{layer}.mlp.gate_proj.weight"
+        )
+        assert pairs[f"layers.{layer}.feed_forward.w3.weight"].endswith(
+            f"{layer}.mlp.up_proj.weight"
+        )
+        assert pairs[f"layers.{layer}.attention_norm.weight"].endswith(
+            f"{layer}.input_layernorm.weight"
+        )
 
 
 @pytest.mark.parametrize(

@@ -117,17 +117,20 @@ SCRAMBLED = [
     ("tv:resnet18", "timm:resnet18", "layer1.0.conv1.weight", "layer1.1.conv2.weight"),
     ("tv:resnet18", "hf:resnet18", "layer1.0.bn1.weight", "layer1.0.bn2.weight"),
     ("tv:vit_b_32", "timm:vit_base_patch32_224", "{e}_0.ln_1.weight", "{e}_3.ln_2.weight"),
-    ("tv:mobilenet_v2", "timm:mobilenetv2_100", "features.5.conv.0.0.weight", "features.6.conv.0.0.weight"),
+    ("tv:mobilenet_v2", "timm:mobilenetv2_100", "{f}.5.conv.0.0.weight", "{f}.6.conv.0.0.weight"),
     ("tv:regnet_y_400mf", "timm:regnety_004", "{b}2-1.f.a.0.weight", "{b}2-1.f.c.0.weight"),
-]  # fmt: skip
-_PREFIXES = {"e": "encoder.layers.encoder_layer", "b": "trunk_output.block2.block"}
+]
+_PREFIXES = {"f": "features", "e": "encoder.layers.encoder_layer", "b": "trunk_output.block2.block"}
 
 
 @pytest.mark.parametrize(("one", "other", "first", "second"), SCRAMBLED)
 def test_two_tensors_of_one_shape_under_strange_names_are_not_guessed(one, other, first, second):
     source, target = build(one), build(other)
     truth = {s.target.name: [x.name for x in s.sources] for s in matched(source, target).steps}
-    strange = {first.format(**_PREFIXES): "kalomi.weight", second.format(**_PREFIXES): "zivy.weight"}
+    strange = {
+        first.format(**_PREFIXES): "kalomi.weight",
+        second.format(**_PREFIXES): "zivy.weight",
+    }
     state = {strange.get(name, name): value for name, value in source.state_dict().items()}
     assert len(set(strange) - set(state)) == 2
     back = {new: old for old, new in strange.items()}
@@ -143,7 +146,12 @@ def test_two_tensors_of_one_shape_under_strange_names_are_not_guessed(one, other
 
 def test_names_say_which_is_q_and_which_is_k_whatever_comes_first():
     def specs(names):
-        layer = {"{}.norm.weight": (8,), "{}.norm.bias": (8,), "{}.out.weight": (8, 8), "{}.up.weight": (16, 8)}
+        layer = {
+            "{}.norm.weight": (8,),
+            "{}.norm.bias": (8,),
+            "{}.out.weight": (8, 8),
+            "{}.up.weight": (16, 8),
+        }
         layer |= {f"{{}}.attention.{name}.weight": (8, 8) for name in names}
         return tuple(
             TensorSpec(name.format(f"layers.{at}"), shape, "float32")
@@ -161,7 +169,10 @@ def test_names_say_which_is_q_and_which_is_k_whatever_comes_first():
 
 
 def test_any_order_of_the_keys_gives_the_same_plan():
-    source, target = describe(build("tv:swin_v2_t")), describe(build("timm:swinv2_tiny_window8_256"))
+    source, target = (
+        describe(build("tv:swin_v2_t")),
+        describe(build("timm:swinv2_tiny_window8_256")),
+    )
     plans = set()
     for seed in range(4):
         specs = list(source.tensors)
@@ -182,7 +193,8 @@ for seed in range(40):
     rng = random.Random(seed)
     network = make_network(rng)
     source, target = write(network, rng), write(network, rng)
-    plans.append(str(match_structure(SourceNames(source.specs), ModelSpec.from_tensors(target.specs))))
+    names = SourceNames(source.specs)
+    plans.append(str(match_structure(names, ModelSpec.from_tensors(target.specs))))
 print(json.dumps(plans))
 """
 
@@ -192,7 +204,11 @@ def test_any_hash_seed_gives_the_same_plan():
         path = os.pathsep.join(filter(None, sys.path))
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
         ran = subprocess.run(
-            [sys.executable, "-c", _PLAN], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", _PLAN],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return json.loads(ran.stdout)
 
