@@ -184,7 +184,7 @@ class Solution:
         scope = next(s for s in self.group.scopes if source in s.source.layers)
         shapes = scope.source.layers[source].signature
         text = ", ".join(f"{role} {shape}" for role, shape in shapes)
-        place = f" in {'.'.join(scope.source.prefix)}" if scope.source.prefix else ""
+        place = f" in {scope.source.template}" if scope.source.prefix else ""
         return f"only pair of {text}{place}"
 
     def _settle(self, known: Known) -> bool:
