@@ -1,0 +1,24 @@
+"""Two implementations of one network: which tensor of a checkpoint feeds which of the model.
+
+Read from the outside in: :mod:`~surgery.transfers.structure.layers` and
+:mod:`~surgery.transfers.structure.attention` (tensors to layers that both sides can have),
+:mod:`~surgery.transfers.structure.columns` and :mod:`~surgery.transfers.structure.pairing`
+(layers to pairs, module by module), :mod:`~surgery.transfers.structure.evidence` and
+:mod:`~surgery.transfers.structure.words` (what tells layers of one shape apart),
+:mod:`~surgery.transfers.structure.steps` (pairs to operations),
+:mod:`~surgery.transfers.structure.match` (all of it), and
+:mod:`~surgery.transfers.structure.tensors` (an operation on real tensors).
+"""
+
+from surgery.transfers.structure.match import RefusedGroup, StructureMatch, match_structure
+from surgery.transfers.structure.operations import Operation, Piece
+from surgery.transfers.structure.steps import StructureStep
+
+__all__ = [
+    "Operation",
+    "Piece",
+    "RefusedGroup",
+    "StructureMatch",
+    "StructureStep",
+    "match_structure",
+]

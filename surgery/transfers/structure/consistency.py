@@ -1,0 +1,213 @@
+"""Held against each other, pairs that cannot all be right are found out.
+
+Shapes can agree by accident where two networks differ: what was paired alone must also lie where
+its neighbours lie.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from surgery.transfers.structure.layers import Layer, Path
+from surgery.transfers.structure.ordering import natural
+from surgery.transfers.structure.pairing import LayerPair
+from surgery.transfers.structure.tree import inside
+from surgery.transfers.structure.words import concepts, numbering
+
+
+def contradicted(
+    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
+) -> dict[int, str]:
+    """Pairs, by their place in ``pairs``, that others speak against, each with the reason.
+
+    ``sources`` and ``targets`` are all layers of both sides, those without a pair included.
+    """
+    return {**_torn(pairs), **_shifted(pairs, sources, targets), **_out_of_place(pairs)}
+
+
+def _torn(pairs: Sequence[LayerPair]) -> dict[int, str]:
+    """Pairs whose modules belong to two different pairs of modules, by all that is beside them."""
+    sources = [pair.source.path for pair in pairs]
+    targets = [pair.target.path for pair in pairs]
+    ours, theirs = _Modules(sources, targets), _Modules(targets, sources)
+    found = {}
+    for at in range(len(pairs)):
+        near, far = ours.smallest(at), theirs.smallest(at)
+        if near and far:
+            there, here = ours.images(near, at), theirs.images(far, at)
+            if _apart(there, far) and _apart(here, near):
+                one, two = f"{_name(near)} is {_name(there)}", f"{_name(far)} is {_name(here)}"
+                found[at] = f"{one} and {two}, by what is beside it"
+    return found
+
+
+class _Modules:
+    """The modules above the paths of one side, and where their layers are on the other side."""
+
+    def __init__(self, paths: Sequence[Path], images: Sequence[Path]) -> None:
+        self.paths = paths
+        self.members = _pairs_by_module(paths)
+        self._images = images
+        self._ends: dict[Path, tuple[list[int], list[int]]] = {}
+
+    def smallest(self, at: int) -> Path:
+        return _smallest(self.paths[at], self.members)
+
+    def images(self, module: Path, at: int) -> Path:
+        """The innermost module on the other side that holds all of this one's layers but ``at``.
+
+        What the first and the last in sorted order share, all share.
+        """
+        if module not in self._ends:
+            members, key = self.members[module], self._images.__getitem__
+            self._ends[module] = (
+                heapq.nsmallest(2, members, key=key),
+                heapq.nlargest(2, members, key=key),
+            )
+        first, last = (next(x for x in ends if x != at) for ends in self._ends[module])
+        shared = self._images[first][:-1]
+        while self._images[last][:-1][: len(shared)] != shared:
+            shared = shared[:-1]
+        return shared
+
+
+def _pairs_by_module(paths: Sequence[Path]) -> dict[Path, list[int]]:
+    found: dict[Path, list[int]] = defaultdict(list)
+    for at, path in enumerate(paths):
+        for depth in range(1, len(path)):
+            found[path[:depth]].append(at)
+    return found
+
+
+def _smallest(path: Path, modules: Mapping[Path, Sequence[int]]) -> Path:
+    """The innermost module with another pair in it; ``()`` where only the whole has one."""
+    above = (path[:depth] for depth in range(len(path) - 1, 0, -1))
+    return next((node for node in above if len(modules[node]) > 1), ())
+
+
+def _name(path: Path) -> str:
+    return ".".join(path)
+
+
+def _apart(one: Path, other: Path) -> bool:
+    return not inside(one, other) and not inside(other, one)
+
+
+def _out_of_place(pairs: Sequence[LayerPair]) -> dict[int, str]:
+    """Norms of layers that only one side counts among its embeddings: one network normalises
+    what it embeds, another what it puts out, and both have one such norm.
+
+    A side that names no embedding may still hold the norm beside the embedding.
+    """
+    ours = _pairs_by_module([pair.source.path for pair in pairs])
+    theirs = _pairs_by_module([pair.target.path for pair in pairs])
+    found = {}
+    for at, pair in enumerate(pairs):
+        here, there = _embeds(pair.source.path), _embeds(pair.target.path)
+        roles, shapes = zip(*pair.source.signature, strict=True)
+        if here == there or "mean" in roles or any(len(shape) > 1 for shape in shapes):
+            continue
+        path, modules = (pair.target.path, theirs) if here else (pair.source.path, ours)
+        beside = [pairs[x] for x in modules.get(_smallest(path, modules), ()) if x != at]
+        if not beside or not all(_embeds((p.source if here else p.target).path) for p in beside):
+            found[at] = "only one of them is an embedding's"
+    return found
+
+
+def _embeds(path: Path) -> bool:
+    return any("embed" in concepts(segment) for segment in path)
+
+
+#: Numbered siblings: the module that holds them, and their name with its number left open.
+Family = tuple[Path, str]
+
+
+def _shifted(
+    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
+) -> dict[int, str]:
+    """Pairs of numbered siblings that stand in different places of rows of different length.
+
+    The fifth block of one stage is not the first of another, whatever its shapes are.
+    """
+    ours, theirs = _families(sources), _families(targets)
+    links: dict[tuple[Family, Family], dict[tuple[str, str], list[int]]] = defaultdict(dict)
+    for at, pair in enumerate(pairs):
+        for family, member in _places(pair.source.path, ours):
+            for other, partner in _places(pair.target.path, theirs):
+                links[family, other].setdefault((member, partner), []).append(at)
+    matched = _matched(pairs, ours, theirs)
+    found: dict[int, str] = {}
+    for (family, other), members in links.items():
+        sides = matched[0][family], matched[1][other]
+        if _one_row(members, *sides) and (len(sides[0]), len(sides[1])) != (
+            len(ours[family]),
+            len(theirs[other]),
+        ):
+            found |= _misplaced(ours[family], theirs[other], members)
+    return found
+
+
+def _matched(
+    pairs: Sequence[LayerPair], ours: Mapping[Family, object], theirs: Mapping[Family, object]
+) -> tuple[dict[Family, set[str]], dict[Family, set[str]]]:
+    """The numbered siblings on either side that have a pair in them."""
+    found: tuple[dict[Family, set[str]], dict[Family, set[str]]] = (
+        defaultdict(set),
+        defaultdict(set),
+    )
+    for pair in pairs:
+        for family, member in _places(pair.source.path, ours):
+            found[0][family].add(member)
+        for family, member in _places(pair.target.path, theirs):
+            found[1][family].add(member)
+    return found
+
+
+def _one_row(members: Iterable[tuple[str, str]], ours: set[str], theirs: set[str]) -> bool:
+    """Whether two families are one: what is matched of either is matched one to one."""
+    members = list(members)
+    sources, targets = {source for source, _ in members}, {target for _, target in members}
+    return (
+        len(members) > 1
+        and len(members) == len(sources) == len(targets)
+        and sources == ours
+        and targets == theirs
+    )
+
+
+def _families(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
+    """Numbered siblings and the rank of each, where there are two or more."""
+    found: dict[Family, set[str]] = defaultdict(set)
+    for layer in layers:
+        for depth, segment in enumerate(layer.path):
+            template, numbers = numbering(segment)
+            if numbers:
+                found[layer.path[:depth], template].add(segment)
+    return {
+        family: {m: rank for rank, m in enumerate(sorted(members, key=lambda m: natural((m,))))}
+        for family, members in found.items()
+        if len(members) > 1
+    }
+
+
+def _places(path: Path, families: Mapping[Family, object]) -> Iterator[tuple[Family, str]]:
+    for depth, segment in enumerate(path):
+        family = path[:depth], numbering(segment)[0]
+        if family in families:
+            yield family, segment
+
+
+def _misplaced(
+    ours: Mapping[str, int],
+    theirs: Mapping[str, int],
+    members: Mapping[tuple[str, str], Sequence[int]],
+) -> dict[int, str]:
+    return {
+        at: f"it is number {ours[member] + 1} of {len(ours)} and "
+        f"{theirs[partner] + 1} of {len(theirs)}"
+        for (member, partner), found in members.items()
+        if ours[member] != theirs[partner]
+        for at in found
+    }

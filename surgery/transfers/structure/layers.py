@@ -1,0 +1,222 @@
+"""Tensors -> layers: what one module owns, under roles and shapes that implementations share.
+
+A layer is the weight, bias and statistics of one convolution, norm, embedding or projection;
+q, k and v of one attention are one layer, fused or split. A parameter that stands alone
+(``cls_token``, a layer scale) is a layer of one tensor.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from surgery.specs import TensorSpec
+from surgery.wrappers import unwrap_names
+
+Path = tuple[str, ...]
+Shape = tuple[int, ...]
+#: What two layers must share to be one: the shapes, by role, ones dropped.
+Signature = tuple[tuple[str, Shape], ...]
+
+
+_PICTURE_CHANNELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One tensor of a layer. ``part`` says which of q, k and v it makes, in the order of its
+    rows; empty where the layer is no attention projection, or where that order is unknown.
+    """
+
+    role: str
+    spec: TensorSpec
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Tensors that go together. ``path`` is unwrapped; ``transposed`` says that the weight is
+    stored (in, out), as GPT-2's Conv1D does; None where its shape does not tell.
+    """
+
+    path: Path
+    leaves: tuple[Leaf, ...]
+    transposed: bool | None = False
+    flat: bool = False
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    def of_role(self, role: str) -> list[Leaf]:
+        return [leaf for leaf in self.leaves if leaf.role == role]
+
+    @cached_property
+    def signature(self) -> Signature:
+        roles = sorted({leaf.role for leaf in self.leaves} - {"batches"})
+        return tuple((role, self._shape(role)) for role in roles)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has inputs and outputs, rather than one value a channel."""
+        return any(len(shape) > 1 for _, shape in self.signature)
+
+    @property
+    def channels(self) -> tuple[int, int] | None:
+        """(outputs, inputs) where the shape says so: of a matrix, or of a convolution over a
+        picture. A wider convolution may run in groups.
+        """
+        shape = dict(self.signature).get("weight", ())
+        if len(shape) == 2 or (len(shape) == 4 and shape[1] <= _PICTURE_CHANNELS):
+            return shape[0], shape[1]
+        return None
+
+    def _shape(self, role: str) -> Shape:
+        leaves = self.of_role(role)
+        shapes = [squeezed(leaf.spec.shape) for leaf in leaves]
+        if role == "weight" and self.transposed:
+            shapes = [tuple(reversed(shape)) for shape in shapes]
+        if role == "weight" and self.flat:
+            shapes = [
+                (shape[0], leaf.spec.numel // shape[0])
+                for shape, leaf in zip(shapes, leaves, strict=True)
+            ]
+        if role == "bias" and any(leaf.part for leaf in leaves):
+            # A bias for q and v alone is a whole one whose k third is zero.
+            return (self._rows("weight"),)
+        if len(shapes) == 1:
+            return shapes[0]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def _rows(self, role: str) -> int:
+        return sum(rows_of(leaf, bool(self.transposed)) for leaf in self.of_role(role))
+
+
+def rows_of(leaf: Leaf, transposed: bool) -> int:
+    """Outputs of a leaf: its first axis, or its last where it is stored (in, out)."""
+    if transposed and leaf.role == "weight" and len(leaf.spec.shape) == 2:
+        return leaf.spec.shape[1]
+    return leaf.spec.shape[0]
+
+
+def squeezed(shape: Shape) -> Shape:
+    """(C, 1, 1) is (C,): a convolution of one pixel is a linear layer."""
+    return tuple(size for size in shape if size != 1)
+
+
+_ROLES = {
+    "weight": "weight",
+    "kernel": "weight",
+    "bias": "bias",
+    "running_mean": "mean",
+    "moving_mean": "mean",
+    "running_var": "var",
+    "moving_var": "var",
+    "moving_variance": "var",
+    "num_batches_tracked": "batches",
+}
+#: Norms of other frameworks; each counts only beside its partner, since a layer scale is called
+#: gamma too.
+_PARTNERS = {"gamma": ("beta", "weight"), "beta": ("gamma", "bias"), "scale": ("bias", "weight")}
+_WEIGHT_NORM = {"weight_g": "g", "weight_v": "v", "original0": "g", "original1": "v"}
+
+
+def layers_of(specs: Iterable[TensorSpec]) -> list[Layer]:
+    """The floating-point tensors as layers, in the order of their names.
+
+    Integers are indexes and flags, which a constructor computes; only a norm's counter of
+    batches goes along with its norm.
+    """
+    specs = [s for s in specs if s.is_floating or s.name.endswith("num_batches_tracked")]
+    clean = unwrap_names(spec.name for spec in specs)
+    siblings: dict[Path, dict[str, TensorSpec]] = defaultdict(dict)
+    for spec in specs:
+        *above, leaf = clean[spec.name].split(".")
+        siblings[tuple(above)][leaf] = spec
+    layers: dict[Path, list[Leaf]] = defaultdict(list)
+    for path, leaves in siblings.items():
+        for leaf, spec in leaves.items():
+            owner, role = _role(path, leaf, leaves)
+            layers[owner].append(Leaf(role, spec))
+    return [Layer(path, tuple(found)) for path, found in layers.items() if _has_values(found)]
+
+
+def _has_values(leaves: Sequence[Leaf]) -> bool:
+    return any(leaf.role != "batches" and leaf.spec.numel for leaf in leaves)
+
+
+def _role(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:
+    """The path of the layer that a leaf belongs to, and its role in it."""
+    if path[-2:] == ("parametrizations", "weight") and leaf in _WEIGHT_NORM:
+        return path[:-2], _WEIGHT_NORM[leaf]
+    if {"weight_g", "weight_v"} <= leaves.keys() and leaf in _WEIGHT_NORM:
+        return path, _WEIGHT_NORM[leaf]
+    if leaf in _ROLES:
+        return path, _ROLES[leaf]
+    partner, role = _PARTNERS.get(leaf, ("", ""))
+    if partner in leaves:
+        return path, role
+    return _compound(path, leaf, leaves)
+
+
+def _compound(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:
+    """``in_proj_weight`` is the weight of ``in_proj``, ``bias_hh_l0`` the bias of ``hh_l0``."""
+    for role, other in (("weight", "bias"), ("bias", "weight")):
+        for stem, partner in (
+            (leaf.removesuffix(f"_{role}"), "{}_" + other),
+            (leaf.removeprefix(f"{role}_"), other + "_{}"),
+        ):
+            lone = role == "bias" and stem in {"q", "k", "v"}
+            if stem not in (leaf, "") and (partner.format(stem) in leaves or lone):
+                return (*path, stem), role
+    return (*path, leaf), "weight"
+
+
+def with_orientation(layers: Sequence[Layer], types: Mapping[str, tuple[str, ...]]) -> list[Layer]:
+    """Say which weights are stored (in, out).
+
+    A bias is as long as the layer has outputs, so a weight that is not square tells by itself.
+    A square one goes by its module's class, or by the nearest ancestor whose telling layers
+    all agree; where they do not agree it stays unknown. ``types`` are class names by path.
+    """
+    told = {layer.path: _told(layer, types.get(layer.name, ())) for layer in layers}
+    if not any(told.values()):
+        return list(layers)
+    below: dict[Path, set[bool]] = defaultdict(set)
+    for path, transposed in told.items():
+        if transposed is not None:
+            for depth in range(len(path)):
+                below[path[:depth]].add(transposed)
+    return [replace(layer, transposed=_orientation(layer, told, below)) for layer in layers]
+
+
+def _matrix(layer: Layer) -> tuple[TensorSpec, TensorSpec] | None:
+    weights, biases = layer.of_role("weight"), layer.of_role("bias")
+    if len(weights) == len(biases) == 1 and len(weights[0].spec.shape) == 2:
+        return weights[0].spec, biases[0].spec
+    return None
+
+
+def _told(layer: Layer, types: tuple[str, ...]) -> bool | None:
+    if (matrix := _matrix(layer)) is None:
+        return None
+    if types:
+        return "Conv1D" in types
+    (rows, columns), bias = matrix[0].shape, matrix[1].shape
+    if rows == columns or bias not in ((rows,), (columns,)):
+        return None
+    return bias == (columns,)
+
+
+def _orientation(
+    layer: Layer, told: Mapping[Path, bool | None], below: Mapping[Path, set[bool]]
+) -> bool | None:
+    own = told[layer.path]
+    if own is not None or _matrix(layer) is None:
+        return bool(own)
+    for depth in range(len(layer.path) - 1, -1, -1):
+        if kinds := below.get(layer.path[:depth]):
+            return next(iter(kinds)) if len(kinds) == 1 else None
+    return False

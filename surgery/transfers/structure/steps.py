@@ -1,0 +1,123 @@
+"""Pairs of layers -> steps: for every tensor of the target, the rows that fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from surgery.specs import TensorSpec
+from surgery.transfers.structure.layers import Layer, Leaf, rows_of
+from surgery.transfers.structure.operations import Operation, Piece
+
+
+@dataclass(frozen=True, slots=True)
+class StructureStep:
+    """One target tensor, how it is made, and every reason for it."""
+
+    target: TensorSpec
+    operation: Operation
+    evidence: tuple[str, ...]
+
+    @property
+    def sources(self) -> tuple[TensorSpec, ...]:
+        return self.operation.sources
+
+    def __str__(self) -> str:
+        sources = " + ".join(spec.name for spec in self.sources)
+        name = self.operation.name(self.target.shape)
+        return f"{self.target.name} <- {sources} ({name}; {'; '.join(self.evidence)})"
+
+
+class LayoutUnknown(Exception):
+    """The rows of a fused projection cannot be told apart."""
+
+
+def steps_of(source: Layer, target: Layer, why: tuple[str, ...]) -> list[StructureStep]:
+    """The steps that fill the target layer.
+
+    Raises :class:`LayoutUnknown` where one side is fused in an order that its name does not say
+    and the other is not fused alike.
+    """
+    steps = []
+    for leaf in target.leaves:
+        if pieces := _pieces(source, target, leaf):
+            turned = _turned(target, leaf)
+            if (
+                turned
+                and all(piece.transposed for piece in pieces)
+                and len(pieces) == 1
+                and pieces[0].whole
+            ):
+                pieces, turned = [_straight(pieces[0])], False
+            operation = Operation(tuple(pieces), turned)
+            if not operation.fits(leaf.spec.shape):
+                raise LayoutUnknown(f"{leaf.spec.name} has other rows than its sources")
+            steps.append(
+                StructureStep(leaf.spec, operation, (*why, *_notes(source, target, leaf, pieces)))
+            )
+    return steps
+
+
+def _turned(layer: Layer, leaf: Leaf) -> bool:
+    return bool(layer.transposed) and leaf.role == "weight" and len(leaf.spec.shape) == 2
+
+
+def _straight(piece: Piece) -> Piece:
+    assert piece.source is not None
+    return Piece(piece.source, 0, piece.source.shape[0])
+
+
+def _pieces(source: Layer, target: Layer, leaf: Leaf) -> list[Piece]:
+    found = source.of_role(leaf.role)
+    if not found:
+        return []
+    if same := [other for other in found if other.part == leaf.part]:
+        return [_whole(source, same[0])]
+    if not leaf.part or not all(other.part for other in found):
+        raise LayoutUnknown(
+            "which rows are q, k and v cannot be told from the names: they may be interleaved "
+            "per head"
+        )
+    heights = _heights(source, target)
+    return [_piece(source, found, part, heights) for part in leaf.part]
+
+
+def _whole(source: Layer, leaf: Leaf) -> Piece:
+    transposed = _turned(source, leaf)
+    shape = leaf.spec.shape
+    return Piece(leaf.spec, 0, rows_of(leaf, transposed) if shape else 1, transposed)
+
+
+def _heights(source: Layer, target: Layer) -> dict[str, int]:
+    """Rows of q, of k and of v.
+
+    Where they are not three of one height a fused projection may hold them group by group, as
+    grouped-query attention does, and its name does not say so.
+    """
+    leaves = [(layer, leaf) for layer in (source, target) for leaf in layer.of_role("weight")]
+    heights = {rows_of(leaf, bool(layer.transposed)) / len(leaf.part) for layer, leaf in leaves}
+    if len(heights) > 1 or not (height := heights.pop()).is_integer():
+        raise LayoutUnknown("q, k and v have different numbers of rows: they may be interleaved")
+    return dict.fromkeys("qkv", int(height))
+
+
+def _piece(source: Layer, found: Sequence[Leaf], part: str, heights: dict[str, int]) -> Piece:
+    for leaf in found:
+        if (at := leaf.part.find(part)) >= 0:
+            start = sum(heights[before] for before in leaf.part[:at])
+            return Piece(leaf.spec, start, start + heights[part], _turned(source, leaf))
+    return Piece(None, 0, heights[part])
+
+
+def _notes(source: Layer, target: Layer, leaf: Leaf, pieces: Sequence[Piece]) -> Iterator[str]:
+    if any(piece.source is None for piece in pieces):
+        yield "the source has no bias for k: zero"
+    if leaf.role == "bias" and leaf.part:
+        lost = _parts(source, "bias") - _parts(target, "bias")
+        if lost:
+            parts = " and ".join(sorted(lost))
+            yield f"the target has no bias for {parts}: the source's is dropped"
+
+
+def _parts(layer: Layer, role: str) -> set[str]:
+    return {part for leaf in layer.of_role(role) for part in leaf.part}

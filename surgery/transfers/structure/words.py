@@ -1,0 +1,178 @@
+"""What names mean: tokens of a segment, synonyms, and the order that names speak of.
+
+Nothing here knows a network. The words are those that people use for roles and places in any
+network; they are evidence beside shapes and nesting, never instead of them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+_TOKENS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_LONGEST_NUMBER = 18
+
+NaturalKey = tuple[tuple[int, int, str], ...]
+
+
+@cache
+def tokens(segment: str) -> tuple[str, ...]:
+    """The words and numbers of one segment, in lower case.
+
+    >>> tokens("LayerNorm_12b")
+    ('layer', 'norm', '12', 'b')
+    """
+    return tuple(token.lower() for token in _TOKENS.findall(segment))
+
+
+@cache
+def natural_key(segment: str) -> NaturalKey:
+    """A sorting key by which ``layer2`` comes before ``layer10``."""
+    parts = re.split(r"(\d+)", segment)
+    return tuple(
+        (0, int(part), part) if _is_number(part) else (1, 0, part) for part in parts if part
+    )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER
+
+
+@cache
+def numbering(segment: str) -> tuple[str, tuple[int, ...]]:
+    """The segment with its numbers left open, and the numbers.
+
+    A letter a to f that stands alone, or right behind a number, counts as a number: RegNet's
+    ``f.a``, ``f.b``, ``f.c``, and ``Mixed_5b``, ``Mixed_5c``.
+
+    >>> numbering("Mixed_5c")
+    ('mixed_##', (5, 2))
+    """
+    numbers: list[int] = []
+
+    def opened(match: re.Match[str]) -> str:
+        text = match[0]
+        if len(text) > _LONGEST_NUMBER:
+            return text
+        numbers.append(int(text) if text.isdigit() else ord(text.lower()) - ord("a"))
+        return "#"
+
+    template = re.sub(r"\d+|(?<![A-Za-z])[A-Fa-f](?![A-Za-z])", opened, segment)
+    return template.lower(), tuple(numbers)
+
+
+#: Words that say which of two comes first. Attention stands before the feed-forward part in
+#: every transformer block, normalised before or after.
+_FIRST = frozenset({"first", "before", "pre", "input", "attn", "attention", "sa", "mha"})
+_LAST = frozenset(
+    {"second", "after", "post", "final", "last", "output"}
+    | {"mlp", "ffn", "ff", "feedforward", "feed", "fc"}
+)
+
+
+_TURNING = frozenset({"pre", "post", "before", "after"})
+#: Words for what any layer is; among layers of one kind they tell nothing.
+_KINDS = frozenset(
+    {"norm", "conv", "layer", "layers", "linear", "dense", "proj", "projection", "block", "blocks"}
+    | {"module", "model", "batch", "group", "lin", "weight", "bias", "param", "d"}
+)
+
+
+def compare(one: str, other: str) -> int | None:
+    """-1 or 1 where two sibling segments say which comes first, None where they do not.
+
+    Numbers are compared between segments that are otherwise the same (``layer1``, ``layer2``),
+    or by words: ``layernorm_before`` comes before ``layernorm_after``, and
+    ``input_layernorm`` before ``post_attention_layernorm``.
+    """
+    template, numbers = numbering(one)
+    other_template, other_numbers = numbering(other)
+    if template == other_template and numbers != other_numbers:
+        return -1 if numbers < other_numbers else 1
+    rank, other_rank = _rank(one), _rank(other)
+    if rank == other_rank:
+        return None
+    if rank is None or other_rank is None:
+        return _beside_plain(one, other, rank, other_rank)
+    return -1 if rank < other_rank else 1
+
+
+def _rank(segment: str) -> int | None:
+    """0 or 1 by the first word of order; what follows it belongs to it (post_attention)."""
+    for token in tokens(segment):
+        if token in _FIRST or token in _LAST:
+            return 0 if token in _FIRST else 1
+    return None
+
+
+def _beside_plain(one: str, other: str, rank: int | None, other_rank: int | None) -> int | None:
+    """``norm_pre`` comes before ``norm``: the same words, and one word of order."""
+    if {*tokens(one)} ^ {*tokens(other)} <= _TURNING:
+        first = rank == 0 or other_rank == 1
+        return -1 if first else 1
+    return None
+
+
+#: One concept, many words. Only what can mean nothing else.
+_CONCEPTS = (
+    ("attention", "attn", "sa", "mha"),
+    ("mlp", "ffn", "ff", "feedforward", "intermediate"),
+    ("norm", "ln", "bn", "layernorm", "batchnorm", "normalization"),
+    ("shortcut", "downsample", "skip", "identity"),
+    ("embed", "embedding", "embeddings", "emb", "tok", "token", "tokens", "wte", "stem", "patch"),
+    ("position", "positional", "pos", "wpe"),
+    ("class", "cls"),
+    ("dist", "distillation"),
+    ("q", "query", "queries", "wq"),
+    ("k", "key", "keys", "wk"),
+    ("v", "value", "values", "wv"),
+    ("conv", "convolution"),
+    ("head", "classifier", "fc", "score"),
+    ("o", "out", "output", "wo"),
+)
+_CONCEPT = {word: words[0] for words in _CONCEPTS for word in words}
+
+
+@cache
+def concepts(segment: str) -> frozenset[str]:
+    """What a segment speaks of, synonyms made one; ``mlp2`` is not ``mlp``.
+
+    Kinds of layers are left out. Words behind *pre* or *post* say where a thing stands, not what
+    it is.
+    """
+    found: set[str] = set()
+    numbers = "".join(token for token in tokens(segment) if token.isdigit())
+    for token in tokens(segment):
+        if token in _TURNING:
+            break
+        if (len(token) > 1 or token in _CONCEPT) and not token.isdigit():
+            found.add(_CONCEPT.get(token, token))
+    return frozenset(word + numbers for word in found - _KINDS)
+
+
+_PART_WORDS = {
+    "q": "q", "query": "q", "queries": "q", "wq": "q",
+    "k": "k", "key": "k", "keys": "k", "wk": "k",
+    "v": "v", "value": "v", "values": "v", "wv": "v",
+    "qkv": "qkv", "wqkv": "qkv", "kqv": "kqv", "qk": "qk", "kv": "kv", "wkv": "kv",
+}  # fmt: skip
+
+
+@cache
+def attention_part(segment: str) -> tuple[str, str] | None:
+    """Which of q, k and v a projection makes, and its name without that word.
+
+    >>> attention_part("q_proj"), attention_part("to_kv"), attention_part("fc1")
+    (('q', 'proj'), ('kv', 'to'), None)
+
+    ``in_proj`` (torch.nn.MultiheadAttention) and ``c_attn`` (GPT-2) hold q, k and v in this
+    order, each a block of rows. Of ``query_key_value`` the order is not known: some libraries
+    interleave it per head, so it is not named here.
+    """
+    words = tokens(segment)
+    if words in (("in", "proj"), ("c", "attn")):
+        return "qkv", ""
+    parts = [word for word in words if word in _PART_WORDS]
+    if len(parts) != 1:
+        return None
+    return _PART_WORDS[parts[0]], "_".join(word for word in words if word != parts[0])
