@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from bench.many import compare_many
 from bench.transfers import compare_transfers
 
 
@@ -15,6 +16,7 @@ def main() -> None:
         os.environ["SURGERY_CACHE_DIR"] = str(Path(folder) / "cache")
         _have_bytecode(Path(folder) / "bytecode")
         compare_transfers(Path(folder))
+        compare_many()
     from bench.groups import compare_groups  # imports torch, and children would look as large
 
     compare_groups()

@@ -305,6 +305,7 @@ class TestBlueprint:
 def folder(tmp_path, monkeypatch):
     """A cache folder, in a process where nobody but surgery has imported the libraries."""
     monkeypatch.setattr("surgery.signatures.code._any_imported", lambda: False)
+    monkeypatch.setattr("surgery.signatures.code._imported", None)  # what is told is forgotten
     monkeypatch.setenv("SURGERY_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -207,6 +207,8 @@ def packages(tmp_path, monkeypatch):
     for package in ("nets", "base"):
         (tmp_path / "site" / package / "__init__.py").touch()
         (tmp_path / "site" / package / "version.py").write_text("__version__ = '1.0'\n")
+    for package in ("nets", "base"):  # whoever imported a module of that name is asked first
+        monkeypatch.delitem(sys.modules, package, raising=False)
     monkeypatch.setattr(code, "_PACKAGES", {"nets": ("",), "base": ("nn",)})
     monkeypatch.syspath_prepend(tmp_path / "site")
     return tmp_path / "site"
@@ -291,8 +293,9 @@ class TestCode:
 
 
 class TestTrust:
-    def test_what_others_imported_is_asked_itself(self):
+    def test_what_others_imported_is_asked_itself(self, monkeypatch):
         """Torch is imported at the top of this file."""
+        monkeypatch.setattr(code, "_imported", None)
         assert trusted_code() is None
         assert open_memory() == Memory(None)
 

@@ -14,7 +14,8 @@ from surgery.specs import DTYPE_BITS, TensorSpec
 EXPANSION_LIMIT = 1 << 28
 
 _LARGEST = 1 << 63
-_MOST_DIMENSIONS = 64
+#: Axes of a tensor; more than any network has.
+MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Place:
         """What makes the view impossible, in words; None for a sound one."""
         if len(self.shape) != len(self.strides):
             return f"has {len(self.shape)} sizes and {len(self.strides)} strides"
-        if len(self.shape) > _MOST_DIMENSIONS:
+        if len(self.shape) > MOST_DIMENSIONS:
             return f"has {len(self.shape):,} dimensions"
         numbers = (*self.shape, *self.strides, self.offset)
         if min(numbers) < 0:

@@ -19,7 +19,7 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 from surgery.checkpoint.holding import Holding, StateDict
-from surgery.checkpoint.places import Place, contiguous_strides
+from surgery.checkpoint.places import MOST_DIMENSIONS, Place, contiguous_strides
 from surgery.checkpoint.regions import Region
 from surgery.checkpoint.source import Reader
 from surgery.checkpoint.wording import shown
@@ -37,7 +37,6 @@ LARGEST_HEADER = 100_000_000
 
 _METADATA = "__metadata__"
 _ENTRY_KEYS = frozenset({"dtype", "shape", "data_offsets"})
-_MOST_DIMENSIONS = 64
 _LARGEST = 1 << 63
 
 # JSON can spell half of a surrogate pair, which no UTF-8 can.
@@ -206,7 +205,7 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
         raise _Fault(f"tensor {shown(name)}: a shape that is not whole numbers from 0 up")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _Fault(f"tensor {shown(name)}: data_offsets that are not a begin and an end")
-    if len(shape) > _MOST_DIMENSIONS or math.prod(filter(None, shape)) >= _LARGEST:
+    if len(shape) > MOST_DIMENSIONS or math.prod(filter(None, shape)) >= _LARGEST:
         raise _Fault(f"tensor {shown(name)}: larger than any memory")
     bits = math.prod(shape) * _BITS[dtype]
     if bits != 8 * (offsets[1] - offsets[0]):

@@ -20,6 +20,7 @@ from surgery.checkpoint.pickles.inert import (
     TensorRef,
     Unreadable,
 )
+from surgery.checkpoint.places import MOST_DIMENSIONS
 from surgery.specs import DTYPE_BITS
 
 Arguments = tuple[Any, ...]
@@ -213,7 +214,7 @@ def _tensor(
 def _are_sizes(values: object) -> bool:
     return (
         isinstance(values, tuple | list)
-        and len(values) <= _MOST_DIMENSIONS
+        and len(values) <= MOST_DIMENSIONS
         and all(map(_is_size, values))
     )
 
@@ -259,7 +260,6 @@ _FLAT = frozenset({str, float, bool, bytes, type(None)})
 _LONGEST_KEY = 16
 _WIDEST_KEY = 60
 
-_MOST_DIMENSIONS = 64
 _WIDEST_SIZE = 64
 # Torch negates uint8, modulo 256, and no other dtype without a sign.
 _NEVER_NEGATED = ("bool", "float8", "float4")
