@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from surgery.proof.proof import Movement, Proof
     from surgery.training.curve import GroupCurve, ScheduleCurve
     from surgery.transfers.apply import TransferOutcome
-    from surgery.transfers.plan import Adapt, KeepInit, Load, TransferPlan, Unused
+    from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, TransferPlan, Unused
     from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
     from surgery.tuning.history import When
 
@@ -144,10 +144,10 @@ def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
 
 
 def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
-    from surgery.transfers.plan import Adapt, KeepInit, Load
+    from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load
 
     fresh = [step for step in plan.steps if isinstance(step, KeepInit)]
-    loaded = [step for step in plan.steps if isinstance(step, Load)]
+    loaded = [step for step in plan.steps if isinstance(step, Load | Assemble)]
     adapted = [step for step in plan.steps if isinstance(step, Adapt)]
     return (
         _fresh_table(fresh),
@@ -185,8 +185,8 @@ def _how(step: Adapt) -> str:
     return f"{step.adapter}: {step.reason}{via}"
 
 
-def _loaded_table(steps: Sequence[Load]) -> Table:
-    source = {step.target.name: step.source.name for step in steps}
+def _loaded_table(steps: Sequence[Load | Assemble]) -> Table:
+    source = {step.target.name: " + ".join(s.name for s in step.sources) for step in steps}
     rows = tuple(
         (pattern, str(len(names)), shape, _origin({name: source[name] for name in names}, how))
         for pattern, names, shape, how in _collapsed((step.target, step.reason) for step in steps)

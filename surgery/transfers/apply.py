@@ -6,7 +6,7 @@ Everything that can be refused is refused before the first value is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,8 @@ from surgery.checkpoint.writing.values import Computed, Values, is_plain, is_ten
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused, ValueRefused
 from surgery.specs import TensorSpec
 from surgery.transfers.adapters.computing import computed
-from surgery.transfers.plan import Adapt, KeepInit, TransferPlan, shape_text
+from surgery.transfers.assembled import assembled
+from surgery.transfers.plan import Adapt, Assemble, Load, TransferPlan, shape_text
 from surgery.transfers.source import Source
 
 if TYPE_CHECKING:
@@ -181,11 +182,15 @@ def _taken(plan: TransferPlan, source: Source, initial: Mapping[str, Values]) ->
     taken: dict[str, Values] = {}
     for step in plan.steps:
         name = step.target.name
-        if isinstance(step, Adapt):
-            places = [source.place(spec.name) for spec in step.sources]
-            taken[name] = computed(step, places, initial[name] if step.initial else None)
-        elif not isinstance(step, KeepInit):
-            taken[name] = source.place(step.source.name)
+        match step:
+            case Load():
+                taken[name] = source.place(step.source.name)
+            case Assemble():
+                places = {spec.name: source.place(spec.name) for spec in step.sources}
+                taken[name] = assembled(step.operation, step.target.shape, places)
+            case Adapt():
+                values = [source.place(spec.name) for spec in step.sources]
+                taken[name] = computed(step, values, initial[name] if step.initial else None)
     return taken
 
 
@@ -205,11 +210,16 @@ def _ready(values: Mapping[str, Values]) -> dict[str, Values]:
     with OneAtATime() as sources:
         for value in values.values():
             if isinstance(value, Computed):
-                (piece,) = flat_pieces(value)
-                read[value] = piece.reshape(value.shape)
+                read[value] = _joined([*flat_pieces(value)]).reshape(value.shape)
             elif isinstance(value, Place) and not is_plain(value) and value not in read:
                 read[value] = read_tensor(value, sources.reader(value.region.source))
     return {name: read.get(value, value) for name, value in values.items()}
+
+
+def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return pieces[0] if len(pieces) == 1 else torch.cat([*pieces])
 
 
 def _refuse_changed(values: Mapping[str, Values]) -> None:

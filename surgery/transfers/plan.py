@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from surgery.collecting import collector_paused
 from surgery.specs import TensorSpec
+from surgery.transfers.operations import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,13 @@ class Load:
     """The target tensor takes the source tensor's values, cast where the dtypes differ.
 
     ``via`` says how the names were brought together; it is empty where they are the same.
+    ``evidence`` is why these two belong together, where structure paired them.
     """
 
     target: TensorSpec
     source: TensorSpec
     via: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
 
     status = "loaded"
 
@@ -40,8 +43,42 @@ class Load:
 
     @property
     def reason(self) -> str:
-        cast = self.cast
-        return ", ".join((*self.via, f"cast {cast}") if cast else self.via)
+        return _reason(self.via, self.cast)
+
+
+@dataclass(frozen=True, slots=True)
+class Assemble:
+    """The target tensor is made of rows of source tensors, in its own shape; no value changes.
+
+    Two implementations of one layer keep the same numbers otherwise: q, k and v apart or fused,
+    a matrix as (in, out), a 1x1 convolution where the other has a linear layer. ``via`` and
+    ``evidence`` as in :class:`Load`.
+    """
+
+    target: TensorSpec
+    operation: Operation
+    via: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+    status = "loaded"
+
+    @property
+    def sources(self) -> tuple[TensorSpec, ...]:
+        return self.operation.sources
+
+    @property
+    def source(self) -> TensorSpec:
+        """The first of the sources."""
+        return self.sources[0]
+
+    @property
+    def cast(self) -> str:
+        """As for :class:`Load`."""
+        return _cast_text(self.source, self.target)
+
+    @property
+    def reason(self) -> str:
+        return _reason((*self.via, self.operation.name(self.target.shape)), self.cast)
 
 
 #: What an adapter's settings are made of: JSON values, with tuples for arrays.
@@ -82,6 +119,10 @@ class Adapt:
         return _cast_text(self.source, self.target)
 
 
+def _reason(via: tuple[str, ...], cast: str) -> str:
+    return ", ".join((*via, f"cast {cast}") if cast else via)
+
+
 def _cast_text(source: TensorSpec, target: TensorSpec) -> str:
     return "" if source.dtype == target.dtype else f"{source.dtype} -> {target.dtype}"
 
@@ -108,7 +149,7 @@ class KeepInit:
         return ()
 
 
-Step = Load | Adapt | KeepInit
+Step = Load | Assemble | Adapt | KeepInit
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +275,15 @@ def _step_to_dict(step: Step) -> dict[str, Any]:
         "reason": step.reason,
     }
     match step:
-        case Load(via=via):
-            data["via"] = list(via)
+        case Load(via=via, evidence=evidence):
+            data |= {"via": list(via), "evidence": list(evidence)}
+        case Assemble():
+            data |= {
+                "sources": [source.to_row() for source in step.sources],
+                "operation": step.operation.to_dict(),
+                "via": list(step.via),
+                "evidence": list(step.evidence),
+            }
         case KeepInit(expected=expected):
             data["expected"] = expected
         case Adapt():
@@ -255,8 +303,11 @@ def _step_from_dict(row: Mapping[str, Any]) -> Step:
     target = TensorSpec.from_row(row["target"])
     source = TensorSpec.from_row(row["source"]) if row["source"] else None
     match row["status"], source:
+        case "loaded", TensorSpec() if "operation" in row:
+            operation = Operation.from_dict(row["operation"], row["sources"])
+            return Assemble(target, operation, tuple(row["via"]), tuple(row["evidence"]))
         case "loaded", TensorSpec():
-            return Load(target, source, tuple(row["via"]))
+            return Load(target, source, tuple(row["via"]), tuple(row["evidence"]))
         case "fresh", _:
             return KeepInit(target, row["reason"], source, row["expected"])
         case "adapted", TensorSpec():

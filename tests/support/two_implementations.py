@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from surgery.describe import describe
+from surgery.transfers.assembled import make_tensor
 from surgery.transfers.source import Tensors, names_of
 from surgery.transfers.structure import StructureMatch, match_structure
-from surgery.transfers.structure.tensors import make_tensor
 
 #: Tables that a constructor computes and a state dict holds all the same.
 _COMPUTED = ("relative_coords_table", "relative_position_index", "position_ids")

@@ -5,18 +5,14 @@ Read from the outside in: :mod:`~surgery.transfers.structure.layers` and
 :mod:`~surgery.transfers.structure.columns` and :mod:`~surgery.transfers.structure.pairing`
 (layers to pairs, module by module), :mod:`~surgery.transfers.structure.evidence` and
 :mod:`~surgery.transfers.structure.words` (what tells layers of one shape apart),
-:mod:`~surgery.transfers.structure.steps` (pairs to operations),
-:mod:`~surgery.transfers.structure.match` (all of it), and
-:mod:`~surgery.transfers.structure.tensors` (an operation on real tensors).
+:mod:`~surgery.transfers.structure.steps` (pairs to operations) and
+:mod:`~surgery.transfers.structure.match` (all of it).
 """
 
 from surgery.transfers.structure.match import RefusedGroup, StructureMatch, match_structure
-from surgery.transfers.structure.operations import Operation, Piece
 from surgery.transfers.structure.steps import StructureStep
 
 __all__ = [
-    "Operation",
-    "Piece",
     "RefusedGroup",
     "StructureMatch",
     "StructureStep",

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from surgery.specs import TensorSpec
+from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.structure.layers import Layer, Leaf, rows_of
-from surgery.transfers.structure.operations import Operation, Piece
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from torch import nn
 from two_implementations import load, matched, unloaded
 
 from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers.assembled import make_tensor
 from surgery.transfers.decide import SourceNames
 from surgery.transfers.structure import Operation, Piece, match_structure
-from surgery.transfers.structure.tensors import make_tensor
 from surgery.transfers.structure.words import attention_part, compare, concepts
 
 

@@ -7,7 +7,9 @@ no value is computed, so a recipe is exact.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from surgery.specs import TensorSpec
 
@@ -87,3 +89,21 @@ class Operation:
         return sum(shape[0] for shape in shapes) == wanted[0] and {s[1] for s in shapes} == {
             per_row
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, sources by their number in :attr:`sources`."""
+        at = {source: number for number, source in enumerate(self.sources)}
+        pieces = [
+            [at[p.source] if p.source else None, p.start, p.stop, p.transposed] for p in self.pieces
+        ]
+        return {"pieces": pieces, "transposed": self.transposed}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], sources: Sequence[Sequence[Any]]) -> Operation:
+        """The inverse of :meth:`to_dict`; ``sources`` are the rows of its sources' specs."""
+        specs = [TensorSpec.from_row(row) for row in sources]
+        pieces = tuple(
+            Piece(None if at is None else specs[at], start, stop, transposed)
+            for at, start, stop, transposed in data["pieces"]
+        )
+        return cls(pieces, data["transposed"])
