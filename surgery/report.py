@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from surgery.collapse import Collapsed, collapse
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
     from surgery.proof.proof import Movement, Proof
     from surgery.training.curve import GroupCurve, ScheduleCurve
     from surgery.transfers.apply import TransferOutcome
-    from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, TransferPlan, Unused
+    from surgery.transfers.plan import (
+        Adapt,
+        Assemble,
+        KeepInit,
+        Load,
+        RefusedGroup,
+        Step,
+        TransferPlan,
+        Unused,
+    )
     from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
     from surgery.tuning.history import When
 
@@ -140,7 +150,26 @@ def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
         f"cast {cast}: {counted(count, 'tensor')}" for cast, count in sorted(plan.casts.items())
     )
     ties = tuple(f"tied, one tensor: {' = '.join(names)}" for names in plan.ties)
-    return (*casts, *ties)
+    return (*casts, *ties, *_hint_notes(plan))
+
+
+def _hint_notes(plan: TransferPlan) -> Iterator[str]:
+    """How to settle what stayed open, with names of the first group."""
+    for group in plan.refused[:1]:
+        source, target = _telling_part(group.sources), _telling_part(group.targets)
+        yield (
+            f"a hint settles what is left open: --hint '{source} = {target}', where these two are "
+            "one; any part of a name will do that no other of its group has"
+        )
+
+
+def _telling_part(names: Sequence[str]) -> str:
+    """A segment of the first layer's path that no other layer has, or else the whole path."""
+    paths = list(dict.fromkeys(tuple(name.split(".")[:-1]) for name in names))
+    first, *others = paths
+    beyond = {segment for path in others for segment in path}
+    telling = [segment for segment in first if segment not in beyond and not segment.isdecimal()]
+    return telling[0] if telling else ".".join(first)
 
 
 def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
@@ -151,6 +180,7 @@ def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
     adapted = [step for step in plan.steps if isinstance(step, Adapt)]
     return (
         _fresh_table(fresh),
+        _refused_table(plan.refused),
         _adapted_table(adapted),
         _unused_table(plan.unused),
         _pairs_table("in the source, and not read", plan.unread),
@@ -164,6 +194,14 @@ _TENSORS = (Column("tensor"), Column("count", number=True), Column("shape"))
 def _fresh_table(steps: Sequence[KeepInit]) -> Table:
     rows = _collapsed_rows((step.target, step.reason) for step in steps)
     return Table("fresh", (*_TENSORS, Column("why")), rows, "new")
+
+
+def _refused_table(groups: Sequence[RefusedGroup]) -> Table:
+    columns = (Column("target"), Column("is one of"), Column("why"))
+    rows = tuple(
+        (_patterns(group.targets), _patterns(group.sources), group.reason) for group in groups
+    )
+    return Table("left open", columns, rows, "odd")
 
 
 def _unused_table(unused: Sequence[Unused]) -> Table:
@@ -186,12 +224,27 @@ def _how(step: Adapt) -> str:
 
 
 def _loaded_table(steps: Sequence[Load | Assemble]) -> Table:
-    source = {step.target.name: " + ".join(s.name for s in step.sources) for step in steps}
+    sources = {step.target.name: tuple(s.name for s in step.sources) for step in steps}
     rows = tuple(
-        (pattern, str(len(names)), shape, _origin({name: source[name] for name in names}, how))
+        (pattern, str(len(names)), shape, _origins({name: sources[name] for name in names}, how))
         for pattern, names, shape, how in _collapsed((step.target, step.reason) for step in steps)
     )
     return Table("loaded", (*_TENSORS, Column("from")), rows, "good")
+
+
+def _origins(sources: dict[str, tuple[str, ...]], how: str) -> str:
+    """Where a row's tensors come from: target name -> source names, of which most have one."""
+    if all(len(names) == 1 for names in sources.values()):
+        return _origin({new: old for new, (old,) in sources.items()}, how)
+    places = zip_longest(*sources.values())
+    columns = [_first_pattern(filter(None, names)) for names in places]
+    return f"{' + '.join(columns)} ({how})"
+
+
+def _first_pattern(names: Iterable[str]) -> str:
+    patterns = collapse(dict.fromkeys(names))
+    more = f" and {len(patterns) - 1} more" if len(patterns) > 1 else ""
+    return f"{patterns[0].pattern}{more}"
 
 
 def _origin(source: dict[str, str], how: str) -> str:
@@ -203,9 +256,7 @@ def _origin(source: dict[str, str], how: str) -> str:
         return f"{prefixes.pop()}.* ({how})"
     if how.startswith("prefix"):
         return how
-    patterns = collapse(dict.fromkeys(source.values()))
-    more = f" and {len(patterns) - 1} more" if len(patterns) > 1 else ""
-    return f"{patterns[0].pattern}{more} ({how})"
+    return f"{_first_pattern(source.values())}{how and f' ({how})'}"
 
 
 def _collapsed_rows(
@@ -237,6 +288,29 @@ def shapes_text(specs: Iterable[TensorSpec]) -> str:
     if len(shapes) > 1:
         return f"{len(shapes)} shapes"
     return f"({', '.join(map(str, next(iter(shapes))))})"
+
+
+def origin_report(plan: TransferPlan, selector: str) -> Report:
+    """Where the selected target tensors come from, and every reason for it.
+
+    Raises :class:`~surgery.errors.SelectorError` for a selector that selects none.
+    """
+    columns = (Column("tensor"), Column("comes from"), Column("because"))
+    rows = tuple((step.target.name, *_origin_cells(step)) for step in plan.select(selector))
+    return Report((selector,), (Table("where it comes from", columns, rows),))
+
+
+def _origin_cells(step: Step) -> tuple[str, str]:
+    from surgery.transfers.plan import Adapt, KeepInit
+
+    sources = " + ".join(source.name for source in step.sources)
+    match step:
+        case KeepInit():
+            return "nowhere: it stays fresh", step.reason
+        case Adapt():
+            return sources, _how(step)
+    why = "; ".join(step.evidence)
+    return sources, "; ".join(filter(None, (step.reason, why))) or "the same name"
 
 
 # Proof ---------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ Examples:
   surgery transfer old.pt timm:resnet50 --num-classes 10 -o new.safetensors
   surgery transfer last.ckpt models.py:make_net --arg width=64 --num-classes 5
   surgery transfer run.pth.tar timm:convnext_tiny --key state_dict_ema
+  surgery transfer hf_vit.safetensors vit_base_patch16_224 --match structure
   surgery transfer old.safetensors like:new.safetensors --map renames.txt --strict
   surgery transfer old.pth timm:vgg16_bn --source-arch torchvision:vgg16_bn --verify
   surgery transfer big.index.json timm:vit_huge_patch14_224 --max-shard-size 1GB
@@ -67,6 +68,13 @@ A rename file has one `pattern -> replacement` a line:
     default="names",
     show_default=True,
     help="How tensors are brought together.",
+)
+@click.option(
+    "--hint",
+    "hints",
+    multiple=True,
+    metavar="'SOURCE = TARGET'",
+    help="Settle what structure leaves open, such as 'conv3 = reduce'; may be repeated.",
 )
 @click.option("--map", "renames", type=click.Path(path_type=Path), help="A rename file.")
 @click.option(
@@ -102,6 +110,11 @@ A rename file has one `pattern -> replacement` a line:
 )
 @proof_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option(
+    "--why",
+    metavar="SELECTOR",
+    help="Show where these tensors of NEW-ARCH come from and why, and write nothing.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @shard_option
 @output_options
@@ -112,6 +125,7 @@ def transfer(
     arguments: dict[str, Any],
     num_classes: int | None,
     match: str,
+    hints: tuple[str, ...],
     renames: Path | None,
     on_mismatch: str,
     adapters: tuple[str, ...],
@@ -124,6 +138,7 @@ def transfer(
     source_arguments: dict[str, Any],
     shape: tuple[int, ...] | None,
     dry_run: bool,
+    why: str | None,
     force: bool,
     max_shard_bytes: int | None,
     as_json: bool,
@@ -135,6 +150,10 @@ def transfer(
     (like:other.pt#KEY where that holds several state dicts); a bare name is timm's if timm has
     it, else torchvision's.
 
+    With --match structure names need not agree: two implementations of one network are brought
+    together by shapes, nesting and what their names mean. What nothing tells apart is left open
+    and said, until a --hint settles it; `surgery map` prints the result as a rename file.
+
     Tensors of the new architecture that OLD does not have get the architecture's own initial
     values. The output appears whole or not at all.
 
@@ -143,6 +162,7 @@ def transfer(
     not agree nothing is written.
     """
     _check_proof_options(verify, source_arch, source_arguments, shape)
+    dry_run = dry_run or why is not None
     if out is not None and not dry_run:
         refuse_outputs(out, max_shard_bytes, force)
     note_shard(old)
@@ -162,6 +182,7 @@ def transfer(
             num_classes=num_classes,
             match=match,
             renames=map_read,
+            hints=hints,
             on_mismatch=on_mismatch,
             adapters=adapters,
             seed=seed,
@@ -174,7 +195,9 @@ def transfer(
             return None
         return _prove(job, source_arch, source_arguments, arguments, num_classes, shape, as_json)
 
-    if out is None or dry_run:
+    if why is not None:
+        _show_origins(job, why, as_json)
+    elif out is None or dry_run:
         _show_plan(job, heading, min_loaded, strict, prove, as_json)
     else:
         job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
@@ -229,6 +252,16 @@ def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint,
         from surgery.transfers.renames import read_renames
 
         return open_checkpoint(old, key=key), read_renames(renames)
+
+
+def _show_origins(job: FileTransfer, selector: str, as_json: bool) -> None:
+    from surgery.report import origin_report
+    from surgery.transfers.plan import step_to_dict
+
+    if as_json:
+        print_json({"steps": [step_to_dict(step) for step in job.plan.select(selector)]})
+    else:
+        print_report(origin_report(job.plan, selector))
 
 
 def _show_plan(

@@ -11,7 +11,8 @@ from surgery.errors import SurgeryError
 from surgery.proof.running import Side
 from surgery.proof.values import is_inexact
 from surgery.specs import TensorSpec
-from surgery.transfers.decide import SourceNames, make_plan
+from surgery.transfers.decide import make_plan
+from surgery.transfers.names import SourceNames
 from surgery.transfers.plan import KeepInit, Load, Step, TransferPlan, shape_text
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.adapters.asked import AdaptersLike, read_asked
 from surgery.transfers.apply import TransferOutcome, apply_to_file, apply_to_model
-from surgery.transfers.decide import SourceNames, make_plan
+from surgery.transfers.by_structure import HintsLike
+from surgery.transfers.decide import make_plan
+from surgery.transfers.names import SourceNames
 from surgery.transfers.plan import Adapt, KeepInit, Load, TransferPlan, Unused
 from surgery.transfers.renames import RenamesLike, read_renames
 from surgery.transfers.source import names_of, open_source
@@ -47,6 +49,7 @@ def plan_transfer(
     *,
     match: str = "names",
     renames: RenamesLike = None,
+    hints: HintsLike = (),
     key: str | None = None,
     on_mismatch: str = "keep",
     adapters: AdaptersLike = None,
@@ -68,6 +71,7 @@ def plan_transfer(
         _target_spec(target),
         match=match,
         renames=read_renames(renames),
+        hints=hints,
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )
@@ -79,6 +83,7 @@ def transfer(
     *,
     match: str = "names",
     renames: RenamesLike = None,
+    hints: HintsLike = (),
     key: str | None = None,
     on_mismatch: str = "keep",
     adapters: AdaptersLike = None,
@@ -98,6 +103,7 @@ def transfer(
         _model_spec(model),
         match=match,
         renames=read_renames(renames),
+        hints=hints,
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,8 +12,19 @@ from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.adapters.asked import Asked
 from surgery.transfers.adapters.choose import Choice
 from surgery.transfers.adapters.layers import Moved, relayer
-from surgery.transfers.names import Match, Matches, match_names
-from surgery.transfers.plan import Adapt, KeepInit, Load, Step, TransferPlan, Unused, shape_text
+from surgery.transfers.by_structure import HintsLike, is_index, match_by_structure
+from surgery.transfers.names import Match, Matches, SourceNames, match_names
+from surgery.transfers.operations import Operation
+from surgery.transfers.plan import (
+    Adapt,
+    Assemble,
+    KeepInit,
+    Load,
+    Step,
+    TransferPlan,
+    Unused,
+    shape_text,
+)
 from surgery.transfers.refusal import first_lines
 from surgery.transfers.renames import Renames
 from surgery.wrappers import unwrap_name, unwrap_names
@@ -30,24 +40,27 @@ def make_plan(
     *,
     match: str = "names",
     renames: Renames | None = None,
+    hints: HintsLike = (),
     on_mismatch: str = "keep",
     adapters: Sequence[Asked] = (),
 ) -> TransferPlan:
     """Decide where every tensor of ``target`` comes from.
 
-    ``on_mismatch="adapt"`` computes what has another shape where an adapter fits; ``adapters``
-    are those that were asked for by name, whatever ``on_mismatch`` says.
+    ``match="structure"`` brings two implementations of one network together; ``hints`` settle
+    what it leaves open. ``on_mismatch="adapt"`` computes what has another shape where an adapter
+    fits; ``adapters`` are those that were asked for by name, whatever ``on_mismatch`` says.
 
     Raises :class:`~surgery.errors.SurgeryError` for an adapter that was asked for and fits
-    nothing, :class:`~surgery.errors.RenameError` for rename lines that match nothing,
-    :class:`~surgery.errors.TransferRefused` where renames send two sources to one target, and
-    :class:`~surgery.errors.CheckpointError` for sources that no renaming can bring back.
+    nothing and for a hint that settles nothing, :class:`~surgery.errors.RenameError` for rename
+    lines that match nothing, :class:`~surgery.errors.TransferRefused` where renames send two
+    sources to one target, and :class:`~surgery.errors.CheckpointError` for sources that no
+    renaming can bring back.
     """
-    _check_match(match)
+    _check_match(match, hints)
     _check_on_mismatch(on_mismatch)
     _refuse_flattened(source.specs)
     renamed = _renamed(source, renames)
-    matches = match_names({new: entry.spec for new, entry in renamed.items()}, target.by_name)
+    matches = _matches(source, renamed, target, match, hints)
     aliases = {name: names for names in target.ties for name in names}
     layers = [asked for asked in adapters if asked.adapter.name == "depth"]
     relayered = relayer(layers, matches, renamed, target.by_name)
@@ -64,7 +77,21 @@ def make_plan(
         parameters=tuple(_counted_names(target)),
         ties=target.ties,
         unread=tuple(source.unread),
+        refused=matches.refused,
     )
+
+
+def _matches(
+    source: SourceNames,
+    renamed: Mapping[str, _Entry],
+    target: ModelSpec,
+    match: str,
+    hints: HintsLike,
+) -> Matches:
+    sources = {new: entry.spec for new, entry in renamed.items()}
+    if match == "names":
+        return match_names(sources, target.by_name)
+    return match_by_structure(sources, source.ties, target, hints)
 
 
 def _counted_names(target: ModelSpec) -> Iterable[str]:
@@ -76,27 +103,13 @@ def _counted_names(target: ModelSpec) -> Iterable[str]:
                 break
 
 
-@dataclass(frozen=True, slots=True)
-class SourceNames:
-    """What planning knows of a source: its specs, names of one tensor, entries it cannot read."""
-
-    specs: tuple[TensorSpec, ...]
-    ties: tuple[tuple[str, ...], ...] = ()
-    unread: tuple[tuple[str, str], ...] = ()
-
-    def __post_init__(self) -> None:
-        counts = Counter(spec.name for spec in self.specs)
-        if doubled := [name for name, count in counts.items() if count > 1]:
-            raise CheckpointError(f"the source has {doubled[0]!r} more than once")
-
-
-def _check_match(match: str) -> None:
+def _check_match(match: str, hints: HintsLike) -> None:
     if match not in MATCHES:
         raise SurgeryError(f"match={match!r} is not known; expected 'names' or 'structure'")
-    if match == "structure":
+    if match == "names" and hints:
         raise SurgeryError(
-            "match='structure' (pairing two implementations of one network by shape and order) "
-            "has not been built yet; use match='names' with renames"
+            "hints settle what structure leaves open, and names leave nothing open; say "
+            "match='structure', or use renames"
         )
 
 
@@ -186,6 +199,8 @@ class _Decision:
         it is.
         """
         own = self.matches.by_target.get(tensor.name)
+        if own and own.operation:
+            return self.assemble(tensor, own, own.operation)
         if own and self.choice.asked and (step := self.chosen(tensor, own)):
             return step
         if own and not self.misfit(own, tensor):
@@ -198,7 +213,7 @@ class _Decision:
         if own:
             source = self.sources[own.source].spec
             reason = "; ".join(filter(None, (self.misfit(own, tensor), why)))
-            return KeepInit(tensor, reason, source, _is_index(tensor))
+            return KeepInit(tensor, reason, source, is_index(tensor.name))
         return self.keep(tensor)
 
     def moved_here(self, tensor: TensorSpec, match: Match) -> Adapt | None:
@@ -272,7 +287,19 @@ class _Decision:
         return _uncastable(source, tensor)
 
     def load(self, tensor: TensorSpec, match: Match, *more: str) -> Load:
-        return Load(tensor, self.sources[match.source].spec, (*self.via(match), *more))
+        source = self.sources[match.source].spec
+        return Load(tensor, source, (*self.via(match), *more), match.evidence)
+
+    def assemble(self, tensor: TensorSpec, match: Match, operation: Operation) -> Step:
+        """The step that makes a tensor of rows of others, or why they cannot be joined."""
+        sources = operation.sources
+        dtypes = dict.fromkeys(source.dtype for source in sources)
+        if why := _uncastable(sources[0], tensor):
+            return KeepInit(tensor, why, sources[0])
+        if len(dtypes) > 1:
+            why = f"its {len(sources)} sources have different dtypes: {', '.join(dtypes)}"
+            return KeepInit(tensor, why, sources[0])
+        return Assemble(tensor, operation, self.via(match), match.evidence)
 
     def via(self, match: Match) -> tuple[str, ...]:
         """How the names of a match were brought together."""
@@ -287,26 +314,9 @@ class _Decision:
         if tensor.name.rpartition(".")[2] == "num_batches_tracked":
             # torch.nn.modules.batchnorm: versions before 2 did not save the counter.
             return KeepInit(tensor, "a counter that the source does not hold", expected=True)
-        if _is_index(tensor):
+        if is_index(tensor.name):
             return KeepInit(tensor, "an index that the constructor computes", expected=True)
-        return KeepInit(tensor, "no source tensor of this name")
-
-
-#: Buffers that constructors compute, by the last segment of their name: what is persistent in
-#: one library or version and not in another, and is a weight in none.
-_INDEXES = frozenset(
-    {
-        "attn_mask",
-        "position_ids",
-        "relative_coords_table",
-        "relative_position_index",
-        "token_type_ids",
-    }
-)
-
-
-def _is_index(tensor: TensorSpec) -> bool:
-    return tensor.name.rpartition(".")[2] in _INDEXES
+        return KeepInit(tensor, self.matches.unmatched_target)
 
 
 def _uncastable(source: TensorSpec, target: TensorSpec) -> str:
@@ -343,7 +353,7 @@ def _unused(
             yield Unused(spec, "does not fit its target", misfit[spec.name].expected)
         elif new in decide.matches.ambiguous_sources:
             yield Unused(spec, decide.matches.ambiguous_sources[new])
-        elif unwrap_name(new) in computed or _is_index(spec):
+        elif unwrap_name(new) in computed or is_index(spec.name):
             yield Unused(spec, "an index that the target computes itself", expected=True)
         else:
-            yield Unused(spec, "no target tensor of this name")
+            yield Unused(spec, decide.matches.unmatched_source)

@@ -10,33 +10,60 @@ one-to-one or it is not made, and what was ambiguous is said. No values are look
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from surgery.errors import CheckpointError
 from surgery.specs import TensorSpec
+from surgery.transfers.operations import Operation
+from surgery.transfers.plan import RefusedGroup
 from surgery.wrappers import unwrap_names
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNames:
+    """What planning knows of a source: its specs, names of one tensor, entries it cannot read."""
+
+    specs: tuple[TensorSpec, ...]
+    ties: tuple[tuple[str, ...], ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = Counter(spec.name for spec in self.specs)
+        if doubled := [name for name, count in counts.items() if count > 1]:
+            raise CheckpointError(f"the source has {doubled[0]!r} more than once")
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
     """One target name, the source name that feeds it, and how the two were brought together.
 
-    ``via`` is empty where both names are the same.
+    ``via`` is empty where both names are the same. ``operation`` says how the target is made
+    where it is more than that one source as it is; ``evidence`` is why they belong together.
     """
 
     target: str
     source: str
     via: str = ""
+    operation: Operation | None = None
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """All matches, and why some names on either side have none although they could."""
+    """All matches, and why some names on either side have none although they could.
+
+    ``unmatched_target`` and ``unmatched_source`` say why all others have none; ``refused`` as in
+    :class:`~surgery.transfers.plan.TransferPlan`.
+    """
 
     by_target: Mapping[str, Match]
     ambiguous_targets: Mapping[str, str] = field(default_factory=dict)
     ambiguous_sources: Mapping[str, str] = field(default_factory=dict)
+    unmatched_target: str = "no source tensor of this name"
+    unmatched_source: str = "no target tensor of this name"
+    refused: tuple[RefusedGroup, ...] = ()
 
 
 def match_names(sources: Mapping[str, TensorSpec], targets: Mapping[str, TensorSpec]) -> Matches:

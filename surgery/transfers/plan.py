@@ -161,6 +161,20 @@ class Unused:
     expected: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedGroup:
+    """Target tensors that nothing tells apart, the sources that any of them may come from, and
+    why that stayed open. A hint settles it.
+    """
+
+    targets: tuple[str, ...]
+    sources: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.targets)} <- one of {', '.join(self.sources)}: {self.reason}"
+
+
 @dataclass(frozen=True)
 class TransferPlan:
     """What goes where.
@@ -169,7 +183,7 @@ class TransferPlan:
     targets that count towards ``loaded_fraction``: every parameter once, under the first of its
     names. ``ties`` are the target's names of one tensor, where it has more than one.
     ``unread`` are entries of the source that are no tensors of a kind that is read, each with
-    the reason.
+    the reason. ``refused`` are groups of tensors that structure could not tell apart.
     """
 
     steps: tuple[Step, ...]
@@ -177,6 +191,7 @@ class TransferPlan:
     parameters: tuple[str, ...]
     ties: tuple[tuple[str, ...], ...] = ()
     unread: tuple[tuple[str, str], ...] = ()
+    refused: tuple[RefusedGroup, ...] = ()
 
     @cached_property
     def by_target(self) -> Mapping[str, Step]:
@@ -206,6 +221,15 @@ class TransferPlan:
         steps = (step for step in self.steps if not isinstance(step, KeepInit))
         return Counter(step.cast for step in steps if step.cast)
 
+    def select(self, selector: str) -> tuple[Step, ...]:
+        """The steps of the target tensors that a selector names, see :mod:`surgery.patterns`.
+
+        Raises :class:`~surgery.errors.SelectorError` where it names none.
+        """
+        from surgery.transfers.selecting import selected
+
+        return selected(self, selector)
+
     def refuse_unless(self, *, min_loaded: float = 0.5, strict: bool = False) -> None:
         """Raise TransferRefused where too little would load, or ``strict`` finds a difference.
 
@@ -222,7 +246,7 @@ class TransferPlan:
         """JSON values that :meth:`from_dict` turns back into an equal plan."""
         return {
             "loaded_fraction": self.loaded_fraction,
-            "steps": [_step_to_dict(step) for step in self.steps],
+            "steps": [step_to_dict(step) for step in self.steps],
             "unused": [
                 {"source": u.source.to_row(), "reason": u.reason, "expected": u.expected}
                 for u in self.unused
@@ -230,6 +254,10 @@ class TransferPlan:
             "unread": [[name, reason] for name, reason in self.unread],
             "parameters": list(self.parameters),
             "ties": [list(names) for names in self.ties],
+            "refused": [
+                {"targets": list(g.targets), "sources": list(g.sources), "reason": g.reason}
+                for g in self.refused
+            ],
         }
 
     @classmethod
@@ -244,6 +272,10 @@ class TransferPlan:
             parameters=tuple(data["parameters"]),
             ties=tuple(tuple(names) for names in data["ties"]),
             unread=tuple((name, reason) for name, reason in data["unread"]),
+            refused=tuple(
+                RefusedGroup(tuple(row["targets"]), tuple(row["sources"]), row["reason"])
+                for row in data["refused"]
+            ),
         )
 
     def __repr__(self) -> str:
@@ -267,7 +299,8 @@ def _taken_elements(step: Step) -> int:
     return step.target.numel
 
 
-def _step_to_dict(step: Step) -> dict[str, Any]:
+def step_to_dict(step: Step) -> dict[str, Any]:
+    """One step as JSON values."""
     data: dict[str, Any] = {
         "status": step.status,
         "target": step.target.to_row(),

@@ -67,6 +67,10 @@ def _why_so_little(plan: TransferPlan) -> list[str]:
 
 
 def _likely_cause(plan: TransferPlan, fresh: Sequence[KeepInit]) -> str:
+    if plan.refused:
+        return f"structure leaves {_groups(plan)} open; settle what is meant by hints (--hint)"
+    if different := next((s for s in fresh if s.reason.startswith("not taken for one")), None):
+        return f"two networks: {different.reason}"
     misfits = [step for step in fresh if step.source is not None]
     if not plan.unused and not misfits:
         return "the source holds only a part of the target; lower min_loaded to accept that"
@@ -81,8 +85,15 @@ def _likely_cause(plan: TransferPlan, fresh: Sequence[KeepInit]) -> str:
     target_shapes = Counter(step.target.shape for step in fresh)
     shared = (source_shapes & target_shapes).total()
     if shared > 0.8 * len(fresh):
-        return "the same shapes under other names: another implementation of this architecture"
+        return (
+            "the same shapes under other names: another implementation of this architecture; "
+            "match='structure' (--match structure) brings two of one network together"
+        )
     return "the source is another architecture, or another state dict inside the file (--key)"
+
+
+def _groups(plan: TransferPlan) -> str:
+    return "1 group" if len(plan.refused) == 1 else f"{len(plan.refused)} groups"
 
 
 def _common_swap(plan: TransferPlan, fresh: Sequence[KeepInit]) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard
 from surgery.describe import tensor_spec
 from surgery.errors import CheckpointError, SurgeryError
 from surgery.specs import TensorSpec
-from surgery.transfers.decide import SourceNames
+from surgery.transfers.names import SourceNames
 
 if TYPE_CHECKING:
     import torch

@@ -12,6 +12,7 @@ from surgery.checkpoint.progress import Progress, untold
 from surgery.record import Record
 from surgery.transfers.adapters.asked import AdaptersLike, read_asked
 from surgery.transfers.apply import TransferOutcome, apply_to_file
+from surgery.transfers.by_structure import HintsLike
 from surgery.transfers.decide import make_plan
 from surgery.transfers.plan import TransferPlan
 from surgery.transfers.renames import RenamesLike, read_renames
@@ -69,6 +70,7 @@ def plan_file_transfer(
     num_classes: int | None = None,
     match: str = "names",
     renames: RenamesLike = None,
+    hints: HintsLike = (),
     on_mismatch: str = "keep",
     adapters: AdaptersLike = None,
     seed: int = 0,
@@ -84,6 +86,7 @@ def plan_file_transfer(
         target.spec,
         match=match,
         renames=read_renames(renames),
+        hints=hints,
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )

@@ -9,11 +9,10 @@ Read from the outside in: :mod:`~surgery.transfers.structure.layers` and
 :mod:`~surgery.transfers.structure.match` (all of it).
 """
 
-from surgery.transfers.structure.match import RefusedGroup, StructureMatch, match_structure
+from surgery.transfers.structure.match import StructureMatch, match_structure
 from surgery.transfers.structure.steps import StructureStep
 
 __all__ = [
-    "RefusedGroup",
     "StructureMatch",
     "StructureStep",
     "match_structure",

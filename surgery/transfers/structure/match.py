@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from surgery.specs import ModelSpec, TensorSpec
-from surgery.transfers.decide import SourceNames
+from surgery.transfers.names import SourceNames
+from surgery.transfers.plan import RefusedGroup
 from surgery.transfers.structure.attention import join_attention
 from surgery.transfers.structure.consistency import contradicted
 from surgery.transfers.structure.hints import read_hints
@@ -24,20 +25,6 @@ from surgery.transfers.structure.layers import (
 )
 from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing, pair_layers
 from surgery.transfers.structure.steps import LayoutUnknown, StructureStep, steps_of
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedGroup:
-    """Target tensors that nothing tells apart, the sources that any of them may come from, and
-    why that stayed open.
-    """
-
-    targets: tuple[str, ...]
-    sources: tuple[str, ...]
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{', '.join(self.targets)} <- one of {', '.join(self.sources)}: {self.reason}"
 
 
 @dataclass(frozen=True)

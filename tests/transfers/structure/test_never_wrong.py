@@ -16,7 +16,7 @@ from two_implementations import build, matched, unloaded
 
 from surgery.describe import describe
 from surgery.specs import ModelSpec, TensorSpec
-from surgery.transfers.decide import SourceNames
+from surgery.transfers.names import SourceNames
 from surgery.transfers.structure import StructureMatch, StructureStep, match_structure
 
 
@@ -185,7 +185,7 @@ _PLAN = """
 import random, sys
 from random_networks import make_network, write
 from surgery.specs import ModelSpec
-from surgery.transfers.decide import SourceNames
+from surgery.transfers.names import SourceNames
 from surgery.transfers.structure import match_structure
 import json
 plans = []

@@ -1,0 +1,103 @@
+"""What structure decides, as the matches that a plan is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers.names import Match, Matches, SourceNames
+from surgery.transfers.operations import Operation
+from surgery.transfers.structure import StructureMatch, StructureStep, match_structure
+from surgery.wrappers import unwrap_name, unwrap_names
+
+#: Buffers that constructors compute, by the last segment of their name: what is persistent in
+#: one library or version and not in another, and is a weight in none.
+INDEXES = frozenset(
+    {
+        "attn_mask",
+        "inv_freq",
+        "position_ids",
+        "relative_coords_table",
+        "relative_position_index",
+        "token_type_ids",
+    }
+)
+
+HintsLike = Iterable[str] | Mapping[str, str]
+
+
+def match_by_structure(
+    sources: Mapping[str, TensorSpec],
+    ties: Iterable[tuple[str, ...]],
+    target: ModelSpec,
+    hints: HintsLike,
+) -> Matches:
+    """Bring two implementations together; ``sources`` map names after renames to specs.
+
+    ``ties`` are the source's own names of one tensor. Raises as
+    :func:`~surgery.transfers.structure.match_structure` does.
+    """
+    found = match_structure(_weights(sources, ties), target, hints=hints)
+    by_target = {step.target.name: _match(step, sources) for step in found.steps}
+    by_target |= {match.target: match for match in _integers(sources, target)}
+    return Matches(
+        by_target,
+        dict(_open_targets(found)),
+        dict(_open_sources(found)),
+        unmatched_target=found.different or "no source tensor is its counterpart",
+        unmatched_source=found.different or "no target tensor is its counterpart",
+        refused=found.refused,
+    )
+
+
+def is_index(name: str) -> bool:
+    """Whether a tensor of that name is computed by constructors, and is a weight nowhere."""
+    return name.rpartition(".")[2] in INDEXES
+
+
+def _weights(sources: Mapping[str, TensorSpec], ties: Iterable[tuple[str, ...]]) -> SourceNames:
+    new_names: dict[str, list[str]] = {}
+    for new, spec in sources.items():
+        new_names.setdefault(spec.name, []).append(new)
+    tied = (tuple(new for old in names for new in new_names.get(old, ())) for names in ties)
+    specs = (replace(spec, name=new) for new, spec in sources.items() if not is_index(new))
+    return SourceNames(tuple(specs), tuple(names for names in tied if len(names) > 1))
+
+
+def _match(step: StructureStep, sources: Mapping[str, TensorSpec]) -> Match:
+    operation = step.operation
+    pieces = tuple(
+        replace(piece, source=piece.source and sources[piece.source.name])
+        for piece in operation.pieces
+    )
+    plain = operation.name(step.target.shape) == "copy"
+    return Match(
+        step.target.name,
+        operation.sources[0].name,
+        operation=None if plain else Operation(pieces, operation.transposed),
+        evidence=step.evidence,
+    )
+
+
+def _integers(sources: Mapping[str, TensorSpec], target: ModelSpec) -> Iterator[Match]:
+    """Integers of one name and shape that are no index: structure looks at weights alone."""
+    by_clean = {clean: raw for raw, clean in unwrap_names(sources).items()}
+    for spec in target.tensors:
+        source = by_clean.get(unwrap_name(spec.name))
+        if source is None or spec.is_floating or is_index(spec.name):
+            continue
+        if sources[source].shape == spec.shape and not sources[source].is_floating:
+            yield Match(spec.name, source, evidence=("integers of the same name and shape",))
+
+
+def _open_targets(found: StructureMatch) -> Iterator[tuple[str, str]]:
+    for group in found.refused:
+        for name in group.targets:
+            yield name, f"left open: {group.reason}"
+
+
+def _open_sources(found: StructureMatch) -> Iterator[tuple[str, str]]:
+    for group in found.refused:
+        for name in group.sources:
+            yield name, f"left open: {group.reason}"
