@@ -19,7 +19,7 @@ from surgery.transfers.apply import TransferOutcome, apply_to_file, apply_to_mod
 from surgery.transfers.by_structure import HintsLike
 from surgery.transfers.decide import make_plan
 from surgery.transfers.names import SourceNames
-from surgery.transfers.plan import Adapt, KeepInit, Load, TransferPlan, Unused
+from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, TransferPlan, Unused
 from surgery.transfers.renames import RenamesLike, read_renames
 from surgery.transfers.source import names_of, open_source
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapt",
+    "Assemble",
     "KeepInit",
     "Load",
     "TransferOutcome",

@@ -9,6 +9,7 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from attention_twins import Fused, Split
 from click.testing import CliRunner
 from surgery_cli.main import surgery as command
 from tiny_models import TinyNet, randomise
@@ -149,7 +150,8 @@ class TestRefusals:
             pytest.param(["--min-load", "0"], 2, "--min-loaded", id="option"),
             pytest.param(["--arg", "width"], 2, "expected name=value, found 'width'", id="arg"),
             pytest.param(["--arg", "widht=3"], 2, "did you mean width?", id="arg-name"),
-            pytest.param(["--match", "structure"], 2, "has not been built yet", id="structure"),
+            pytest.param(["--match", "shapes"], 2, "'names', 'structure'", id="match"),
+            pytest.param(["--hint", "a = b"], 2, "say match='structure'", id="hint"),
             pytest.param(["--seed", "9" * 23], 2, "is not in the range", id="seed"),
             pytest.param(["-o", "x.onnx"], 2, ".onnx", id="suffix"),
         ],
@@ -318,3 +320,62 @@ def test_an_adapter_that_fits_nothing(run, old):
     result = run("transfer", old, "timm:resnet18", "--adapt", "conv=input-channels", "--dry-run")
     assert result.exit_code == 2
     assert "no tensor of the target is called conv; did you mean conv1" in result.stderr
+
+
+# Two implementations of one network ----------------------------------------------------------
+
+TWINS = Path(__file__).parent.parent / "support" / "attention_twins.py"
+
+
+@pytest.fixture
+def split(tmp_path):
+    """The split twin with seven classes, saved."""
+    surgery.save(randomise(Split(7)), tmp_path / "split.safetensors")
+    return tmp_path / "split.safetensors"
+
+
+def test_two_implementations_by_structure(run, split, tmp_path):
+    result = run("transfer", split, f"{TWINS}:Fused", "--arg", "num_classes=7", "--match=structure")
+    assert result.exit_code == 0, result.stderr
+    assert "31 of 31 tensors and 100.00% of the parameters loaded" in result.stdout
+    model = Fused(7).eval()
+    model.load_state_dict(safetensors.torch.load_file(tmp_path / "Fused.safetensors"))
+    pictures = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(model(pictures), randomise(Split(7)).eval()(pictures))
+
+
+def test_the_same_file_by_names_is_refused_and_told_why(run, split, tmp_path):
+    result = run("transfer", split, f"{TWINS}:Fused", "--match=names")
+    assert result.exit_code == 1
+    assert not (tmp_path / "Fused.safetensors").exists()
+
+
+def test_why_shows_the_evidence_and_writes_nothing(run, split, tmp_path):
+    words = ("transfer", split, f"{TWINS}:Fused", "--match=structure", "--why")
+    result = run(*words, "blocks.*.attn.qkv.bias")
+    assert result.exit_code == 0, result.stderr
+    assert "encoder.layer.1.attention.query.bias + encoder.layer.1.attention.key.bias" in (
+        " ".join(result.stdout.split())
+    )
+    assert "only pair of" in result.stdout
+    (step, _) = json.loads(run(*words, "blocks.0.attn.qkv", "--json").stdout)["steps"]
+    assert step["operation"]["pieces"] == [[0, 0, 6, True], [1, 0, 6, True], [2, 0, 6, True]]
+    assert step["evidence"]
+    assert not (tmp_path / "Fused.safetensors").exists()
+    missed = run(*words, "blocks.*.qkv")
+    assert missed.exit_code == 2
+    assert "no tensor of the target is called 'blocks.*.qkv'" in missed.stderr
+
+
+@pytest.mark.parametrize(
+    ("hint", "message"),
+    [
+        ("dense = pro", "no target name has the segments 'pro'; did you mean proj?"),
+        ("projection = patch_embed", "hint 'projection = patch_embed' settles nothing"),
+        ("dense", "a hint is 'source = target'"),
+    ],
+)
+def test_a_hint_that_is_no_use_is_an_error(run, split, hint, message):
+    result = run("transfer", split, f"{TWINS}:Fused", "--match=structure", "--hint", hint)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())

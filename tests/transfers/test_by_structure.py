@@ -1,0 +1,250 @@
+"""Two implementations of one network, through the public names: from a file to equal outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attention_twins import Fused, Split
+from tiny_models import TinyNet, randomise, same_bits, snapshot
+from torch import nn
+
+import surgery
+from surgery.architectures import find_architecture
+from surgery.errors import SurgeryError, TransferRefused
+from surgery.transfers import Assemble, KeepInit, Load, TransferPlan
+from surgery.transfers.tofile import plan_file_transfer
+
+FACTORIES = "from attention_twins import Fused, Split\n"
+WAYS = [(Fused, Split), (Split, Fused)]
+
+
+def apart(one: nn.Module, other: nn.Module) -> float:
+    """The largest relative difference of the outputs in float64."""
+    pictures = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        first, second = one.double().eval()(pictures), other.double().eval()(pictures)
+    return float((first - second).abs().max() / first.abs().max())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", "a folder"])
+@pytest.mark.parametrize(("source_kind", "target_kind"), WAYS)
+def test_from_a_file_to_equal_outputs(tmp_path, suffix, source_kind, target_kind):
+    source, target = randomise(source_kind(), 1), randomise(target_kind(), 2)
+    path = tmp_path / f"old{suffix}"
+    if suffix == "a folder":
+        path = tmp_path / "old"
+        path.mkdir()
+        whole = saved(source, tmp_path / "whole.safetensors")
+        surgery.convert(whole, path / "model.safetensors", max_shard_size=2000)
+    else:
+        surgery.save(source, path)
+    outcome = surgery.transfer(path, target, match="structure", strict=True)
+    assert not outcome.fresh
+    assert not outcome.unused
+    assert outcome.loaded_fraction == 1
+    assert apart(source, target) < 1e-12
+
+
+def saved(model, path):
+    surgery.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize(("source_kind", "target_kind"), WAYS)
+def test_into_a_file_as_into_a_model(tmp_path, suffix, source_kind, target_kind):
+    source, target = randomise(source_kind(), 1), randomise(target_kind(), 2)
+    old = surgery.open_checkpoint(saved(source, tmp_path / "old.safetensors"))
+    (tmp_path / "factory.py").write_text(FACTORIES)
+    architecture = find_architecture(f"{tmp_path / 'factory.py'}:{target_kind.__name__}")
+    job = plan_file_transfer(old, architecture, match="structure")
+    outcome = job.write(tmp_path / f"new.{suffix}", strict=True)
+    surgery.transfer(old, target, match="structure")
+    written = surgery.open_checkpoint(tmp_path / f"new.{suffix}").state_dict()
+    assert same_bits(dict(written), target.state_dict())
+    assert surgery.open_checkpoint(outcome.files[-1]).specs
+
+
+@pytest.mark.parametrize(("source_kind", "target_kind"), WAYS)
+def test_from_a_module_and_from_a_state_dict(source_kind, target_kind):
+    source = randomise(source_kind(), 1)
+    before = snapshot(source)
+    for held in (source, source.state_dict()):
+        target = randomise(target_kind(), 2)
+        surgery.transfer(held, target, match="structure", strict=True)
+        assert apart(randomise(source_kind(), 1), target) < 1e-12
+    assert same_bits(before, snapshot(source))
+
+
+def test_what_is_written_shares_no_memory_with_the_source():
+    source, target = randomise(Fused(), 1), Split()
+    before = snapshot(source)
+    surgery.transfer(source, target, match="structure")
+    with torch.no_grad():
+        for tensor in target.state_dict().values():
+            tensor.zero_()
+    assert same_bits(before, snapshot(source))
+
+
+def test_casts_are_counted_as_ever():
+    source = randomise(Split().half(), 1)
+    with torch.no_grad():
+        source.encoder.layer[0].attention.key.weight[0, 0] = 65000
+    target = Fused().to(torch.float8_e5m2)
+    plan = surgery.plan_transfer(source, target, match="structure")
+    assert plan.casts == {"float16 -> float8_e5m2": len(plan.steps)}
+    outcome = surgery.transfer(source, target, match="structure")
+    assert outcome.overflowed == (("blocks.0.attn.qkv.weight", 1),)
+
+
+def test_rows_of_several_dtypes_are_not_joined():
+    state = randomise(Split(), 1).state_dict()
+    state["encoder.layer.1.attention.key.weight"] = state[
+        "encoder.layer.1.attention.key.weight"
+    ].half()
+    plan = surgery.plan_transfer(state, Fused(), match="structure")
+    step = plan.by_target["blocks.1.attn.qkv.weight"]
+    assert isinstance(step, KeepInit)
+    assert step.reason == "its 3 sources have different dtypes: float32, float16"
+
+
+def test_a_plan_survives_json():
+    plan = surgery.plan_transfer(Split(num_classes=4), Fused(), match="structure")
+    assert {type(step) for step in plan.steps} == {Load, Assemble, KeepInit}
+    assert TransferPlan.from_dict(plan.to_dict()) == plan
+
+
+def test_every_step_says_why():
+    plan = surgery.plan_transfer(Split(), Fused(), match="structure")
+    assert all(step.evidence for step in plan.steps)
+    (step,) = plan.select("blocks.0.attn.qkv.weight")
+    assert [source.name for source in step.sources] == [
+        f"encoder.layer.0.attention.{name}.weight" for name in ("query", "key", "value")
+    ]
+    assert step.reason == "transpose, concatenate rows"
+
+
+def test_a_network_into_itself_is_what_names_say():
+    for model in (Fused(), Split(), TinyNet()):
+        by_names = surgery.plan_transfer(model, model)
+        by_structure = surgery.plan_transfer(model, model, match="structure")
+        pairs = [(s.target, s.source) for s in by_names.steps]
+        assert [(s.target, s.source) for s in by_structure.steps] == pairs
+
+
+def test_renames_come_first():
+    renames = {"embeddings": "stem", "encoder.layer.*": "encoder.stage*"}
+    source, target = randomise(Split(), 1), Fused()
+    outcome = surgery.transfer(source, target, match="structure", renames=renames)
+    (step,) = outcome.plan.select("blocks.1.norm1.bias")
+    assert step.source.name == "encoder.layer.1.layernorm_before.bias"
+    assert "renamed by line 2" in step.via
+    assert apart(source, target) < 1e-12
+
+
+class Indexed(nn.Module):
+    """A layer beside an index, a mask and a table of whole numbers."""
+
+    def __init__(self, **buffers: torch.Tensor) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+
+def test_what_constructors_compute_is_left_to_the_target():
+    source = Indexed(position_ids=torch.arange(4), attn_mask=torch.ones(2, 2))
+    target = Indexed(position_ids=torch.zeros(4).long(), steps=torch.zeros(4).long())
+    outcome = surgery.transfer(source, target, match="structure")
+    assert outcome.plan.by_target["position_ids"].expected
+    assert not outcome.plan.by_target["steps"].expected
+    assert {unused.source.name for unused in outcome.plan.unused if unused.expected} == {
+        "position_ids",
+        "attn_mask",
+    }
+
+
+def test_whole_numbers_of_one_name_are_loaded():
+    source, target = Indexed(steps=torch.arange(4)), Indexed(steps=torch.zeros(4).long())
+    surgery.transfer(source, target, match="structure", strict=True)
+    assert target.steps.tolist() == [0, 1, 2, 3]
+
+
+# What stays open -----------------------------------------------------------------------------
+
+
+class Open(nn.Module):
+    """Two layers of one shape under names that say nothing, and three that are told."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for name in names:
+            self.add_module(name, nn.Linear(4, 4))
+        self.first, self.middle = nn.Linear(3, 4), nn.Linear(4, 7)
+        self.last = nn.Linear(7, 9)
+
+
+OLD, NEW = ("apple", "pear"), ("stone", "river")
+
+
+def test_what_stays_open_is_said_group_by_group():
+    plan = surgery.plan_transfer(Open(*OLD), Open(*NEW), match="structure")
+    (group,) = plan.refused
+    assert set(group.targets) == {f"{n}.{leaf}" for n in NEW for leaf in ("weight", "bias")}
+    assert set(group.sources) == {f"{n}.{leaf}" for n in OLD for leaf in ("weight", "bias")}
+    assert len(plan.names("loaded")) == 6
+    assert all(
+        step.reason.startswith("left open: ") for step in plan.steps if step.status == "fresh"
+    )
+    text = str(plan)
+    assert "left open" in text
+    assert "--hint 'apple = river'" in text
+    with pytest.raises(TransferRefused, match="strict: 8 tensors differ"):
+        plan.refuse_unless(strict=True, min_loaded=0)
+
+
+def test_too_much_left_open_is_refused_with_the_way_out():
+    with pytest.raises(TransferRefused) as refused:
+        surgery.transfer(Open(*OLD), Open(*NEW), match="structure", min_loaded=0.9)
+    assert "structure leaves 1 group open; settle what is meant by hints (--hint)" in "".join(
+        refused.value.details
+    )
+
+
+@pytest.mark.parametrize("hints", [["apple = river"], {"apple": "river"}, ("pear=stone",)])
+def test_a_hint_settles_it(hints):
+    source, target = randomise(Open(*OLD), 1), Open(*NEW)
+    outcome = surgery.transfer(source, target, match="structure", hints=hints, strict=True)
+    assert torch.equal(target.river.weight, source.apple.weight)
+    assert torch.equal(target.stone.weight, source.pear.weight)
+    assert any("hint" in why for step in outcome.plan.steps for why in step.evidence)
+
+
+MISTAKES = [
+    (["aple = river"], "structure", "did you mean"),
+    (["last = last"], "structure", "settles nothing"),
+    (["apple river"], "structure", "a hint is 'source = target'"),
+    (["apple = river"], "names", "hints settle what structure leaves open"),
+]
+
+
+@pytest.mark.parametrize(("hints", "match", "message"), MISTAKES)
+def test_a_hint_that_is_wrong_is_an_error(hints, match, message):
+    target = Open(*NEW)
+    before = snapshot(target)
+    with pytest.raises(SurgeryError, match=message):
+        surgery.transfer(Open(*OLD), target, match=match, hints=hints)
+    assert same_bits(before, snapshot(target))
+
+
+def test_two_different_networks_are_refused():
+    with pytest.raises(TransferRefused) as refused:
+        surgery.transfer(TinyNet(), Fused(), match="structure")
+    assert any("two networks" in line for line in refused.value.details)
+
+
+def test_names_that_fail_point_to_structure():
+    state = {f"part{at}.w": value for at, value in enumerate(TinyNet().state_dict().values())}
+    with pytest.raises(TransferRefused) as refused:
+        surgery.transfer(state, TinyNet())
+    assert any("--match structure" in line for line in refused.value.details)
