@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from bench.many import compare_many
+from bench.structure import compare_structure
 from bench.transfers import compare_transfers
 
 
@@ -17,6 +18,7 @@ def main() -> None:
         _have_bytecode(Path(folder) / "bytecode")
         compare_transfers(Path(folder))
         compare_many()
+        compare_structure()
     from bench.groups import compare_groups  # imports torch, and children would look as large
 
     compare_groups()
