@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from surgery.identification import Candidate, Differing, Identification
     from surgery.proof.proof import Movement, Proof
     from surgery.training.curve import GroupCurve, ScheduleCurve
-    from surgery.transfers.apply import TransferOutcome
+    from surgery.transfers.outcome import TransferOutcome
     from surgery.transfers.plan import (
         Adapt,
         Assemble,

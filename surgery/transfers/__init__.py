@@ -1,9 +1,11 @@
 """The three-step transfer: plan what goes where, look at it, apply it.
 
 Read top to bottom it is the pipeline: :mod:`~surgery.transfers.source` (what holds the old
-weights), :mod:`~surgery.transfers.renames` and :mod:`~surgery.transfers.names` (source name to
-target name), :mod:`~surgery.transfers.plan` (specs to a plan), :mod:`~surgery.transfers.apply`
-(the plan into a model or a file).
+weights), :mod:`~surgery.transfers.renames`, then :mod:`~surgery.transfers.names` or
+:mod:`~surgery.transfers.by_structure` (source name to target name),
+:mod:`~surgery.transfers.decide` (specs to a :mod:`~surgery.transfers.plan`),
+:mod:`~surgery.transfers.gathering` (a plan to values), :mod:`~surgery.transfers.apply` (into a
+live model) and :mod:`~surgery.transfers.tofile` (into a new file).
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from surgery.describe import describe
 from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.adapters.asked import AdaptersLike, read_asked
-from surgery.transfers.apply import TransferOutcome, apply_to_file, apply_to_model
+from surgery.transfers.apply import apply_to_model
 from surgery.transfers.by_structure import HintsLike
 from surgery.transfers.decide import make_plan
 from surgery.transfers.names import SourceNames
+from surgery.transfers.outcome import TransferOutcome
 from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, TransferPlan, Unused
 from surgery.transfers.renames import RenamesLike, read_renames
 from surgery.transfers.source import names_of, open_source
@@ -36,7 +39,6 @@ __all__ = [
     "TransferOutcome",
     "TransferPlan",
     "Unused",
-    "apply_to_file",
     "apply_to_model",
     "open_source",
     "plan_transfer",

@@ -9,11 +9,15 @@ from typing import Any
 
 from surgery.architectures import Architecture, Blueprint, blueprint
 from surgery.checkpoint.progress import Progress, untold
+from surgery.checkpoint.writer import write
+from surgery.checkpoint.writing.casting import Casts, refuse_broken
+from surgery.checkpoint.writing.draft import Draft
 from surgery.record import Record
 from surgery.transfers.adapters.asked import AdaptersLike, read_asked
-from surgery.transfers.apply import TransferOutcome, apply_to_file
 from surgery.transfers.by_structure import HintsLike
 from surgery.transfers.decide import make_plan
+from surgery.transfers.gathering import gathered, keeping, refuse_torn_ties
+from surgery.transfers.outcome import TransferOutcome
 from surgery.transfers.plan import TransferPlan
 from surgery.transfers.renames import RenamesLike, read_renames
 from surgery.transfers.source import Source, names_of
@@ -44,7 +48,7 @@ class FileTransfer:
     ) -> TransferOutcome:
         """Write the new file, whole or not at all, with a record of every tensor's status.
 
-        For the arguments see :func:`surgery.transfers.apply.apply_to_file`.
+        For the arguments see :func:`apply_to_file`.
         """
         return apply_to_file(
             self.plan,
@@ -91,3 +95,45 @@ def plan_file_transfer(
         adapters=read_asked(adapters),
     )
     return FileTransfer(source, architecture, target, plan)
+
+
+def apply_to_file(
+    plan: TransferPlan,
+    source: Source,
+    target: Blueprint,
+    path: str | Path,
+    *,
+    metadata: Mapping[str, str],
+    strict: bool = False,
+    max_shard_bytes: int | None = None,
+    progress: Progress = untold,
+) -> TransferOutcome:
+    """Write the plan's tensors as a new file, with the initial values of what stays fresh.
+
+    Nothing is computed but casts, adapters and what ``target`` computes: everything else goes
+    from file to file. The new file appears whole or not at all, in the target's dtypes; names
+    of one tied tensor share one tensor. Raises as :func:`apply_to_model` does; the old file is
+    then as it was. ``max_shard_bytes`` and ``progress`` as for
+    :func:`surgery.checkpoint.writer.write`.
+    """
+    casts = Casts()
+    own = target.initial((*plan.names("fresh"), *keeping(plan)))
+    taken = gathered(plan, source, own)
+    refuse_torn_ties(plan, taken)
+    known = {**own, **taken}
+    values = {
+        spec.name: casts.cast(spec.name, known[spec.name], spec.dtype)
+        for spec in (step.target for step in plan.steps)
+    }
+    aliases = {name: names[0] for names in plan.ties for name in names[1:]}
+    versions = {path: {"version": version} for path, version in target.versions.items()}
+    draft = Draft(values, aliases, versions, target.extras, metadata)
+
+    def check() -> None:
+        if strict:
+            refuse_broken(casts.broken)
+
+    files = write(
+        draft, Path(path), max_shard_bytes=max_shard_bytes, before_commit=check, progress=progress
+    )
+    return TransferOutcome(plan, tuple(casts.broken.items()), files)
