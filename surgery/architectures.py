@@ -178,6 +178,8 @@ class Blueprint(Protocol):
 
     ``heads`` are the paths of its heads, None where there is no model to ask. ``versions`` are
     those of its modules, by path; ``extras`` the entries of its state dict that are no tensors.
+    ``order`` is that in which modules run, see :func:`surgery.running_order.running_order`; empty
+    where it is not known.
     """
 
     @property
@@ -191,6 +193,9 @@ class Blueprint(Protocol):
 
     @property
     def extras(self) -> Mapping[str, Any]: ...
+
+    @property
+    def order(self) -> tuple[str, ...]: ...
 
     def initial(self, names: Iterable[str]) -> Mapping[str, torch.Tensor | Place]:
         """The initial values of these tensors only, in any order: a tensor, or where it lies."""
@@ -352,6 +357,12 @@ class _Unfilled:
     def extras(self) -> Mapping[str, Any]:
         return {name: self._state[name] for name in self._state if name not in self.spec.by_name}
 
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        from surgery.running_order import running_order
+
+        return running_order(self.model)
+
     @property
     def signature(self) -> Signature:
         return Signature(self.spec, self.heads, self.versions)
@@ -392,6 +403,10 @@ class _Remembered:
         names = tuple(names)
         return self._built.initial(names) if names else {}
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        return self._built.order
+
     @cached_property
     def _built(self) -> _Unfilled:
         self.memory.importing()
@@ -425,6 +440,7 @@ class _Like:
 
     checkpoint: Checkpoint
     heads = None
+    order = ()
     extras = MappingProxyType[str, Any]({})
 
     @cached_property

@@ -15,9 +15,9 @@ SOURCES = sorted([*ROOT.glob("surgery/**/*.py"), *ROOT.glob("cli/**/*.py")])
 #: What each part may import, besides itself and everything that stands below it. The lowest
 #: first; parts of one line do not import each other unless ALLOWED says so.
 LAYERS = [
-    {"errors", "wrappers", "collapse", "collecting"},
+    {"errors", "wrappers", "collapse", "collecting", "inputs"},
     {"specs"},
-    {"describe", "record", "deferred", "signatures"},
+    {"describe", "record", "deferred", "signatures", "running_order"},
     {"patterns"},
     {"checkpoint"},
     {"heads", "transfers", "tuning", "architectures", "difference", "conversion", "identification"},

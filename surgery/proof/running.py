@@ -13,8 +13,8 @@ import torch
 from torch.func import functional_call
 
 from surgery.errors import SurgeryError
+from surgery.inputs import Example
 from surgery.proof.doubling import in_float64
-from surgery.proof.inputs import Example
 from surgery.proof.outputs import tensors_in
 from surgery.proof.values import is_inexact
 from surgery.proof.watching import Call, Watch

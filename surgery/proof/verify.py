@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from surgery.errors import SurgeryError
+from surgery.inputs import Example, examples
 from surgery.proof.comparison import relative_difference, size_of
-from surgery.proof.inputs import Example, examples
 from surgery.proof.outputs import main_output
 from surgery.proof.proof import (
     ALIKE,

@@ -1,9 +1,9 @@
-"""What to show two networks: images, tokens or rows of numbers of a size that both take."""
+"""What to show networks: images, tokens or rows of numbers of a size that all of them take."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class Example:
 
 
 def examples(
-    models: tuple[nn.Module, nn.Module], shape: tuple[int, ...] | None = None, seed: int = 0
+    models: Sequence[nn.Module], shape: tuple[int, ...] | None = None, seed: int = 0
 ) -> Iterator[Example]:
     """Inputs to try in turn, the cheapest first; ``shape`` (without the batch) leaves one.
 
@@ -72,15 +72,16 @@ def _tokens(shape: tuple[int, ...], vocabulary: int, seed: int) -> Example:
     )
 
 
-def _shapes(models: tuple[nn.Module, nn.Module]) -> Iterator[tuple[int, ...]]:
+def _shapes(models: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:
     from torch import nn
 
-    layer = _first_layer(models[0]) or _first_layer(models[1])
+    layer = next(filter(None, map(_first_layer, models)), None)
     if isinstance(layer, nn.Embedding):
         yield (TOKENS,)
     elif isinstance(layer, nn.Linear):
-        yield (layer.in_features,)
-        yield (TOKENS, layer.in_features)
+        for width in _widths(models):
+            yield (width,)
+            yield (TOKENS, width)
     elif isinstance(layer, nn.Conv1d):
         yield from ((layer.in_channels, side) for side in (64, 256, 1024))
     elif isinstance(layer, nn.Conv3d):
@@ -89,7 +90,20 @@ def _shapes(models: tuple[nn.Module, nn.Module]) -> Iterator[tuple[int, ...]]:
         yield from _images(models, layer.in_channels if isinstance(layer, nn.Conv2d) else 3)
 
 
-def _images(models: tuple[nn.Module, nn.Module], channels: int) -> Iterator[tuple[int, ...]]:
+#: A network of more linear layers than this is not asked about the inputs of all.
+_MOST_WIDTHS = 8
+
+
+def _widths(models: Sequence[nn.Module]) -> list[int]:
+    """Inputs of linear layers: what is registered first need not run first."""
+    from torch import nn
+
+    layers = (layer for model in models for layer in model.modules())
+    widths = dict.fromkeys(x.in_features for x in layers if isinstance(x, nn.Linear))
+    return list(widths)[:_MOST_WIDTHS]
+
+
+def _images(models: Sequence[nn.Module], channels: int) -> Iterator[tuple[int, ...]]:
     own = [size for model in models for size in _own_sizes(model)]
     if any(max(size) <= SMALL_SIDE for size in own):  # made for small images
         yield from ((channels, *size) for size in own)
@@ -128,7 +142,7 @@ def _first_layer(model: nn.Module) -> nn.Module | None:
     return next((module for module in model.modules() if isinstance(module, kinds)), None)
 
 
-def _vocabulary(models: tuple[nn.Module, nn.Module]) -> int:
+def _vocabulary(models: Sequence[nn.Module]) -> int:
     """How many tokens both know; 0 where the input is no text."""
     from torch import nn
 
