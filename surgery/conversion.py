@@ -120,7 +120,7 @@ class ConversionOutcome:
         }
 
     def __str__(self) -> str:
-        from surgery.report import conversion_report
+        from surgery.report.contents import conversion_report
 
         return conversion_report(self).text()
 

@@ -94,7 +94,7 @@ class Difference:
         }
 
     def __str__(self) -> str:
-        from surgery.report import difference_report
+        from surgery.report.differences import difference_report
 
         return difference_report(self).text()
 

@@ -139,7 +139,7 @@ class Identification:
         }
 
     def __str__(self) -> str:
-        from surgery.report import identification_report
+        from surgery.report.identifications import identification_report
 
         return identification_report(self).text()
 

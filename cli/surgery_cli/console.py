@@ -16,7 +16,7 @@ import click
 from surgery.errors import SurgeryError
 
 if TYPE_CHECKING:
-    from surgery.report import Report
+    from surgery.report.tables import Report
 
 
 def print_report(report: Report) -> None:
@@ -47,7 +47,7 @@ def _finite(value: Any) -> Any:
 
 def print_note(text: str) -> None:
     """A line on stderr that is not part of the result."""
-    from surgery.report import printable
+    from surgery.report.tables import printable
 
     click.echo(printable(text), err=True)
 
@@ -98,7 +98,7 @@ def print_error_json(error: Exception | str, *, bug: bool = False) -> None:
 
 
 def _told(error: Exception | str) -> tuple[str, str, list[str]]:
-    from surgery.report import printable
+    from surgery.report.tables import printable
 
     if isinstance(error, str):
         return "Interrupted", error, []
@@ -126,7 +126,7 @@ def progress(text: str) -> Iterator[None]:
     from rich.console import Console
     from rich.text import Text
 
-    from surgery.report import printable
+    from surgery.report.tables import printable
 
     with Console(stderr=True).status(Text(printable(text))):
         yield
@@ -141,7 +141,7 @@ def byte_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    from surgery.report import printable
+    from surgery.report.tables import printable
 
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -167,7 +167,7 @@ def count_progress(text: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from surgery.report import printable
+    from surgery.report.tables import printable
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, Remaining(), console=Console(stderr=True), transient=True) as bar:

@@ -61,7 +61,7 @@ def convert(
     if as_json:
         print_json(outcome.to_dict())
         return
-    from surgery.report import conversion_report
+    from surgery.report.contents import conversion_report
 
     what = ", ".join(filter(None, (planned.checkpoint.format, planned.checkpoint.key)))
     print_report(conversion_report(outcome, heading=(f"{file} ({what}) -> {out}",)))

@@ -43,7 +43,8 @@ def diff(
     """
     from surgery.checkpoint import refuse_damage
     from surgery.difference import compare
-    from surgery.report import difference_report, verified_note
+    from surgery.report.contents import verified_note
+    from surgery.report.differences import difference_report
 
     first, second = open_files((a, b), key)
     verified = []

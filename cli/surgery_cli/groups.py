@@ -81,14 +81,14 @@ def groups(
         if as_json:
             print_json(_why_to_dict(why, firings))
             return
-        from surgery.report import why_report
+        from surgery.report.groups import why_report
 
         print_report(why_report(why, firings))
         return
     if as_json:
         print_json({"architecture": look.described[0], **resolved.to_dict()})
         return
-    from surgery.report import groups_report
+    from surgery.report.groups import groups_report
 
     print_report(groups_report(resolved, heading=look.described))
 

@@ -49,7 +49,7 @@ def identify_command(
     there. Exits 1 where nothing fits.
     """
     from surgery.identification import identify
-    from surgery.report import identification_report
+    from surgery.report.identifications import identification_report
     from surgery.survey import survey
 
     (checkpoint,) = open_files((file,), key)

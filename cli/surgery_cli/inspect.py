@@ -41,7 +41,7 @@ def inspect(context: click.Context, file: Path, verify: bool, as_json: bool) -> 
     damaged file exits 1.
     """
     from surgery.checkpoint import read_contents
-    from surgery.report import contents_report
+    from surgery.report.contents import contents_report
 
     with progress(f"reading {file}"):
         contents = read_contents(file)

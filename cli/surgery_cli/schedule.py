@@ -85,7 +85,7 @@ def schedule(
         drawn = {} if plot is None else {"plot": str(plot)}
         print_json({"architecture": look.described[0], **curve.to_dict(), **drawn})
         return
-    from surgery.report import schedule_report
+    from surgery.report.schedules import schedule_report
 
     print_report(schedule_report(curve, heading=look.described))
     if plot is not None:

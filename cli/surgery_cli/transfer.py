@@ -228,7 +228,7 @@ def _prove(
     """A person sees the report of a proof that fails, too."""
     from surgery.architectures import find_architecture
     from surgery.proof import prove_file_transfer, refuse_unproven
-    from surgery.report import proof_report
+    from surgery.report.proof import proof_report
 
     with progress(f"running {source_arch} and {job.architecture.label}"):
         proof = prove_file_transfer(
@@ -255,7 +255,7 @@ def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint,
 
 
 def _show_origins(job: FileTransfer, selector: str, as_json: bool) -> None:
-    from surgery.report import origin_report
+    from surgery.report.transfers import origin_report
     from surgery.transfers.plan import step_to_dict
 
     if as_json:
@@ -273,7 +273,7 @@ def _show_plan(
     as_json: bool,
 ) -> None:
     """A person sees the plan that is refused, too; the one JSON object is then the error."""
-    from surgery.report import plan_report
+    from surgery.report.transfers import plan_report
 
     if not as_json:
         print_report(plan_report(job.plan, heading=(heading,)))
@@ -297,7 +297,7 @@ def _write(
     proof: Proof | None,
     as_json: bool,
 ) -> None:
-    from surgery.report import outcome_report
+    from surgery.report.transfers import outcome_report
 
     with byte_progress(f"writing {out}", job.nbytes) as done:
         outcome = job.write(out, strict=strict, max_shard_bytes=max_shard_bytes, progress=done)

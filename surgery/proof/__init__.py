@@ -96,7 +96,7 @@ def refuse_unproven(proof: Proof) -> None:
     """Raise :class:`~surgery.errors.ProofRefused` where the proof does not hold."""
     if proof.holds:
         return
-    from surgery.report import proof_lines
+    from surgery.report.proof import proof_lines
 
     raise ProofRefused(
         f"the proof failed: {proof.verdict}; nothing was written",

@@ -182,7 +182,7 @@ class Proof:
         return f"<Proof: {self.verdict}; largest {self.largest:.1e}>"
 
     def __str__(self) -> str:
-        from surgery.report import proof_report
+        from surgery.report.proof import proof_report
 
         return proof_report(self).text()
 

@@ -112,7 +112,7 @@ class ScheduleCurve:
         }
 
     def __str__(self) -> str:
-        from surgery.report import schedule_report
+        from surgery.report.schedules import schedule_report
 
         return schedule_report(self).text()
 

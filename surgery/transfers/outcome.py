@@ -68,6 +68,6 @@ class TransferOutcome:
         )
 
     def __str__(self) -> str:
-        from surgery.report import outcome_report
+        from surgery.report.transfers import outcome_report
 
         return outcome_report(self).text()

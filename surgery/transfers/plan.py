@@ -285,7 +285,7 @@ class TransferPlan:
         )
 
     def __str__(self) -> str:
-        from surgery.report import plan_report
+        from surgery.report.transfers import plan_report
 
         return plan_report(self).text()
 

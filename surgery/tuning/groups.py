@@ -166,7 +166,7 @@ class ParamGroups:
         }
 
     def __str__(self) -> str:
-        from surgery.report import groups_report
+        from surgery.report.groups import groups_report
 
         return groups_report(self).text()
 

@@ -139,7 +139,7 @@ def test_a_narrow_terminal_names_the_columns_it_has_no_room_for(run, tmp_path):
     from rich.console import Console
 
     from surgery.difference import compare
-    from surgery.report import difference_report
+    from surgery.report.differences import difference_report
 
     for name, value in (("a.pt", 1.0), ("b.pt", 2.0)):
         torch.save({"a.long.name.of.a.tensor": torch.full((3,), value)}, tmp_path / name)

@@ -8,6 +8,7 @@ from surgery_cli.main import surgery as command
 from tiny_models import TinyNet, randomise
 
 import surgery
+from surgery.report.transfers import plan_report
 from surgery.specs import TensorSpec
 
 COMMANDS = ["transfer", "groups", "inspect", "diff", "archs", "completion"]
@@ -121,7 +122,7 @@ def test_names_are_folded_between_their_parts():
         {f"net.{name}": torch.ones(2) for name in names},
         [TensorSpec(name, (2,), "float32") for name in names],
     )
-    report = __import__("surgery.report").report.plan_report(plan)
+    report = plan_report(plan)
     console = Console(width=60, color_system=None)
     with console.capture() as capture:
         console.print(report)
@@ -135,7 +136,7 @@ def test_a_terminal_gets_tables_and_no_color_is_respected(monkeypatch, capsys):
 
     from surgery.transfers import plan_transfer
 
-    report = __import__("surgery.report").report.plan_report(plan_transfer(TinyNet(7), TinyNet()))
+    report = plan_report(plan_transfer(TinyNet(7), TinyNet()))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")

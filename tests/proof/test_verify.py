@@ -17,7 +17,7 @@ import surgery
 from surgery.errors import SurgeryError
 from surgery.proof import refuse_unproven
 from surgery.proof.proof import BEHIND, OTHERWISE
-from surgery.report import proof_lines
+from surgery.report.proof import proof_lines
 
 
 def verify(source, target, renames=None, **settings):

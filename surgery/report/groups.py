@@ -1,0 +1,127 @@
+"""Parameter groups, the rules behind them, and why a parameter is where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from surgery.collapse import collapse
+from surgery.report.tables import Column, Report, Table
+from surgery.report.texts import bytes_text, counted, value_text
+
+if TYPE_CHECKING:
+    from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
+    from surgery.tuning.history import When
+
+
+def groups_report(groups: ParamGroups, *, heading: Sequence[str] = ()) -> Report:
+    """One row a group, the rules behind them, and what is allowed but probably not meant."""
+    shared, own = _hyper_keys(groups)
+    return Report(
+        headline=(*heading, _groups_total(groups), *shared),
+        tables=(_groups_table(groups, own), _rules_table(groups.rules)),
+        notes=(*_norm_notes(groups), *groups.warnings),
+    )
+
+
+def _groups_total(groups: ParamGroups) -> str:
+    state = "unknown" if groups.state_bytes is None else bytes_text(groups.state_bytes)
+    return (
+        f"{groups.optimizer}: {groups.trained_parameters:,} of {groups.parameters:,} parameters "
+        f"train, in {counted(len(groups.trained), 'group')}; "
+        f"{bytes_text(groups.nbytes)}, and {state} of optimizer state"
+    )
+
+
+def _hyper_keys(groups: ParamGroups) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A line on the hyper-parameters in which no group differs, and the keys of the others;
+    the rate and the weight decay always have a column.
+    """
+    values: dict[str, set[str]] = {}
+    for group in groups.trained:
+        for key, value in group.hyper:
+            values.setdefault(key, set()).add(value_text(value))
+    others = {key: found for key, found in values.items() if key not in ("lr", "weight_decay")}
+    shared = [f"{key}={next(iter(found))}" for key, found in others.items() if len(found) == 1]
+    own = tuple(key for key, found in others.items() if len(found) > 1)
+    return ((f"every group: {' '.join(shared)}",) if shared else ()), own
+
+
+def _norm_notes(groups: ParamGroups) -> list[str]:
+    by_end: dict[int | None, list[str]] = {}
+    for norm in groups.norms:
+        by_end.setdefault(norm.until, []).append(norm.path)
+    return [
+        f"kept in eval mode through train(){'' if until is None else f' until epoch {until}'}: "
+        f"{', '.join(folded.pattern for folded in collapse(paths))}"
+        for until, paths in by_end.items()
+    ]
+
+
+def _groups_table(groups: ParamGroups, own: Sequence[str]) -> Table:
+    columns = (
+        Column("group"),
+        Column("tensors", number=True, spare=True),
+        Column("parameters", number=True),
+        Column("bytes", number=True, spare=True),
+        Column("state", number=True, spare=True),
+        Column("lr", number=True),
+        Column("wd", number=True),
+        *(Column(key, number=True) for key in own),
+        Column("trains"),
+        Column("lines"),
+    )
+    return Table(
+        "groups", columns, tuple(_group_row(group, own) for group in groups.groups), "good"
+    )
+
+
+def _group_row(group: Group, own: Sequence[str]) -> tuple[str, ...]:
+    hyper = dict(group.hyper)
+    return (
+        group.name,
+        f"{group.tensors:,}",
+        f"{group.parameters:,}",
+        bytes_text(group.nbytes),
+        "?" if group.state_bytes is None else bytes_text(group.state_bytes),
+        *(value_text(hyper.get(key)) for key in ("lr", "weight_decay", *own)),
+        _when_text(group),
+        ", ".join(str(line.line) for line in group.lines) or "base",
+    )
+
+
+def _when_text(group: Group) -> str:
+    if group.when == "frozen":
+        return "frozen (by the model)" if group.frozen_by_model else "frozen"
+    return start_text(group.when)
+
+
+def start_text(when: When) -> str:
+    return "yes" if when == "train" else f"from epoch {when}"
+
+
+def _rules_table(rules: Rules) -> Table:
+    columns = (Column("line", number=True), Column("rule"), Column("selector read as"))
+    rows = tuple((str(rule.line), rule.text, _reading(rule)) for rule in rules.rules)
+    return Table(f"rules of {rules.path}", columns, rows)
+
+
+def _reading(rule: Rule) -> str:
+    if rule.points:
+        return "split points"
+    return ", ".join(dict.fromkeys(atom.kind for atom in rule.selector.atoms))
+
+
+def why_report(name: str, firings: Sequence[Firing]) -> Report:
+    """The lines that fired for one parameter, in order, and each attribute's value after it."""
+    columns = (Column("line", number=True), Column("said"), Column("did"), Column("so"))
+    rows = tuple(
+        (
+            str(firing.line) if firing.line else "",
+            firing.text,
+            firing.action,
+            f"{firing.attribute} = {value_text(firing.value)}",
+        )
+        for firing in firings
+    )
+    return Report((name,), (Table("what fired, in order", columns, rows),))

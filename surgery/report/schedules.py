@@ -1,0 +1,99 @@
+"""Every group's rates over a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from surgery.report.groups import start_text
+from surgery.report.tables import Column, Report, Table
+from surgery.report.texts import counted, value_text
+
+if TYPE_CHECKING:
+    from surgery.training.curve import GroupCurve, ScheduleCurve
+
+
+#: Rows that are wanted of a run, apart from what happens in it; events that all get a row; and
+#: curves that fit beside each other.
+_SAMPLES, _MOST_EVENTS, _MOST_CURVES = 9, 16, 6
+
+
+def schedule_report(curve: ScheduleCurve, *, heading: Sequence[str] = ()) -> Report:
+    """Every group's own rate, then the rates over the run, where something happens above all."""
+    positions, left_out = _telling_positions(curve)
+    more = (f"{counted(left_out, 'other event')} between these rows",) if left_out else ()
+    return Report(
+        headline=(*heading, _run_text(curve)),
+        tables=(_own_rates_table(curve), _course_table(curve, positions)),
+        notes=(*more, *curve.notes),
+    )
+
+
+def _run_text(curve: ScheduleCurve) -> str:
+    run = counted(curve.epochs, "epoch")
+    if curve.by == "step":
+        run += f" of {counted(curve.steps_per_epoch, 'step')}"
+    each = f", a new rate each {curve.by}" if curve.schedule else ""
+    return f"{curve.schedule or 'no schedule'}: {run}{each}"
+
+
+def _telling_positions(curve: ScheduleCurve) -> tuple[tuple[int, ...], int]:
+    """(the units worth a row, how many events have none)."""
+    last = len(curve.factors) - 1
+    steps = min(_SAMPLES, curve.epochs)
+    sampled = {round(i / steps * curve.epochs) * curve.units_per_epoch for i in range(steps)}
+    happening = list(dict.fromkeys(event.position for event in curve.events))
+    kept = happening[:: -(-len(happening) // _MOST_EVENTS)] if happening else []
+    return tuple(sorted({0, last, *sampled, *kept})), len(happening) - len(kept)
+
+
+def _own_rates_table(curve: ScheduleCurve) -> Table:
+    columns = (Column("group"), Column("own rate", number=True), Column("trains"))
+    rows = tuple(
+        (group.name, value_text(group.lr), start_text(group.when)) for group in curve.groups
+    )
+    return Table("groups", columns, rows, "good")
+
+
+def _course_table(curve: ScheduleCurve, positions: Sequence[int]) -> Table:
+    """One row for each position, and one column for each different curve while they fit."""
+    shown = _distinct_curves(curve)
+    if len(shown) > _MOST_CURVES:
+        shown = dict(sorted(shown.items(), key=lambda item: item[1].lr)[:: len(shown) - 1])
+    by_step = (Column("step", number=True),) if curve.by == "step" else ()
+    columns = (
+        Column("epoch", number=True),
+        *by_step,
+        Column("factor", number=True),
+        *(Column(title, number=True) for title in shown),
+        Column("what happens"),
+    )
+    happening: dict[int, list[str]] = {}
+    for event in curve.events:
+        happening.setdefault(event.position, []).append(event.text)
+    rows = tuple(
+        (
+            f"{curve.epoch_of(position):.4g}",
+            *((f"{position:,}",) if by_step else ()),
+            f"{curve.factors[position]:.4g}",
+            *(_rate_text(curve.rate(group, position)) for group in shown.values()),
+            "; ".join(happening.get(position, ())),
+        )
+        for position in positions
+    )
+    return Table("rates, each a group's own times the factor", columns, rows)
+
+
+def _distinct_curves(curve: ScheduleCurve) -> dict[str, GroupCurve]:
+    """Groups that have one curve share a column, which names the first and counts the others."""
+    shared: dict[object, list[GroupCurve]] = {}
+    for group in curve.groups:
+        shared.setdefault((group.lr, group.first_epoch), []).append(group)
+    return {
+        f"{groups[0].name}{f' +{len(groups) - 1}' if len(groups) > 1 else ''}": groups[0]
+        for groups in shared.values()
+    }
+
+
+def _rate_text(rate: float | None) -> str:
+    return "frozen" if rate is None else f"{rate:.3g}"

@@ -1,0 +1,180 @@
+"""Plans and outcomes of transfers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from surgery.report.folding import TENSORS, collapsed, collapsed_rows, first_pattern, patterns
+from surgery.report.tables import Column, Report, Table, pairs_table
+from surgery.report.texts import broken_notes, counted
+
+if TYPE_CHECKING:
+    from surgery.transfers.outcome import TransferOutcome
+    from surgery.transfers.plan import (
+        Adapt,
+        Assemble,
+        KeepInit,
+        Load,
+        RefusedGroup,
+        Step,
+        TransferPlan,
+        Unused,
+    )
+
+
+def plan_report(plan: TransferPlan, *, heading: Sequence[str] = ()) -> Report:
+    """Counts and the loaded share first, then what stays fresh, what is unused, what is loaded."""
+    return Report(
+        headline=(*heading, _share(plan, "would be loaded")),
+        tables=_plan_tables(plan),
+        notes=_plan_notes(plan),
+    )
+
+
+def outcome_report(outcome: TransferOutcome, *, heading: Sequence[str] = ()) -> Report:
+    """The plan's tables in the past tense, and what the casts broke."""
+    return Report(
+        headline=(*heading, _share(outcome.plan, "loaded")),
+        tables=_plan_tables(outcome.plan),
+        notes=(*broken_notes(outcome.overflowed), *_plan_notes(outcome.plan)),
+    )
+
+
+def _share(plan: TransferPlan, verb: str) -> str:
+    loaded = len(plan.names("loaded")) + len(plan.names("adapted"))
+    fresh = len(plan.names("fresh"))
+    return (
+        f"{loaded:,} of {len(plan.steps):,} tensors and {plan.loaded_fraction:.2%} of the "
+        f"parameters {verb}; {fresh:,} {'stays' if fresh == 1 else 'stay'} fresh, "
+        f"{len(plan.unused) + len(plan.unread):,} of the source unused"
+    )
+
+
+def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
+    casts = tuple(
+        f"cast {cast}: {counted(count, 'tensor')}" for cast, count in sorted(plan.casts.items())
+    )
+    ties = tuple(f"tied, one tensor: {' = '.join(names)}" for names in plan.ties)
+    return (*casts, *ties, *_hint_notes(plan))
+
+
+def _hint_notes(plan: TransferPlan) -> Iterator[str]:
+    """How to settle what stayed open, with names of the first group."""
+    for group in plan.refused[:1]:
+        source, target = _telling_part(group.sources), _telling_part(group.targets)
+        yield (
+            f"a hint settles what is left open: --hint '{source} = {target}', where these two are "
+            "one; any part of a name will do that no other of its group has"
+        )
+
+
+def _telling_part(names: Sequence[str]) -> str:
+    """A segment of the first layer's path that no other layer has, or else the whole path."""
+    paths = list(dict.fromkeys(tuple(name.split(".")[:-1]) for name in names))
+    first, *others = paths
+    beyond = {segment for path in others for segment in path}
+    telling = [segment for segment in first if segment not in beyond and not segment.isdecimal()]
+    return telling[0] if telling else ".".join(first)
+
+
+def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
+    from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load
+
+    fresh = [step for step in plan.steps if isinstance(step, KeepInit)]
+    loaded = [step for step in plan.steps if isinstance(step, Load | Assemble)]
+    adapted = [step for step in plan.steps if isinstance(step, Adapt)]
+    return (
+        _fresh_table(fresh),
+        _refused_table(plan.refused),
+        _adapted_table(adapted),
+        _unused_table(plan.unused),
+        pairs_table("in the source, and not read", plan.unread),
+        _loaded_table(loaded),
+    )
+
+
+def _fresh_table(steps: Sequence[KeepInit]) -> Table:
+    rows = collapsed_rows((step.target, step.reason) for step in steps)
+    return Table("fresh", (*TENSORS, Column("why")), rows, "new")
+
+
+def _refused_table(groups: Sequence[RefusedGroup]) -> Table:
+    columns = (Column("target"), Column("is one of"), Column("why"))
+    rows = tuple(
+        (patterns(group.targets), patterns(group.sources), group.reason) for group in groups
+    )
+    return Table("left open", columns, rows, "odd")
+
+
+def _unused_table(unused: Sequence[Unused]) -> Table:
+    rows = collapsed_rows((u.source, u.reason) for u in unused)
+    return Table("unused in the source", (*TENSORS, Column("why")), rows, "odd")
+
+
+def _adapted_table(steps: Sequence[Adapt]) -> Table:
+    references = {_how(step): step.reference for step in steps}
+    rows = tuple(
+        (*row, references[row[-1]])
+        for row in collapsed_rows((step.target, _how(step)) for step in steps)
+    )
+    return Table("adapted", (*TENSORS, Column("how"), Column("after", spare=True)), rows, "new")
+
+
+def _how(step: Adapt) -> str:
+    via = f" ({', '.join(step.via)})" if step.via else ""
+    return f"{step.adapter}: {step.reason}{via}"
+
+
+def _loaded_table(steps: Sequence[Load | Assemble]) -> Table:
+    sources = {step.target.name: tuple(s.name for s in step.sources) for step in steps}
+    rows = tuple(
+        (pattern, str(len(names)), shape, _origins({name: sources[name] for name in names}, how))
+        for pattern, names, shape, how in collapsed((step.target, step.reason) for step in steps)
+    )
+    return Table("loaded", (*TENSORS, Column("from")), rows, "good")
+
+
+def _origins(sources: dict[str, tuple[str, ...]], how: str) -> str:
+    """Where a row's tensors come from: target name -> source names, of which most have one."""
+    if all(len(names) == 1 for names in sources.values()):
+        return _origin({new: old for new, (old,) in sources.items()}, how)
+    places = zip_longest(*sources.values())
+    columns = [first_pattern(filter(None, names)) for names in places]
+    return f"{' + '.join(columns)} ({how})"
+
+
+def _origin(source: dict[str, str], how: str) -> str:
+    """Where a row's tensors come from, as short as it can be told: target name -> source name."""
+    if all(old == new for new, old in source.items()):
+        return f"same name{how and f', {how}'}"
+    prefixes = {old.removesuffix(f".{new}") for new, old in source.items()}
+    if len(prefixes) == 1 and not prefixes & set(source.values()):
+        return f"{prefixes.pop()}.* ({how})"
+    if how.startswith("prefix"):
+        return how
+    return f"{first_pattern(source.values())}{how and f' ({how})'}"
+
+
+def origin_report(plan: TransferPlan, selector: str) -> Report:
+    """Where the selected target tensors come from, and every reason for it.
+
+    Raises :class:`~surgery.errors.SelectorError` for a selector that selects none.
+    """
+    columns = (Column("tensor"), Column("comes from"), Column("because"))
+    rows = tuple((step.target.name, *_origin_cells(step)) for step in plan.select(selector))
+    return Report((selector,), (Table("where it comes from", columns, rows),))
+
+
+def _origin_cells(step: Step) -> tuple[str, str]:
+    from surgery.transfers.plan import Adapt, KeepInit
+
+    sources = " + ".join(source.name for source in step.sources)
+    match step:
+        case KeepInit():
+            return "nowhere: it stays fresh", step.reason
+        case Adapt():
+            return sources, _how(step)
+    why = "; ".join(step.evidence)
+    return sources, "; ".join(filter(None, (step.reason, why))) or "the same name"
