@@ -95,7 +95,8 @@ def test_every_allowance_is_used():
     [
         "import surgery",
         "import surgery.checkpoint, surgery.tuning, surgery.heads, surgery.transfers",
-        "import surgery.patterns, surgery.report.transfers, surgery.architectures, surgery.difference",
+        "import surgery.patterns, surgery.report.transfers, surgery.report.groups",
+        "import surgery.architectures, surgery.difference",
         "import surgery.training",
         "import surgery.identification, surgery.survey",
         "import surgery_cli.main",
