@@ -332,7 +332,16 @@ def _proof_notes(proof: Proof) -> Iterator[str]:
         yield f"moved alone, these move neither network: {_patterns(unseen)}"
     if proof.hidden:
         yield f"the checkpoint's own values hide what these do: {_patterns(proof.hidden)}"
+    if proof.adapted:
+        yield f"adapted, so no part of the claim: {_adapted_text(proof)}"
     yield from proof.notes
+
+
+def _adapted_text(proof: Proof) -> str:
+    by_adapter: dict[str, list[str]] = {}
+    for name, adapter in proof.adapted:
+        by_adapter.setdefault(adapter, []).append(name)
+    return "; ".join(f"{_patterns(names)} ({adapter})" for adapter, names in by_adapter.items())
 
 
 def _patterns(names: Iterable[str]) -> str:

@@ -50,15 +50,16 @@ def differing_attributes(source: Side, target: Side) -> tuple[Setting, ...]:
 
     Places are the checkpoint's names, as those of :func:`differing_settings` are.
     """
-    owners = {step.source.name: name for name, step in source.steps.items() if step.source}
-    pairs = {
-        _owner(step.source.name): (_owner(owners[step.source.name]), _owner(name))
+    owners = {spec.name: name for name, step in source.steps.items() for spec in step.sources}
+    pairs = dict.fromkeys(
+        (_owner(spec.name), _owner(owners[spec.name]), _owner(name))
         for name, step in target.steps.items()
-        if step.status != "fresh" and step.source and step.source.name in owners
-    }
+        for spec in step.sources
+        if spec.name in owners
+    )
     return tuple(
         Setting(place or "the network itself", name, ours_text, theirs_text)
-        for place, (ours, theirs) in pairs.items()
+        for place, ours, theirs in pairs
         for name, ours_text, theirs_text in _attributes(source, ours, target, theirs)
     )
 

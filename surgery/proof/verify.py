@@ -10,6 +10,7 @@ from surgery.errors import SurgeryError
 from surgery.proof.comparison import relative_difference, size_of
 from surgery.proof.inputs import Example, examples
 from surgery.proof.outputs import main_output
+from surgery.proof.parts import Part, by_part, parts_of
 from surgery.proof.proof import (
     ALIKE,
     BEHIND,
@@ -49,7 +50,10 @@ Effects = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class _Both:
-    """One set of values through both networks: the points, and how they move."""
+    """One set of values through both networks: the points, and how they move.
+
+    ``values``, ``moves`` and ``ends`` are by the names of parts.
+    """
 
     values: Mapping[str, torch.Tensor]
     runs: tuple[Run, Run]
@@ -80,22 +84,23 @@ def prove(
     ``own`` are the values of the checkpoint's tensors that steps use, in float64. Raises
     :class:`~surgery.errors.SurgeryError` where no input suits both networks.
     """
-    values = random_values(own, seed)
+    parts, values = parts_of(target.steps.values()), random_values(own, seed)
     example, (source, target) = _fitting(source, target, values, shape, seed)
     # One after the other: two graphs and their gradients at a time are memory enough.
-    random = _both(source, target, values, example)
-    trial, movements = random.trial("random values"), _movements(random, target)
+    random = _both(source, target, values, parts, example)
+    trial, movements = random.trial("random values"), _movements(random, parts)
     loud, calls = _effects(random), (random.runs[0].calls, random.runs[1].calls)
     whole = [name for name, value in own.items() if not is_inexact(value)]
     del random
-    real = _both(source, target, own, example)
+    real = _both(source, target, own, parts, example)
     own_trial, quiet = real.trial("the checkpoint's own values"), _effects(real)
     del real
     alike = by_shape = None
     if not (trial.agrees and own_trial.agrees):
-        alike = _both(source, target, values_by_shape(own, seed), example, copies=True)
+        even = values_by_shape(own, parts, seed)
+        alike = _both(source, target, even, parts, example, copies=True)
         by_shape = alike.trial("one value for all tensors of a shape")
-        movements = _misplaced(alike, target) if by_shape.agrees else movements
+        movements = _misplaced(alike, parts) if by_shape.agrees else movements
     told = by_shape is not None and not by_shape.agrees
     return Proof(
         source.label,
@@ -112,6 +117,7 @@ def prove(
             *_notes(source, target, whole),
             *(_of_chance((source, target), values, example) if by_shape else ()),
         ),
+        adapted=tuple(target.adapted.items()),
     )
 
 
@@ -169,6 +175,7 @@ def _both(
     source: Side,
     target: Side,
     values: Mapping[str, torch.Tensor],
+    parts: Sequence[Part],
     example: Example,
     *,
     copies: bool = False,
@@ -180,13 +187,19 @@ def _both(
     )
     points = _comparable(*runs)
     scales = [size_of(value) for _, value in points[0]]
-    moves = (gradients(points[0], leaves, scales), gradients(points[1], leaves, scales))
+    moves = _both_by_part(parts, *(gradients(shown, leaves, scales) for shown in points))
     ends = None
     if any(shown is not each.outputs for shown, each in zip(points, runs, strict=True)):
-        ends = (_end_moves(runs[0], leaves), _end_moves(runs[1], leaves))
+        ends = _both_by_part(parts, *(_end_moves(each, leaves) for each in runs))
     shut = tuple([(name, value.detach()) for name, value in shown] for shown in points)
     left = (runs[0].settled(copies=copies), runs[1].settled(copies=copies))
-    return _Both(values, left, (shut[0], shut[1]), moves, ends)
+    return _Both(by_part(parts, values), left, (shut[0], shut[1]), moves, ends)
+
+
+def _both_by_part(
+    parts: Sequence[Part], ours: Gradients, theirs: Gradients
+) -> tuple[Gradients, Gradients]:
+    return by_part(parts, ours), by_part(parts, theirs)
 
 
 def _end_moves(found: Run, leaves: Mapping[str, torch.Tensor]) -> Gradients:
@@ -218,11 +231,12 @@ def _effect(gradient: torch.Tensor, value: torch.Tensor) -> float:
     return float(gradient.norm()) * size_of(value)
 
 
-def _movements(both: _Both, target: Side) -> tuple[Movement, ...]:
-    """What moving each tensor alone did, by the gradients of what was compared."""
+def _movements(both: _Both, parts: Sequence[Part]) -> tuple[Movement, ...]:
+    """What moving each part alone did, by the gradients of what was compared."""
     effects = _effects(both)
     loudest = max((max(pair) for pair in effects.values()), default=0.0)
-    return tuple(_movement(name, both, target, effects[name], loudest) for name in both.moves[0])
+    moved = (part for part in parts if part.name in effects)
+    return tuple(_movement(part, both, effects[part.name], loudest) for part in moved)
 
 
 def _effects(both: _Both) -> Effects:
@@ -233,10 +247,8 @@ def _effects(both: _Both) -> Effects:
     }
 
 
-def _movement(
-    name: str, both: _Both, target: Side, effects: tuple[float, float], loudest: float
-) -> Movement:
-    targets = _targets_of(target, name)
+def _movement(part: Part, both: _Both, effects: tuple[float, float], loudest: float) -> Movement:
+    name, targets = part.name, part.targets
     if max(effects) <= UNHEARD * loudest:
         return Movement(name, targets, BEHIND if _acts_behind(name, both) else UNSEEN)
     ours, theirs = (moves[name] for moves in both.moves)
@@ -255,18 +267,10 @@ def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm()) / larger if larger else 0.0
 
 
-def _targets_of(target: Side, source: str) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name, step in target.steps.items()
-        if step.status != "fresh" and step.source and step.source.name == source
-    )
+def _misplaced(alike: _Both, parts: Sequence[Part]) -> tuple[Movement, ...]:
+    """With one value for each shape: whose place in the target a part has.
 
-
-def _misplaced(alike: _Both, target: Side) -> tuple[Movement, ...]:
-    """With one value for each shape: whose place in the target a tensor has.
-
-    A tensor in its place moves the target as it moves the source; one in another's place moves it
+    A part in its place moves the target as it moves the source; one in another's place moves it
     as that other moves the source.
     """
     ours, theirs = alike.moves
@@ -276,7 +280,7 @@ def _misplaced(alike: _Both, target: Side) -> tuple[Movement, ...]:
         )
         if move.verdict == OTHERWISE
         else move
-        for move in _movements(alike, target)
+        for move in _movements(alike, parts)
     )
 
 
@@ -337,8 +341,7 @@ def _notes(source: Side, target: Side, whole: Sequence[str]) -> Iterator[str]:
     if whole:
         yield f"integers are not moved: {len(whole)} tensors, the first is {whole[0]}"
     for side in (source, target):
-        if side.foreign:
-            names = sorted(side.foreign)
+        if names := sorted(side.foreign - side.adapted.keys()):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             yield (
                 f"not transferred in {side.label}: {', '.join(names[:3])}{more}; what it acts "
