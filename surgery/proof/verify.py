@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from surgery.errors import SurgeryError
 from surgery.proof.comparison import relative_difference, size_of
-from surgery.proof.inputs import Example, examples
+from surgery.proof.inputs import Example, examples, own_shapes
 from surgery.proof.outputs import main_output
 from surgery.proof.parts import Part, by_part, parts_of
 from surgery.proof.proof import (
@@ -33,7 +33,6 @@ from surgery.proof.settings import (
     shared_calls,
 )
 from surgery.proof.values import is_inexact, random_values, squeezed, values_by_shape
-from surgery.proof.watching import Call
 
 if TYPE_CHECKING:
     import torch
@@ -84,12 +83,56 @@ def prove(
     ``own`` are the values of the checkpoint's tensors that steps use, in float64. Raises
     :class:`~surgery.errors.SurgeryError` where no input suits both networks.
     """
+    proof = _proof_on(source, target, own, shape, seed)
+    if shape or not proof.networks_differ or any(map(_is_argument, proof.settings)):
+        return proof
+    # Windows as large as the whole of a small image are shifted by some and not by others.
+    for made_for in _agreed_on(source, target, own, seed):
+        other = _proof_on(source, target, own, made_for, seed)
+        if other.holds:
+            note = f"on {proof.shown} they differ by {proof.largest:.1e}; it is not their own size"
+            return replace(other, notes=(*other.notes, note))
+    return proof
+
+
+def _is_argument(setting: Setting) -> bool:
+    """Whether a layer has another hyper-parameter, which no size of the input makes good."""
+    return not setting.name.startswith("called")
+
+
+def _agreed_on(
+    source: Side, target: Side, own: Mapping[str, torch.Tensor], seed: int
+) -> Iterator[tuple[int, ...]]:
+    """Sizes that the networks are made for and on which no setting tells them apart."""
+    import torch
+
+    even = values_by_shape(own, parts_of(target.steps.values()), seed)
+    for shape in own_shapes((source.model, target.model)):
+        (example,) = examples((source.model, target.model), shape, seed)
+        try:
+            with torch.no_grad():
+                points = _comparable(*(run(side, even, example) for side in (source, target)))
+        except (RuntimeError, ValueError, AssertionError):  # it takes no such size
+            continue
+        pairs = zip(*points, strict=True)
+        if points[0] and all(relative_difference(a, b) <= TOLERANCE for (_, a), (_, b) in pairs):
+            yield shape
+
+
+def _proof_on(
+    source: Side,
+    target: Side,
+    own: Mapping[str, torch.Tensor],
+    shape: tuple[int, ...] | None,
+    seed: int,
+) -> Proof:
+    """The proof on one input: of that shape, or the first that suits both."""
     parts, values = parts_of(target.steps.values()), random_values(own, seed)
     example, (source, target) = _fitting(source, target, values, shape, seed)
     # One after the other: two graphs and their gradients at a time are memory enough.
     random = _both(source, target, values, parts, example)
     trial, movements = random.trial("random values"), _movements(random, parts)
-    loud, calls = _effects(random), (random.runs[0].calls, random.runs[1].calls)
+    loud = _effects(random)
     whole = [name for name, value in own.items() if not is_inexact(value)]
     del random
     real = _both(source, target, own, parts, example)
@@ -110,7 +153,7 @@ def prove(
         own_trial,
         movements,
         by_shape=by_shape,
-        settings=_settings(source, target, calls) if told else (),
+        settings=_settings(source, target, alike) if alike and told else (),
         first=_first(alike) if alike and told else "",
         hidden=_hidden(loud, quiet),
         notes=(
@@ -304,10 +347,9 @@ def _turned(gradient: torch.Tensor, acting: torch.Tensor) -> float:
     return _apart(gradient.reshape(shape).T, acting.reshape(shape))
 
 
-def _settings(
-    source: Side, target: Side, calls: tuple[Sequence[Call], Sequence[Call]]
-) -> tuple[Setting, ...]:
-    return merged(differing_settings(*calls), differing_attributes(source, target))
+def _settings(source: Side, target: Side, alike: _Both) -> tuple[Setting, ...]:
+    calls = differing_settings(alike.runs[0].calls, alike.runs[1].calls)
+    return merged(calls, differing_attributes(source, target))
 
 
 def _first(alike: _Both) -> str:
