@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from surgery.collapse import Collapsed, collapse
@@ -294,9 +295,10 @@ def _against_table(proof: Proof) -> Table:
         Column("difference", number=True),
         Column("what it does"),
     )
+    moves = () if proof.networks_differ else (m for m in proof.against if m not in proof.behind)
     rows = tuple(
         (move.source, ", ".join(move.targets), f"{move.difference:.1e}", _acts_text(move))
-        for move in (() if proof.networks_differ else proof.against[:40])
+        for move in islice(moves, 40)
     )
     return Table("tensors that speak against it", columns, rows, "odd")
 
@@ -330,6 +332,9 @@ def _proof_notes(proof: Proof) -> Iterator[str]:
         yield f"the first difference: {proof.first}"
     if unseen := [move.source for move in proof.unseen]:
         yield f"moved alone, these move neither network: {_patterns(unseen)}"
+    if proof.behind:
+        behind = _patterns(move.source for move in proof.behind)
+        yield f"these act only on what cannot be compared, so nothing is said of them: {behind}"
     if proof.hidden:
         yield f"the checkpoint's own values hide what these do: {_patterns(proof.hidden)}"
     if proof.adapted:

@@ -119,6 +119,11 @@ class Proof:
         return tuple(move for move in self.movements if move.verdict == UNSEEN)
 
     @property
+    def behind(self) -> tuple[Movement, ...]:
+        """Tensors of which nothing can be said: what is not transferred stands before them."""
+        return tuple(move for move in self.movements if move.verdict == BEHIND)
+
+    @property
     def against(self) -> tuple[Movement, ...]:
         """Tensors that speak against the mapping, or that nothing could be said of.
 
