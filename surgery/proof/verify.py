@@ -134,7 +134,7 @@ def _proof_on(
     trial, movements = random.trial("random values"), _movements(random, parts)
     loud = _effects(random)
     whole = [name for name, value in own.items() if not is_inexact(value)]
-    del random
+    del random, values  # as large as the network each
     real = _both(source, target, own, parts, example)
     own_trial, quiet = real.trial("the checkpoint's own values"), _effects(real)
     del real
@@ -158,7 +158,7 @@ def _proof_on(
         hidden=_hidden(loud, quiet),
         notes=(
             *_notes(source, target, whole),
-            *(_of_chance((source, target), values, example) if by_shape else ()),
+            *(_of_chance((source, target), own, example, seed) if by_shape else ()),
         ),
         adapted=tuple(target.adapted.items()),
     )
@@ -186,11 +186,13 @@ def _fitting(
                 break
         if len(heard) == 2:
             return example, (heard[0], heard[1])
-    raise SurgeryError(
-        "no input was found that both networks take; say its shape without the batch, as in "
-        "--input 3x224x224",
-        list(refused)[:8],
-    )
+    advice = "say its shape without the batch, as in --input 3x224x224"
+    if target.adapted:
+        name, adapter = next(iter(target.adapted.items()))
+        advice = (
+            f"{name} is adapted ({adapter}), and where that changes the input nothing is proven"
+        )
+    raise SurgeryError(f"no input was found that both networks take; {advice}", list(refused)[:8])
 
 
 def _heard(side: Side, values: Mapping[str, torch.Tensor], example: Example) -> Side:
@@ -366,11 +368,12 @@ def _hidden(loud: Effects, quiet: Effects) -> tuple[str, ...]:
 
 
 def _of_chance(
-    sides: Iterable[Side], values: Mapping[str, torch.Tensor], example: Example
+    sides: Iterable[Side], own: Mapping[str, torch.Tensor], example: Example, seed: int
 ) -> Iterator[str]:
     """Both sides draw from one seed; in another order they draw other numbers all the same."""
     import torch
 
+    values = random_values(own, seed)
     for side in sides:
         with torch.no_grad():
             one, other = (run(side, values, example, seed=seed).outputs for seed in (0, 1))
