@@ -50,6 +50,17 @@ def examples(
         yield _tokens(each, vocabulary, seed) if vocabulary else _numbers(each, seed)
 
 
+def own_shapes(models: tuple[nn.Module, nn.Module]) -> list[tuple[int, ...]]:
+    """The images that the networks say they are made for, (channels, height, width)."""
+    from torch import nn
+
+    layer = _first_layer(models[0]) or _first_layer(models[1])
+    if not isinstance(layer, nn.Conv2d):
+        return []
+    sizes = {size for model in models for size in _own_sizes(model)}
+    return [(layer.in_channels, *size) for size in sorted(sizes)]
+
+
 def _numbers(shape: tuple[int, ...], seed: int) -> Example:
     import torch
 

@@ -80,7 +80,7 @@ def proof_options(command: Command) -> Command:
         "--source-arch",
         type=ArchitectureName(),
         metavar="ARCH",
-        help="The architecture that OLD was saved from, for --verify.",
+        help="The architecture that OLD was saved from, for --verify and --match structure.",
     )(command)
     return click.option(
         "--verify",

@@ -161,7 +161,7 @@ def transfer(
     on the same input in float64, and every tensor's effect on them is compared. Where they do
     not agree nothing is written.
     """
-    _check_proof_options(verify, source_arch, source_arguments, shape)
+    _check_proof_options(verify, match, source_arch, source_arguments, shape)
     dry_run = dry_run or why is not None
     if out is not None and not dry_run:
         refuse_outputs(out, max_shard_bytes, force)
@@ -191,7 +191,7 @@ def transfer(
     heading = f"{old} ({what}) -> {architecture}"
 
     def prove() -> Proof | None:
-        if source_arch is None:
+        if source_arch is None or not verify:
             return None
         return _prove(job, source_arch, source_arguments, arguments, num_classes, shape, as_json)
 
@@ -204,7 +204,13 @@ def transfer(
         _write(job, out, heading, strict, max_shard_bytes, prove(), as_json)
 
 
-def _check_proof_options(verify: bool, source_arch: str | None, *others: object) -> None:
+def _check_proof_options(
+    verify: bool,
+    match: str,
+    source_arch: str | None,
+    source_arguments: dict[str, Any],
+    shape: tuple[int, ...] | None,
+) -> None:
     from surgery.errors import SurgeryError
 
     if verify and source_arch is None:
@@ -212,8 +218,14 @@ def _check_proof_options(verify: bool, source_arch: str | None, *others: object)
             "--verify runs the network that OLD was saved from beside the new one; name it with "
             "--source-arch, even where it is the same architecture"
         )
-    if not verify and (source_arch or any(others)):
-        raise SurgeryError("--source-arch, --source-arg and --input are for --verify")
+    if shape and not verify:
+        raise SurgeryError("--input is for --verify")
+    if source_arguments and source_arch is None:
+        raise SurgeryError(
+            "--source-arg is an argument of the architecture that --source-arch names"
+        )
+    if source_arch and not verify and match != "structure":
+        raise SurgeryError("--source-arch is for --verify and for --match structure")
 
 
 def _prove(

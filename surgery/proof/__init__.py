@@ -1,12 +1,12 @@
 """Prove that two networks compute the same with the planned weights, or say why not.
 
 Read top to bottom: :mod:`~surgery.proof.sides` (two models and a plan: which tensors of the
-checkpoint each takes), :mod:`~surgery.inputs` (what to show them),
-:mod:`~surgery.proof.values` (random values for the mapping, the checkpoint's own for the
-weights), :mod:`~surgery.proof.running` under :mod:`~surgery.proof.watching` and
-:mod:`~surgery.proof.doubling` (one run, everything in float64, every call noted),
-:mod:`~surgery.proof.verify` (compare), :mod:`~surgery.proof.settings` (hyper-parameters) and
-:mod:`~surgery.proof.proof`, the value.
+checkpoint each takes), :mod:`~surgery.proof.parts` (which rows of them go where),
+:mod:`~surgery.inputs` (what to show them), :mod:`~surgery.proof.values` (random values for
+the mapping, the checkpoint's own for the weights), :mod:`~surgery.proof.running` under
+:mod:`~surgery.proof.watching` and :mod:`~surgery.proof.doubling` (one run, everything in
+float64, every call noted), :mod:`~surgery.proof.verify` (compare),
+:mod:`~surgery.proof.settings` (hyper-parameters) and :mod:`~surgery.proof.proof`, the value.
 """
 
 from __future__ import annotations

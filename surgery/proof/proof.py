@@ -59,9 +59,10 @@ BEHIND = "acts only on what cannot be compared"
 class Movement:
     """What moving one source tensor alone does to both networks.
 
-    ``targets`` are the names that take it. ``difference`` is that of the two gradients, relative
-    to the larger. ``acts_as`` names the source tensors whose place it has in the target, where
-    that is another one's.
+    Of a tensor that goes to several places each part moves alone; ``source`` is then its name
+    with the rows, such as ``qkv.weight[0:64]``. ``targets`` are the names that take it.
+    ``difference`` is that of the two gradients, relative to the larger. ``acts_as`` names the
+    source tensors whose place it has in the target, where that is another one's.
     """
 
     source: str
@@ -90,6 +91,8 @@ class Proof:
     ``hidden`` names source tensors that they hide. ``by_shape`` is there where ``random`` fails:
     with one value for all tensors of a shape no mix-up of tensors shows, so where that fails too
     the networks differ. ``settings`` are then where; ``first`` is the first difference.
+    ``adapted`` are (target, adapter): what was computed is no part of the claim, and nothing is
+    compared that it acts on.
     """
 
     source: str
@@ -103,6 +106,7 @@ class Proof:
     first: str = ""
     hidden: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    adapted: tuple[tuple[str, str], ...] = ()
 
     @property
     def moved(self) -> tuple[Movement, ...]:
@@ -113,6 +117,11 @@ class Proof:
     def unseen(self) -> tuple[Movement, ...]:
         """Tensors that move neither network: a bias that a softmax takes away, an unused branch."""
         return tuple(move for move in self.movements if move.verdict == UNSEEN)
+
+    @property
+    def behind(self) -> tuple[Movement, ...]:
+        """Tensors of which nothing can be said: what is not transferred stands before them."""
+        return tuple(move for move in self.movements if move.verdict == BEHIND)
 
     @property
     def against(self) -> tuple[Movement, ...]:
@@ -141,7 +150,8 @@ class Proof:
     def verdict(self) -> str:
         """The proof in a sentence."""
         if self.holds:
-            return f"{self.source} and {self.target} compute the same"
+            limit = " up to what is adapted" if self.adapted else ""
+            return f"{self.source} and {self.target} compute the same{limit}"
         if not self.random.points:
             return "nothing that the two networks give can be compared"
         if self.networks_differ:
@@ -176,6 +186,7 @@ class Proof:
             "first": self.first,
             "hidden": list(self.hidden),
             "notes": list(self.notes),
+            "adapted": [list(pair) for pair in self.adapted],
         }
 
     def __repr__(self) -> str:

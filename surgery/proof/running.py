@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from surgery.errors import SurgeryError
 from surgery.inputs import Example
 from surgery.proof.doubling import in_float64
 from surgery.proof.outputs import tensors_in
+from surgery.proof.parts import names_taken
 from surgery.proof.values import is_inexact
 from surgery.proof.watching import Call, Watch
-from surgery.transfers.plan import KeepInit, Load, Step
+from surgery.transfers.assembled import make_tensor
+from surgery.transfers.plan import Assemble, Load
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,13 +33,15 @@ class Side:
     """One of the two networks, in float64 and eval mode.
 
     ``steps`` say how its tensors are made of the checkpoint's; ``foreign`` are tensors of its own
-    that have no part in the transfer: a new head here, the old one there.
+    that have no part in the transfer: a new head here, the old one there. ``adapted`` are those
+    between which an adapter stands, with its name: they hold other values on either side.
     """
 
     label: str
     model: nn.Module
-    steps: Mapping[str, Step]
+    steps: Mapping[str, Load | Assemble]
     foreign: frozenset[str] = frozenset()
+    adapted: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def live(self) -> dict[str, torch.Tensor]:
@@ -50,7 +54,7 @@ class Side:
 
     def without(self, unheard: Iterable[str]) -> Side:
         """The side with fewer foreign tensors."""
-        return Side(self.label, self.model, self.steps, self.foreign - frozenset(unheard))
+        return replace(self, foreign=self.foreign - frozenset(unheard))
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def run(
     names: dict[int, tuple[str, ...]] = {}
     for name, value in own.items():
         if name not in side.foreign:
-            names[id(value)] = _sources(side.steps[name])
+            names[id(value)] = names_taken(side.steps[name])
     foreign = {name: own[name] for name in own if name in side.foreign}
     watch = Watch(names, map(id, foreign.values()), copies=copies)
     watch.start([example.tensor, *example.more.values()])
@@ -148,23 +152,20 @@ def _own_values(side: Side, values: Mapping[str, torch.Tensor]) -> dict[str, tor
             continue
         if name in side.foreign:
             given[name] = side.live[name].detach().clone().requires_grad_()
-        elif isinstance(side.steps[name], KeepInit):
-            continue
         else:
             given[name] = planned(side.steps[name], values)
         seen.add(id(side.live[name]))
     return given
 
 
-def planned(step: Step, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def planned(step: Load | Assemble, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """What the step makes of the checkpoint's values, so that gradients find their way back."""
     if isinstance(step, Load):
-        return values[step.source.name]
-    raise SurgeryError(f"{step.target.name}: a proof cannot follow a step of {step.reason}")
-
-
-def _sources(step: Step) -> tuple[str, ...]:
-    return (step.source.name,) if step.source else ()
+        made = values[step.source.name]
+    else:
+        made = make_tensor(step.operation, step.target.shape, values.__getitem__)
+    becomes_complex = step.target.dtype.startswith("complex") and not made.is_complex()
+    return made.to(torch.complex128) if becomes_complex else made
 
 
 def gradients(

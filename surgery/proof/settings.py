@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from surgery.proof.proof import TOLERANCE, Setting
+from surgery.proof.values import squeezed
 from surgery.proof.watching import Call
 
 if TYPE_CHECKING:
-    import torch
-
     from surgery.proof.running import Side
 
 #: Attributes of modules that shape what they compute. Norms that are written out by hand show
@@ -28,7 +27,7 @@ def differing_settings(source: Sequence[Call], target: Sequence[Call]) -> tuple[
     """Where calls on the same tensors have other arguments, or other functions before them.
 
     In the target's order. What only one side calls on its tensors (fused projections) is not
-    compared.
+    compared; where calls hold copies, what comes before those that are fed the same is not either.
     """
     ours, theirs = _by_key(source), _by_key(target)
     found: list[Setting] = []
@@ -38,7 +37,7 @@ def differing_settings(source: Sequence[Call], target: Sequence[Call]) -> tuple[
         other, before_other = ours[key]
         place = place_of(key)
         found += _of_calls(place, other, call)
-        if before_other != before:
+        if before_other != before and not fed_alike(other, call):
             found.append(Setting(place, "called before", _list(before_other), _list(before)))
     if (end := _after(source)) != (last := _after(target)):
         found.append(Setting("the end", "called last", _list(end), _list(last)))
@@ -50,15 +49,16 @@ def differing_attributes(source: Side, target: Side) -> tuple[Setting, ...]:
 
     Places are the checkpoint's names, as those of :func:`differing_settings` are.
     """
-    owners = {step.source.name: name for name, step in source.steps.items() if step.source}
-    pairs = {
-        _owner(step.source.name): (_owner(owners[step.source.name]), _owner(name))
+    owners = {spec.name: name for name, step in source.steps.items() for spec in step.sources}
+    pairs = dict.fromkeys(
+        (_owner(spec.name), _owner(owners[spec.name]), _owner(name))
         for name, step in target.steps.items()
-        if step.status != "fresh" and step.source and step.source.name in owners
-    }
+        for spec in step.sources
+        if spec.name in owners
+    )
     return tuple(
         Setting(place or "the network itself", name, ours_text, theirs_text)
-        for place, (ours, theirs) in pairs.items()
+        for place, ours, theirs in pairs
         for name, ours_text, theirs_text in _attributes(source, ours, target, theirs)
     )
 
@@ -77,23 +77,36 @@ def first_difference(source: Sequence[Call], target: Sequence[Call]) -> str:
     from surgery.proof.comparison import relative_difference
 
     for other, call in shared_calls(source, target):
-        if not (call.clean and other.clean):
+        if not (call.clean and other.clean) or _laid_out_otherwise(other, call):
             continue
         result = relative_difference(other.gave, call.gave)
         if result <= TOLERANCE:
             continue
-        fed = _fed_alike(other.fed, call.fed)
+        fed = _fed_text(other, call)
         return f"{call.name} of {place_of(call.key)}: {fed} and answers otherwise (by {result:.1e})"
     return ""
 
 
-def _fed_alike(one: torch.Tensor | None, other: torch.Tensor | None) -> str:
+def fed_alike(source: Call, target: Call) -> bool:
+    """Whether both are known to be fed the same; of calls without copies nothing is known."""
     from surgery.proof.comparison import relative_difference
 
-    if one is None or other is None:
+    if source.fed is None or target.fed is None:
+        return False
+    return relative_difference(source.fed, target.fed) <= TOLERANCE
+
+
+def _fed_text(source: Call, target: Call) -> str:
+    if source.fed is None or target.fed is None:
         return "it is fed nothing that can be compared"
-    alike = relative_difference(one, other) <= TOLERANCE
-    return "it is fed the same" if alike else "it is fed something else"
+    return f"it is fed {'the same' if fed_alike(source, target) else 'something else'}"
+
+
+def _laid_out_otherwise(source: Call, target: Call) -> bool:
+    """As many numbers on other axes, channels last on one side: nothing that can be compared."""
+    return source.gave.numel() == target.gave.numel() and squeezed(source.gave) != squeezed(
+        target.gave
+    )
 
 
 def shared_calls(source: Sequence[Call], target: Sequence[Call]) -> list[tuple[Call, Call]]:
@@ -141,9 +154,13 @@ def _after(calls: Sequence[Call]) -> tuple[str, ...]:
 
 
 def _told(call: Call) -> Iterator[str]:
-    """Pooling to one value is left out: as often it is written as a mean."""
+    """Pooling to one value is left out: as often it is written as a mean; and so is a padding of
+    nothing.
+    """
     settings = dict(call.settings)
     if call.name.startswith("adaptive_avg_pool") and settings.get("output_size") == "1":
+        return
+    if call.name == "pad" and settings.get("pad") == "0":
         return
     text = ", ".join(f"{name}={value}" for name, value in call.settings)
     yield f"{call.name}({text})" if text else call.name
@@ -151,12 +168,23 @@ def _told(call: Call) -> Iterator[str]:
 
 def _of_calls(place: str, source: Call, target: Call) -> Iterator[Setting]:
     if source.name != target.name:
-        yield Setting(place, "function", source.name, target.name)
+        if not (_is_matrix(source) and _is_matrix(target)):
+            yield Setting(place, "function", source.name, target.name)
         return
     ours, theirs = dict(source.settings), dict(target.settings)
     for name in {**ours, **theirs}:
         if ours.get(name) != theirs.get(name):
             yield Setting(place, name, ours.get(name, "-"), theirs.get(name, "-"))
+
+
+def _is_matrix(call: Call) -> bool:
+    """Whether it does what a linear layer does: a convolution that goes by single steps, with no
+    padding. On tensors of the same numbers its kernel is then as good as a matrix.
+    """
+    plain = {"stride": "1", "padding": "0", "dilation": "1", "groups": "1"}
+    return call.name == "linear" or (
+        call.name in ("conv1d", "conv2d", "conv3d") and dict(call.settings) == plain
+    )
 
 
 def _list(functions: Sequence[str]) -> str:

@@ -13,7 +13,15 @@ from surgery.proof.values import is_inexact
 from surgery.specs import TensorSpec
 from surgery.transfers.decide import make_plan
 from surgery.transfers.names import SourceNames
-from surgery.transfers.plan import KeepInit, Load, Step, TransferPlan, shape_text
+from surgery.transfers.plan import (
+    Adapt,
+    Assemble,
+    KeepInit,
+    Load,
+    Step,
+    TransferPlan,
+    shape_text,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +41,12 @@ def make_sides(
     names of one tensor. Raises :class:`~surgery.errors.SurgeryError` where the source model has
     no place for a tensor that the plan uses: it is not the checkpoint's architecture.
     """
-    specs = [step.source for step in plan.steps if isinstance(step, Load)]
+    specs = [s for step in plan.steps if isinstance(step, Load | Assemble) for s in step.sources]
+    adapted = [step for step in plan.steps if isinstance(step, Adapt)]
+    computed_from = {spec: step.adapter for step in adapted for spec in step.sources}
     left = [unused.source for unused in plan.unused]
     ties = tuple(ties)
-    names = SourceNames(tuple(dict.fromkeys((*specs, *left))), ties)
+    names = SourceNames(tuple(dict.fromkeys((*specs, *computed_from, *left))), ties)
     own_plan = make_plan(names, describe(source))
     _refuse_other(own_plan, specs, labels[0])
     # An index that the target computes is computed by the source too: in float64, on both sides.
@@ -45,9 +55,16 @@ def make_sides(
     one = _one_name_each((*ties, *_ties_of(own_plan), *_ties_of(plan)))
     ours = {step.target.name: step for step in own_plan.steps}
     expected = {unused.source.name for unused in plan.unused if unused.expected} - used
-    return (
+    old, new = (
         _side(labels[0], source, ours, one, used, expected),
         _side(labels[1], target, plan.by_target, one, used, set()),
+    )
+    by_name = {s.name: adapter for s, adapter in computed_from.items() if s.name not in used}
+    placed = {name: step.source.name for name, step in ours.items() if step.source}
+    before = {name: by_name[at] for name, at in placed.items() if at in by_name}
+    return (
+        replace(old, adapted=before),
+        replace(new, adapted={step.target.name: step.adapter for step in adapted}),
     )
 
 
@@ -59,17 +76,32 @@ def _side(
     used: set[str],
     expected: set[str],
 ) -> Side:
-    taken, foreign = {}, set()
+    taken: dict[str, Load | Assemble] = {}
+    foreign = set()
     for name, step in steps.items():
-        if isinstance(step, Load) and step.source.name in used:
-            spec = replace(step.source, name=one.get(step.source.name, step.source.name))
-            taken[name] = replace(step, source=spec)
+        if isinstance(step, Load | Assemble) and all(s.name in used for s in step.sources):
+            taken[name] = _renamed(step, one)
         elif not _is_expected(step, expected) and step.target.is_floating:
             foreign.add(name)
     side = Side(label, model, taken, frozenset())
     own = {id(side.live[name]) for name in taken if name in side.live}
     left = (name for name in foreign if name in side.live and id(side.live[name]) not in own)
     return Side(label, model, taken, frozenset(left))
+
+
+def _renamed(step: Load | Assemble, one: Mapping[str, str]) -> Load | Assemble:
+    """The step with one name for every tensor that has several."""
+
+    def renamed(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, name=one.get(spec.name, spec.name))
+
+    if isinstance(step, Load):
+        return replace(step, source=renamed(step.source))
+    pieces = tuple(
+        replace(piece, source=renamed(piece.source)) if piece.source else piece
+        for piece in step.operation.pieces
+    )
+    return replace(step, operation=replace(step.operation, pieces=pieces))
 
 
 def _is_expected(step: Step, expected: set[str]) -> bool:
@@ -79,10 +111,18 @@ def _is_expected(step: Step, expected: set[str]) -> bool:
 
 
 def _ties_of(plan: TransferPlan) -> list[tuple[str, ...]]:
-    """The checkpoint's names that end in one tensor of the target."""
-    loads = {step.target.name: step for step in plan.steps if isinstance(step, Load)}
-    groups = [[loads[name].source.name for name in names if name in loads] for names in plan.ties]
+    """The checkpoint's names that end, each by itself and whole, in one tensor of the target."""
+    whole = {step.target.name: step for step in plan.steps if _is_whole(step)}
+    groups = [
+        [whole[name].sources[0].name for name in names if name in whole] for names in plan.ties
+    ]
     return [tuple(dict.fromkeys(names)) for names in groups if len(set(names)) > 1]
+
+
+def _is_whole(step: Step) -> bool:
+    if isinstance(step, Assemble):
+        return len(step.operation.pieces) == 1 and step.operation.pieces[0].whole
+    return isinstance(step, Load)
 
 
 def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
@@ -125,17 +165,21 @@ def own_values(
 ) -> dict[str, torch.Tensor]:
     """The checkpoint's values as the target will have them: cast to its dtype, then widened.
 
-    What the cast rounds is the file's affair and no difference between two networks.
+    What the cast rounds is the file's affair and no difference between two networks. A source
+    that targets of several dtypes take is rounded by all of them.
     """
+    dtypes: dict[str, dict[str, None]] = {}
+    for step in sides[1].steps.values():
+        for spec in step.sources:
+            dtypes.setdefault(spec.name, {})[step.target.dtype] = None
+    return {name: _rounded(tensors[name].detach(), dtypes[name]) for name in dtypes}
+
+
+def _rounded(value: torch.Tensor, dtypes: Iterable[str]) -> torch.Tensor:
     import torch
 
-    values: dict[str, torch.Tensor] = {}
-    for step in sides[1].steps.values():
-        if step.source is None or step.source.name in values:
-            continue
-        value = tensors[step.source.name].detach()
-        if is_inexact(value):
-            value = value.to(getattr(torch, step.target.dtype))
-            value = value.to(torch.complex128 if value.is_complex() else torch.float64)
-        values[step.source.name] = value
-    return values
+    if not is_inexact(value):
+        return value
+    for dtype in (getattr(torch, name) for name in dtypes):
+        value = value.to(dtype if value.is_complex() or not dtype.is_complex else dtype.to_real())
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)

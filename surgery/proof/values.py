@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+    from surgery.proof.parts import Part
 
 
 def random_values(own: Mapping[str, torch.Tensor], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -24,21 +26,24 @@ def random_values(own: Mapping[str, torch.Tensor], seed: int = 0) -> dict[str, t
     }
 
 
-def values_by_shape(own: Mapping[str, torch.Tensor], seed: int = 0) -> dict[str, torch.Tensor]:
-    """As :func:`random_values`, but every tensor of one shape gets the same values, and square
+def values_by_shape(
+    own: Mapping[str, torch.Tensor], parts: Iterable[Part], seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """As :func:`random_values`, but all parts of one shape get the same values, and square
     matrices equal their transpose: a network then gives one answer, whichever of them are swapped
     or turned.
     """
-    drawn: dict[tuple[int, ...], torch.Tensor] = {}
-    values = {}
-    for name, value in own.items():
-        if not is_inexact(value):
-            values[name] = value
+    drawn: dict[tuple[bool, tuple[int, ...]], torch.Tensor] = {}
+    values = {k: v.detach().clone() if is_inexact(v) else v for k, v in own.items()}
+    for part in parts:
+        rows = part.of(values[part.source])
+        if not is_inexact(rows):
             continue
-        shape = squeezed(value)
-        if shape not in drawn:
-            drawn[shape] = _even(_drawn(value, seed + len(drawn)).reshape(shape))
-        values[name] = drawn[shape].reshape(value.shape).clone()
+        shape = squeezed(rows)
+        kind = (rows.is_complex(), shape)
+        if kind not in drawn:
+            drawn[kind] = _even(_drawn(rows, seed + len(drawn)).reshape(shape))
+        rows.copy_(drawn[kind].reshape(rows.shape))
     return values
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from surgery.errors import SurgeryError
-from surgery.inputs import Example, examples
+from surgery.inputs import Example, examples, own_shapes
 from surgery.proof.comparison import relative_difference, size_of
 from surgery.proof.outputs import main_output
+from surgery.proof.parts import Part, by_part, parts_of
 from surgery.proof.proof import (
     ALIKE,
     BEHIND,
@@ -32,7 +33,6 @@ from surgery.proof.settings import (
     shared_calls,
 )
 from surgery.proof.values import is_inexact, random_values, squeezed, values_by_shape
-from surgery.proof.watching import Call
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,10 @@ Effects = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class _Both:
-    """One set of values through both networks: the points, and how they move."""
+    """One set of values through both networks: the points, and how they move.
+
+    ``values``, ``moves`` and ``ends`` are by the names of parts.
+    """
 
     values: Mapping[str, torch.Tensor]
     runs: tuple[Run, Run]
@@ -80,22 +83,67 @@ def prove(
     ``own`` are the values of the checkpoint's tensors that steps use, in float64. Raises
     :class:`~surgery.errors.SurgeryError` where no input suits both networks.
     """
-    values = random_values(own, seed)
+    proof = _proof_on(source, target, own, shape, seed)
+    if shape or not proof.networks_differ or any(map(_is_argument, proof.settings)):
+        return proof
+    # Windows as large as the whole of a small image are shifted by some and not by others.
+    for made_for in _agreed_on(source, target, own, seed):
+        other = _proof_on(source, target, own, made_for, seed)
+        if other.holds:
+            note = f"on {proof.shown} they differ by {proof.largest:.1e}; it is not their own size"
+            return replace(other, notes=(*other.notes, note))
+    return proof
+
+
+def _is_argument(setting: Setting) -> bool:
+    """Whether a layer has another hyper-parameter, which no size of the input makes good."""
+    return not setting.name.startswith("called")
+
+
+def _agreed_on(
+    source: Side, target: Side, own: Mapping[str, torch.Tensor], seed: int
+) -> Iterator[tuple[int, ...]]:
+    """Sizes that the networks are made for and on which no setting tells them apart."""
+    import torch
+
+    even = values_by_shape(own, parts_of(target.steps.values()), seed)
+    for shape in own_shapes((source.model, target.model)):
+        (example,) = examples((source.model, target.model), shape, seed)
+        try:
+            with torch.no_grad():
+                points = _comparable(*(run(side, even, example) for side in (source, target)))
+        except (RuntimeError, ValueError, AssertionError):  # it takes no such size
+            continue
+        pairs = zip(*points, strict=True)
+        if points[0] and all(relative_difference(a, b) <= TOLERANCE for (_, a), (_, b) in pairs):
+            yield shape
+
+
+def _proof_on(
+    source: Side,
+    target: Side,
+    own: Mapping[str, torch.Tensor],
+    shape: tuple[int, ...] | None,
+    seed: int,
+) -> Proof:
+    """The proof on one input: of that shape, or the first that suits both."""
+    parts, values = parts_of(target.steps.values()), random_values(own, seed)
     example, (source, target) = _fitting(source, target, values, shape, seed)
     # One after the other: two graphs and their gradients at a time are memory enough.
-    random = _both(source, target, values, example)
-    trial, movements = random.trial("random values"), _movements(random, target)
-    loud, calls = _effects(random), (random.runs[0].calls, random.runs[1].calls)
+    random = _both(source, target, values, parts, example)
+    trial, movements = random.trial("random values"), _movements(random, parts)
+    loud = _effects(random)
     whole = [name for name, value in own.items() if not is_inexact(value)]
-    del random
-    real = _both(source, target, own, example)
+    del random, values  # as large as the network each
+    real = _both(source, target, own, parts, example)
     own_trial, quiet = real.trial("the checkpoint's own values"), _effects(real)
     del real
     alike = by_shape = None
     if not (trial.agrees and own_trial.agrees):
-        alike = _both(source, target, values_by_shape(own, seed), example, copies=True)
+        even = values_by_shape(own, parts, seed)
+        alike = _both(source, target, even, parts, example, copies=True)
         by_shape = alike.trial("one value for all tensors of a shape")
-        movements = _misplaced(alike, target) if by_shape.agrees else movements
+        movements = _misplaced(alike, parts) if by_shape.agrees else movements
     told = by_shape is not None and not by_shape.agrees
     return Proof(
         source.label,
@@ -105,13 +153,14 @@ def prove(
         own_trial,
         movements,
         by_shape=by_shape,
-        settings=_settings(source, target, calls) if told else (),
+        settings=_settings(source, target, alike) if alike and told else (),
         first=_first(alike) if alike and told else "",
         hidden=_hidden(loud, quiet),
         notes=(
             *_notes(source, target, whole),
-            *(_of_chance((source, target), values, example) if by_shape else ()),
+            *(_of_chance((source, target), own, example, seed) if by_shape else ()),
         ),
+        adapted=tuple(target.adapted.items()),
     )
 
 
@@ -137,11 +186,13 @@ def _fitting(
                 break
         if len(heard) == 2:
             return example, (heard[0], heard[1])
-    raise SurgeryError(
-        "no input was found that both networks take; say its shape without the batch, as in "
-        "--input 3x224x224",
-        list(refused)[:8],
-    )
+    advice = "say its shape without the batch, as in --input 3x224x224"
+    if target.adapted:
+        name, adapter = next(iter(target.adapted.items()))
+        advice = (
+            f"{name} is adapted ({adapter}), and where that changes the input nothing is proven"
+        )
+    raise SurgeryError(f"no input was found that both networks take; {advice}", list(refused)[:8])
 
 
 def _heard(side: Side, values: Mapping[str, torch.Tensor], example: Example) -> Side:
@@ -169,6 +220,7 @@ def _both(
     source: Side,
     target: Side,
     values: Mapping[str, torch.Tensor],
+    parts: Sequence[Part],
     example: Example,
     *,
     copies: bool = False,
@@ -180,13 +232,19 @@ def _both(
     )
     points = _comparable(*runs)
     scales = [size_of(value) for _, value in points[0]]
-    moves = (gradients(points[0], leaves, scales), gradients(points[1], leaves, scales))
+    moves = _both_by_part(parts, *(gradients(shown, leaves, scales) for shown in points))
     ends = None
     if any(shown is not each.outputs for shown, each in zip(points, runs, strict=True)):
-        ends = (_end_moves(runs[0], leaves), _end_moves(runs[1], leaves))
+        ends = _both_by_part(parts, *(_end_moves(each, leaves) for each in runs))
     shut = tuple([(name, value.detach()) for name, value in shown] for shown in points)
     left = (runs[0].settled(copies=copies), runs[1].settled(copies=copies))
-    return _Both(values, left, (shut[0], shut[1]), moves, ends)
+    return _Both(by_part(parts, values), left, (shut[0], shut[1]), moves, ends)
+
+
+def _both_by_part(
+    parts: Sequence[Part], ours: Gradients, theirs: Gradients
+) -> tuple[Gradients, Gradients]:
+    return by_part(parts, ours), by_part(parts, theirs)
 
 
 def _end_moves(found: Run, leaves: Mapping[str, torch.Tensor]) -> Gradients:
@@ -218,11 +276,12 @@ def _effect(gradient: torch.Tensor, value: torch.Tensor) -> float:
     return float(gradient.norm()) * size_of(value)
 
 
-def _movements(both: _Both, target: Side) -> tuple[Movement, ...]:
-    """What moving each tensor alone did, by the gradients of what was compared."""
+def _movements(both: _Both, parts: Sequence[Part]) -> tuple[Movement, ...]:
+    """What moving each part alone did, by the gradients of what was compared."""
     effects = _effects(both)
     loudest = max((max(pair) for pair in effects.values()), default=0.0)
-    return tuple(_movement(name, both, target, effects[name], loudest) for name in both.moves[0])
+    moved = (part for part in parts if part.name in effects)
+    return tuple(_movement(part, both, effects[part.name], loudest) for part in moved)
 
 
 def _effects(both: _Both) -> Effects:
@@ -233,10 +292,8 @@ def _effects(both: _Both) -> Effects:
     }
 
 
-def _movement(
-    name: str, both: _Both, target: Side, effects: tuple[float, float], loudest: float
-) -> Movement:
-    targets = _targets_of(target, name)
+def _movement(part: Part, both: _Both, effects: tuple[float, float], loudest: float) -> Movement:
+    name, targets = part.name, part.targets
     if max(effects) <= UNHEARD * loudest:
         return Movement(name, targets, BEHIND if _acts_behind(name, both) else UNSEEN)
     ours, theirs = (moves[name] for moves in both.moves)
@@ -255,18 +312,10 @@ def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm()) / larger if larger else 0.0
 
 
-def _targets_of(target: Side, source: str) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name, step in target.steps.items()
-        if step.status != "fresh" and step.source and step.source.name == source
-    )
+def _misplaced(alike: _Both, parts: Sequence[Part]) -> tuple[Movement, ...]:
+    """With one value for each shape: whose place in the target a part has.
 
-
-def _misplaced(alike: _Both, target: Side) -> tuple[Movement, ...]:
-    """With one value for each shape: whose place in the target a tensor has.
-
-    A tensor in its place moves the target as it moves the source; one in another's place moves it
+    A part in its place moves the target as it moves the source; one in another's place moves it
     as that other moves the source.
     """
     ours, theirs = alike.moves
@@ -276,7 +325,7 @@ def _misplaced(alike: _Both, target: Side) -> tuple[Movement, ...]:
         )
         if move.verdict == OTHERWISE
         else move
-        for move in _movements(alike, target)
+        for move in _movements(alike, parts)
     )
 
 
@@ -300,10 +349,9 @@ def _turned(gradient: torch.Tensor, acting: torch.Tensor) -> float:
     return _apart(gradient.reshape(shape).T, acting.reshape(shape))
 
 
-def _settings(
-    source: Side, target: Side, calls: tuple[Sequence[Call], Sequence[Call]]
-) -> tuple[Setting, ...]:
-    return merged(differing_settings(*calls), differing_attributes(source, target))
+def _settings(source: Side, target: Side, alike: _Both) -> tuple[Setting, ...]:
+    calls = differing_settings(alike.runs[0].calls, alike.runs[1].calls)
+    return merged(calls, differing_attributes(source, target))
 
 
 def _first(alike: _Both) -> str:
@@ -320,11 +368,12 @@ def _hidden(loud: Effects, quiet: Effects) -> tuple[str, ...]:
 
 
 def _of_chance(
-    sides: Iterable[Side], values: Mapping[str, torch.Tensor], example: Example
+    sides: Iterable[Side], own: Mapping[str, torch.Tensor], example: Example, seed: int
 ) -> Iterator[str]:
     """Both sides draw from one seed; in another order they draw other numbers all the same."""
     import torch
 
+    values = random_values(own, seed)
     for side in sides:
         with torch.no_grad():
             one, other = (run(side, values, example, seed=seed).outputs for seed in (0, 1))
@@ -337,8 +386,7 @@ def _notes(source: Side, target: Side, whole: Sequence[str]) -> Iterator[str]:
     if whole:
         yield f"integers are not moved: {len(whole)} tensors, the first is {whole[0]}"
     for side in (source, target):
-        if side.foreign:
-            names = sorted(side.foreign)
+        if names := sorted(side.foreign - side.adapted.keys()):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             yield (
                 f"not transferred in {side.label}: {', '.join(names[:3])}{more}; what it acts "

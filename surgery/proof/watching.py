@@ -8,7 +8,7 @@ the tensors of the checkpoint that it takes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -125,7 +125,7 @@ class Watch(TorchFunctionMode):
                 self._follow(result, bool(data), touched)
         if (kind := _kind(name)) in _TELLING and isinstance(gave, torch.Tensor):
             settings = _settings(func, kind, args, kwargs)
-            kind, settings = _canonical(kind, settings)
+            kind, settings = _canonical(kind, settings, taken)
             copy = self._copy(gave)
             self.calls.append(
                 Call(kind, key, settings, fed, gave if copy is None else copy, not touched)
@@ -233,8 +233,20 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
-def _canonical(kind: str, settings: Settings) -> tuple[str, Settings]:
-    """One name for what has several: Hardtanh from 0 to 6 is ReLU6."""
-    if kind == "hardtanh" and dict(settings) == {"min_val": "0", "max_val": "6"}:
+def _canonical(
+    kind: str, settings: Settings, taken: Sequence[torch.Tensor]
+) -> tuple[str, Settings]:
+    """One name for what has several: Hardtanh from 0 to 6 is ReLU6, and attention whose queries
+    are scaled as usual is the softmax that others write out.
+    """
+    given = dict(settings)
+    if kind == "hardtanh" and given == {"min_val": "0", "max_val": "6"}:
         return "relu6", ()
+    if kind == "scaled_dot_product_attention" and given.get("is_causal") != "True":
+        usual = text_of(taken[0].shape[-1] ** -0.5)
+        return (
+            ("softmax", (("dim", "-1"),))
+            if given.get("scale", usual) == usual
+            else (kind, settings)
+        )
     return kind, settings

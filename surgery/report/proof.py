@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from surgery.report.folding import patterns
@@ -61,9 +62,10 @@ def _against_table(proof: Proof) -> Table:
         Column("difference", number=True),
         Column("what it does"),
     )
+    moves = () if proof.networks_differ else (m for m in proof.against if m not in proof.behind)
     rows = tuple(
         (move.source, ", ".join(move.targets), f"{move.difference:.1e}", _acts_text(move))
-        for move in (() if proof.networks_differ else proof.against[:40])
+        for move in islice(moves, 40)
     )
     return Table("tensors that speak against it", columns, rows, "odd")
 
@@ -97,6 +99,18 @@ def _proof_notes(proof: Proof) -> Iterator[str]:
         yield f"the first difference: {proof.first}"
     if unseen := [move.source for move in proof.unseen]:
         yield f"moved alone, these move neither network: {patterns(unseen)}"
+    if proof.behind:
+        behind = patterns(move.source for move in proof.behind)
+        yield f"these act only on what cannot be compared, so nothing is said of them: {behind}"
     if proof.hidden:
         yield f"the checkpoint's own values hide what these do: {patterns(proof.hidden)}"
+    if proof.adapted:
+        yield f"adapted, so no part of the claim: {_adapted_text(proof)}"
     yield from proof.notes
+
+
+def _adapted_text(proof: Proof) -> str:
+    by_adapter: dict[str, list[str]] = {}
+    for name, adapter in proof.adapted:
+        by_adapter.setdefault(adapter, []).append(name)
+    return "; ".join(f"{patterns(names)} ({adapter})" for adapter, names in by_adapter.items())

@@ -89,8 +89,14 @@ def test_two_libraries(run, tmp_path):
     ("words", "message"),
     [
         pytest.param(["--verify"], "name it with --source-arch", id="no-source"),
-        pytest.param(["--source-arch", TINY], "are for --verify", id="no-verify"),
-        pytest.param(["--input", "3x8x8"], "are for --verify", id="input-alone"),
+        pytest.param(["--source-arch", TINY], "is for --verify and for --match", id="no-verify"),
+        pytest.param(["--source-arg", "a=1"], "that --source-arch names", id="arg-alone"),
+        pytest.param(["--input", "3x8x8"], "--input is for --verify", id="input-alone"),
+        pytest.param(
+            ["--match", "structure", "--source-arch", TINY, "--input", "3x8x8"],
+            "--input is for --verify",
+            id="input-with-structure",
+        ),
         pytest.param([*SEVEN, "--input", "3,8"], "expected sizes such as 3x224x224", id="shape"),
         pytest.param([*SEVEN, "--input", "5x8x8"], "no input was found", id="other-channels"),
         pytest.param(["--source-arch", "tinynet", "--verify"], "has an architecture", id="unknown"),
