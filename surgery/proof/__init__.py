@@ -87,7 +87,7 @@ def prove_file_transfer(
     )
     labels = (f"{source.label} (old)", f"{job.architecture.label} (new)")
     sides = make_sides(*models, job.plan, labels, job.source.ties)
-    names = {step.source.name for step in sides[1].steps.values() if step.source}
+    names = {spec.name for step in sides[1].steps.values() for spec in step.sources}
     held = {name: job.source.tensor(name) for name in names}
     return prove(*sides, own_values(sides, held), shape=shape, seed=seed)
 

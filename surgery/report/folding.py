@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
 
 from surgery.collapse import collapse
 from surgery.report.tables import Column
 from surgery.specs import TensorSpec
 
 TENSORS = (Column("tensor"), Column("count", number=True), Column("shape"))
+
+
+Reason = TypeVar("Reason", bound=Hashable)
 
 
 def collapsed_rows(
@@ -21,10 +25,10 @@ def collapsed_rows(
 
 
 def collapsed(
-    specs: Iterable[tuple[TensorSpec, str]],
-) -> list[tuple[str, tuple[str, ...], str, str]]:
+    specs: Iterable[tuple[TensorSpec, Reason]],
+) -> list[tuple[str, tuple[str, ...], str, Reason]]:
     """(pattern, names, shape, reason) of tensors that share a reason, repeated layers folded."""
-    by_reason: dict[str, dict[str, TensorSpec]] = {}
+    by_reason: dict[Reason, dict[str, TensorSpec]] = {}
     for spec, reason in specs:
         by_reason.setdefault(reason, {})[spec.name] = spec
     return [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -129,11 +130,42 @@ def _how(step: Adapt) -> str:
 
 def _loaded_table(steps: Sequence[Load | Assemble]) -> Table:
     sources = {step.target.name: tuple(s.name for s in step.sources) for step in steps}
+    folded = collapsed((step.target, (step.reason, _kinship(step))) for step in steps)
     rows = tuple(
         (pattern, str(len(names)), shape, _origins({name: sources[name] for name in names}, how))
-        for pattern, names, shape, how in collapsed((step.target, step.reason) for step in steps)
+        for pattern, names, shape, (how, _) in folded
     )
     return Table("loaded", (*TENSORS, Column("from")), rows, "good")
+
+
+_NUMBER = re.compile(r"\d+")
+_MOST_NUMBERS = 32
+
+
+def _kinship(step: Load | Assemble) -> Hashable:
+    """How the source's name follows from the target's: its words, and how its numbers differ.
+
+    Names of one row have it in common, so that no row hides what goes where: ``fc1`` to ``fc2``
+    and ``fc2`` to ``fc1`` are two rows.
+    """
+    if all(source.name == step.target.name for source in step.sources):
+        return ()
+    numbers = _numbers(step.target.name)
+    return tuple((_words(s.name), *_offsets(numbers, _numbers(s.name))) for s in step.sources)
+
+
+def _words(name: str) -> str:
+    return _NUMBER.sub("#", name.rpartition(".")[0])
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(text) for text in _NUMBER.findall(name)[:_MOST_NUMBERS] if len(text) < 19]
+
+
+def _offsets(target: Sequence[int], source: Sequence[int]) -> Iterator[int]:
+    """Differences, number by number; what the target has no number beside, as it is."""
+    yield from (old - new for old, new in zip(source, target, strict=False))
+    yield from source[len(target) :]
 
 
 def _origins(sources: dict[str, tuple[str, ...]], how: str) -> str:

@@ -406,3 +406,18 @@ def test_one_tensor_stays_fresh():
     target = [TensorSpec("a", (9,), "float32"), TensorSpec("b", (1,), "float32")]
     text = str(plan_transfer({"a": torch.ones(9)}, target))
     assert "loaded; 1 stays fresh, 0 of the source unused" in text
+
+
+def test_no_row_of_the_plan_hides_a_swap():
+    """fc1 to fc2 and fc2 to fc1 would fold into one innocent row."""
+    state = {f"net.{at}.fc{n}.w": torch.zeros(2) for at in (0, 1) for n in (1, 2)}
+    targets = [TensorSpec(name.replace("net", "new"), (2,), "float32") for name in state]
+    swapped = plan_transfer(state, targets, renames=r"^net\.(\d)\.fc1 -> new.\1.fc2" "\n"
+                            r"^net\.(\d)\.fc2 -> new.\1.fc1")  # fmt: skip
+    rows = [line.split() for line in str(swapped).splitlines() if line.startswith("  new.")]
+    assert [(row[0], row[3]) for row in rows] == [
+        ("new.{0,1}.fc1.w", "net.{0,1}.fc2.w"),
+        ("new.{0,1}.fc2.w", "net.{0,1}.fc1.w"),
+    ]
+    straight = plan_transfer(state, targets, renames="net -> new")
+    assert "new.{0,1}.fc{1,2}.w" in str(straight)
