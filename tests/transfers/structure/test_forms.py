@@ -10,7 +10,8 @@ from two_implementations import load, matched, unloaded
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.assembled import make_tensor
 from surgery.transfers.decide import SourceNames
-from surgery.transfers.structure import Operation, Piece, match_structure
+from surgery.transfers.operations import Operation, Piece
+from surgery.transfers.structure import match_structure
 from surgery.transfers.structure.words import attention_part, compare, concepts
 
 
