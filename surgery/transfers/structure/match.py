@@ -14,16 +14,25 @@ from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import SourceNames
 from surgery.transfers.structure.attention import join_attention
 from surgery.transfers.structure.consistency import contradicted
-from surgery.transfers.structure.hints import read_hints
+from surgery.transfers.structure.hints import Hints, read_hints
 from surgery.transfers.structure.layers import (
     Layer,
+    Path,
     Signature,
     layers_of,
     squeezed,
     with_orientation,
 )
 from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing, pair_layers
-from surgery.transfers.structure.steps import LayoutUnknown, StructureStep, steps_of
+from surgery.transfers.structure.rows import (
+    LayoutUnknown,
+    makes_parts,
+    may_turn,
+    without_turned,
+    words_of,
+)
+from surgery.transfers.structure.steps import StructureStep, steps_of
+from surgery.transfers.structure.words import concepts
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +95,23 @@ def match_structure(
     theirs = _layers(target.tensors, target.ties, types)
     ours, theirs = _flattened(ours, theirs)
     pairing = pair_layers(*_shared(ours, theirs), read, _orders(target, theirs, target_calls))
-    read.refuse_unused([x.path for x in ours], [x.path for x in theirs])
-    return _result(_consistent(pairing, ours, theirs), source, target, min(len(ours), len(theirs)))
+    pairing = _consistent(pairing, ours, theirs)
+    made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
+    read.refuse_unused(_paths(ours), _paths(theirs))
+    different = _different(len(pairing.pairs), min(len(ours), len(theirs)))
+    if different:
+        made, refused = {}, []
+    return _result(made, refused, different, source, target)
+
+
+def _paths(layers: Iterable[Layer]) -> list[Path]:
+    """All paths that a hint may speak of: of layers, and of projections that make one layer."""
+    return [path for x in layers for path in dict.fromkeys((x.path, *words_of(x))) if path]
+
+
+def _says_place(layer: Layer) -> bool:
+    """Whether a layer tells the network where a token stands, so that nothing is turned."""
+    return any(not concepts(segment).isdisjoint(("position", "relative")) for segment in layer.path)
 
 
 def _layers(
@@ -173,13 +197,12 @@ def _consistent(pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]
 
 
 def _result(
-    pairing: Pairing, source: SourceNames, target: ModelSpec, layers: int
+    made: Mapping[str, StructureStep],
+    refused: list[RefusedGroup],
+    different: str,
+    source: SourceNames,
+    target: ModelSpec,
 ) -> StructureMatch:
-    made, refused = _made(pairing)
-    refused += [_refused(group) for group in pairing.open]
-    different = _different(len(pairing.pairs), layers)
-    if different:
-        made, refused = {}, []
     made = _tied(made, target)
     steps = tuple(made[spec.name] for spec in target.tensors if spec.name in made)
     spoken = {name for group in refused for name in group.targets} | made.keys()
@@ -204,21 +227,42 @@ def _different(pairs: int, layers: int) -> str:
     )
 
 
-def _made(pairing: Pairing) -> tuple[dict[str, StructureStep], list[RefusedGroup]]:
+def _made(
+    pairing: Pairing, hints: Hints, *, turning: bool
+) -> tuple[dict[str, StructureStep], list[RefusedGroup]]:
+    """The steps of all pairs, and what stays open. ``turning`` says that q and k may be turned
+    for the position, as nothing else tells it.
+    """
     made: dict[str, StructureStep] = {}
-    refused = []
+    refused = [_refused(group) for group in pairing.open]
     for pair in pairing.pairs:
+        told = _told(pair, hints)
+        rest, turned = (pair, None) if told or not turning else without_turned(pair)
         try:
-            made |= {step.target.name: step for step in _steps(pair)}
+            made |= {step.target.name: step for step in _steps(rest, told, turning)}
         except LayoutUnknown as problem:
-            refused.append(_refused(Open((pair.source,), (pair.target,), str(problem))))
+            rest, turned = pair, Open((pair.source,), (pair.target,), str(problem))
+        refused += [_refused(turned)] if turned else []
     return made, refused
 
 
-def _steps(pair: LayerPair) -> list[StructureStep]:
-    if pair.source.transposed is None or pair.target.transposed is None:
+def _told(pair: LayerPair, hints: Hints) -> bool:
+    """Whether a hint names the projections of an attention, so that no word has to say more."""
+    attends = makes_parts(pair.source) or makes_parts(pair.target)
+    return attends and hints.tell(words_of(pair.source), words_of(pair.target))
+
+
+def _steps(pair: LayerPair, told: bool, turning: bool) -> list[StructureStep]:
+    source, target = pair.source, pair.target
+    if source.transposed is None or target.transposed is None:
         raise LayoutUnknown("a square matrix beside both (in, out) and (out, in) ones")
-    return steps_of(pair.source, pair.target, (pair.why,))
+    unsaid = _UNSAID if turning and not told and may_turn(source, target) else ()
+    return steps_of(source, target, (pair.why, *unsaid), told=told)
+
+
+_UNSAID = (
+    "rows of q and k in their own order: no name tells how they are turned for the position",
+)
 
 
 def _refused(group: Open) -> RefusedGroup:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from surgery.specs import TensorSpec
 from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.structure.layers import Layer, Leaf, rows_of
+from surgery.transfers.structure.rows import LayoutUnknown, apart, same_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +29,19 @@ class StructureStep:
         return f"{self.target.name} <- {sources} ({name}; {'; '.join(self.evidence)})"
 
 
-class LayoutUnknown(Exception):
-    """The rows of a fused projection cannot be told apart."""
-
-
-def steps_of(source: Layer, target: Layer, why: tuple[str, ...]) -> list[StructureStep]:
-    """The steps that fill the target layer.
+def steps_of(
+    source: Layer, target: Layer, why: tuple[str, ...], *, told: bool = False
+) -> list[StructureStep]:
+    """The steps that fill the target layer; ``told`` says that a person named this pair, so that
+    rows of one count are taken to lie in one order.
 
     Raises :class:`LayoutUnknown` where one side is fused in an order that its name does not say
     and the other is not fused alike.
     """
     steps = []
     for leaf in target.leaves:
-        if pieces := _pieces(source, target, leaf):
+        pieces, reasons = _pieces(source, target, leaf, told)
+        if pieces:
             turned = _turned(target, leaf)
             if (
                 turned
@@ -52,9 +53,8 @@ def steps_of(source: Layer, target: Layer, why: tuple[str, ...]) -> list[Structu
             operation = Operation(tuple(pieces), turned)
             if not operation.fits(leaf.spec.shape):
                 raise LayoutUnknown(f"{leaf.spec.name} has other rows than its sources")
-            steps.append(
-                StructureStep(leaf.spec, operation, (*why, *_notes(source, target, leaf, pieces)))
-            )
+            notes = _notes(source, target, leaf, pieces)
+            steps.append(StructureStep(leaf.spec, operation, (*why, *reasons, *notes)))
     return steps
 
 
@@ -67,19 +67,27 @@ def _straight(piece: Piece) -> Piece:
     return Piece(piece.source, 0, piece.source.shape[0])
 
 
-def _pieces(source: Layer, target: Layer, leaf: Leaf) -> list[Piece]:
+def _pieces(
+    source: Layer, target: Layer, leaf: Leaf, told: bool
+) -> tuple[list[Piece], tuple[str, ...]]:
+    """The rows that fill a leaf, from top to bottom, and what was said of their order."""
     found = source.of_role(leaf.role)
-    if not found:
-        return []
     if same := [other for other in found if other.part == leaf.part]:
-        return [_whole(source, same[0])]
+        reason = "" if told else same_rows(source, target, same[0], leaf)
+        return [_whole(source, same[0])], (reason,) if reason else ()
+    if not found:
+        return [], ()
     if not leaf.part or not all(other.part for other in found):
         raise LayoutUnknown(
             "which rows are q, k and v cannot be told from the names: they may be interleaved "
             "per head"
         )
+    for fused in (leaf, *found):
+        apart(fused)
     heights = _heights(source, target)
-    return [_piece(source, found, part, heights) for part in leaf.part]
+    order = max((x.part for x in (leaf, *found)), key=lambda part: len(part))
+    reason = f"rows taken as blocks of {', '.join(order)}"
+    return [_piece(source, found, part, heights) for part in leaf.part], (reason,)
 
 
 def _whole(source: Layer, leaf: Leaf) -> Piece:
