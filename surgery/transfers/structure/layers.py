@@ -88,7 +88,8 @@ class Layer:
             return (self._rows("weight"),)
         if len(shapes) == 1:
             return shapes[0]
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        inputs = dict.fromkeys(shape[1:] for shape in shapes)
+        return (sum(shape[0] for shape in shapes), *(size for shape in inputs for size in shape))
 
     def _rows(self, role: str) -> int:
         return sum(rows_of(leaf, bool(self.transposed)) for leaf in self.of_role(role))
@@ -161,14 +162,20 @@ def _role(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path
     return _compound(path, leaf, leaves)
 
 
+#: torch.nn.MultiheadAttention over keys and values of other widths: three weights, one bias.
+_SEPARATE = frozenset({"q_proj", "k_proj", "v_proj", "in_proj"})
+_SEPARATE_WEIGHTS = {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
+
+
 def _compound(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:
     """``in_proj_weight`` is the weight of ``in_proj``, ``bias_hh_l0`` the bias of ``hh_l0``."""
+    separate = _SEPARATE if leaves.keys() >= _SEPARATE_WEIGHTS else frozenset()
     for role, other in (("weight", "bias"), ("bias", "weight")):
         for stem, partner in (
             (leaf.removesuffix(f"_{role}"), "{}_" + other),
             (leaf.removeprefix(f"{role}_"), other + "_{}"),
         ):
-            lone = role == "bias" and stem in {"q", "k", "v"}
+            lone = stem in ({"q", "k", "v"} if role == "bias" else ()) or stem in separate
             if stem not in (leaf, "") and (partner.format(stem) in leaves or lone):
                 return (*path, stem), role
     return (*path, leaf), "weight"

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import SourceNames
-from surgery.transfers.structure.attention import join_attention
+from surgery.transfers.structure.attention import bias_alone, join_attention
 from surgery.transfers.structure.consistency import contradicted
+from surgery.transfers.structure.gates import join_gates
 from surgery.transfers.structure.hints import Hints, read_hints
 from surgery.transfers.structure.layers import (
     Layer,
@@ -90,10 +91,14 @@ def match_structure(
     :class:`~surgery.errors.SurgeryError` for hints that cannot be read or that settle nothing.
     """
     read = read_hints(hints)
-    ours = _layers(source.specs, source.ties, {})
     types = {module.path: module.types for module in target.modules}
-    theirs = _layers(target.tensors, target.ties, types)
-    ours, theirs = _flattened(ours, theirs)
+    sides = (
+        _layers(source.specs, source.ties, {}),
+        _layers(target.tensors, target.ties, types),
+    )
+    widths = any(map(bias_alone, sides))
+    ours, theirs = (join_attention(layers, widths=widths) for layers in sides)
+    ours, theirs = _flattened(*join_gates(ours, theirs))
     pairing = pair_layers(*_shared(ours, theirs), read, _orders(target, theirs, target_calls))
     pairing = _consistent(pairing, ours, theirs)
     made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
@@ -122,7 +127,7 @@ def _layers(
     """The layers of one side; of tied names the first by nature counts."""
     doubled = {name for names in ties for name in sorted(names)[1:]}
     layers = layers_of(spec for spec in specs if spec.name not in doubled)
-    return join_attention(with_orientation(layers, types))
+    return with_orientation(layers, types)
 
 
 def _orders(target: ModelSpec, layers: Sequence[Layer], calls: Sequence[str]) -> Orders:

@@ -10,16 +10,21 @@ from dataclasses import dataclass, replace
 
 from surgery.transfers.structure.layers import Layer, Leaf, Path, rows_of
 from surgery.transfers.structure.pairing import LayerPair, Open
-from surgery.transfers.structure.words import attention_part, fused_order
+from surgery.transfers.structure.words import attention_part, fused_order, tokens
 
 
 class LayoutUnknown(Exception):
     """The rows of a fused projection cannot be told apart."""
 
 
+def in_words(parts: str) -> str:
+    """``"qkv"`` is q, k, v, and ``"gu"`` gate, up."""
+    return ", ".join({"g": "gate", "u": "up"}.get(part, part) for part in parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """The word in a tensor's name that says that it makes several of q, k and v.
+    """The word in a tensor's name that says that it makes several of q, k and v, or gate and up.
 
     ``order`` is that of its blocks of rows; empty where the word does not say that there are any.
     """
@@ -30,20 +35,32 @@ class Fused:
     def __str__(self) -> str:
         if not self.order:
             return f"{self.word} does not say how its rows lie"
-        return f"{self.word} says {', '.join(self.order)}"
+        return f"{self.word} says {in_words(self.order)}"
 
 
-#: How far above a tensor the word stands: ``query_key_value.linear.weight``.
-_ABOVE = 4
+#: Modules inside a projection: its matrix, and the norm of what it puts out.
+_WITHIN = frozenset({"linear", "conv", "c", "bn", "norm", "layer", "dense", "weight", "bias"})
 
 
 def fused(name: str) -> Fused | None:
     """What the name of a tensor says of its rows; None where it is no fused projection."""
-    for segment in reversed(name.split(".")[-_ABOVE:]):
-        order = fused_order(segment)
-        if order is not None:
-            return Fused(segment.removesuffix("_weight").removesuffix("_bias"), order)
+    *above, leaf = name.split(".")
+    if found := _fused(leaf):
+        return found
+    while above:
+        if found := _fused(above[-1]):
+            return found
+        if not all(word in _WITHIN or word.isdigit() for word in tokens(above[-1])):
+            return None
+        above.pop()
     return None
+
+
+def _fused(segment: str) -> Fused | None:
+    order = fused_order(segment)
+    if order is None:
+        return None
+    return Fused(segment.removesuffix("_weight").removesuffix("_bias"), order)
 
 
 def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
@@ -60,12 +77,22 @@ def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
         if ours.word == theirs.word:
             return f"rows of {ours.word} in one order on both sides, as it is one word"
         if ours.order and ours.order == theirs.order and _even(source, ours.order):
-            return f"rows in the order {', '.join(ours.order)} by both names"
+            return f"rows in the order {in_words(ours.order)} by both names"
     names = one.spec.name, other.spec.name
     said = " and ".join(
         str(x or f"{n} says nothing") for x, n in zip((ours, theirs), names, strict=True)
     )
-    raise LayoutUnknown(f"of q, k and v, {said}: their rows may be interleaved per head")
+    raise LayoutUnknown(f"{said}: {_DOUBT[_gates(ours) or _gates(theirs)]}")
+
+
+_DOUBT = {
+    False: "rows of q, k and v may be interleaved per head",
+    True: "either of gate and up may come first",
+}
+
+
+def _gates(found: Fused | None) -> bool:
+    return found is not None and "g" in found.order
 
 
 def _fused_leaf(layer: Layer, leaf: Leaf) -> Fused | None:
@@ -78,8 +105,11 @@ def _fused_leaf(layer: Layer, leaf: Leaf) -> Fused | None:
 
 def _even(layer: Layer, order: str) -> bool:
     """Whether a linear layer has as many rows for each part as it has inputs: then there are
-    neither groups of heads nor heads of another width, which are interleaved as a rule.
+    neither groups of heads nor heads of another width, which are interleaved as a rule. A gate
+    has none of that.
     """
+    if "g" in order:
+        return True
     weights = layer.of_role("weight")
     inputs = {w.spec.numel // rows_of(w, bool(layer.transposed)) for w in weights}
     rows = sum(rows_of(w, bool(layer.transposed)) for w in weights if len(w.part) != 1)

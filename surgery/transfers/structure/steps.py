@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from surgery.specs import TensorSpec
 from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.structure.layers import Layer, Leaf, rows_of
-from surgery.transfers.structure.rows import LayoutUnknown, apart, same_rows
+from surgery.transfers.structure.rows import LayoutUnknown, apart, in_words, same_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +78,26 @@ def _pieces(
         return [_whole(source, same[0])], (reason,) if reason else ()
     if not found:
         return [], ()
+    parts = max((x.part for x in (leaf, *found)), key=lambda part: len(part))
     if not leaf.part or not all(other.part for other in found):
         raise LayoutUnknown(
-            "which rows are q, k and v cannot be told from the names: they may be interleaved "
-            "per head"
+            f"which rows are {in_words(parts)} cannot be told from the names{_DOUBT[parts[:1]]}"
         )
+    if not _holds(source, leaf):
+        raise LayoutUnknown(f"{leaf.spec.name} and its sources are not named alike")
     for fused in (leaf, *found):
         apart(fused)
-    heights = _heights(source, target)
-    order = max((x.part for x in (leaf, *found)), key=lambda part: len(part))
-    reason = f"rows taken as blocks of {', '.join(order)}"
-    return [_piece(source, found, part, heights) for part in leaf.part], (reason,)
+    height = _height(source, target)
+    reason = f"rows taken as blocks of {in_words(parts)}"
+    return [_piece(source, found, part, height) for part in leaf.part], (reason,)
+
+
+_DOUBT = defaultdict(lambda: ": they may be interleaved per head", {"g": "", "u": "", "1": ""})
+
+
+def _holds(source: Layer, leaf: Leaf) -> bool:
+    """Whether the source has the leaf's parts; of biases some may be missing, and are zero."""
+    return {*leaf.part} <= {part for other in source.of_role("weight") for part in other.part}
 
 
 def _whole(source: Layer, leaf: Leaf) -> Piece:
@@ -96,25 +106,24 @@ def _whole(source: Layer, leaf: Leaf) -> Piece:
     return Piece(leaf.spec, 0, rows_of(leaf, transposed) if shape else 1, transposed)
 
 
-def _heights(source: Layer, target: Layer) -> dict[str, int]:
-    """Rows of q, of k and of v.
+def _height(source: Layer, target: Layer) -> int:
+    """Rows of each part.
 
-    Where they are not three of one height a fused projection may hold them group by group, as
-    grouped-query attention does, and its name does not say so.
+    Where q, k and v are not three of one height a fused projection may hold them group by group,
+    as grouped-query attention does, and its name does not say so.
     """
     leaves = [(layer, leaf) for layer in (source, target) for leaf in layer.of_role("weight")]
     heights = {rows_of(leaf, bool(layer.transposed)) / len(leaf.part) for layer, leaf in leaves}
     if len(heights) > 1 or not (height := heights.pop()).is_integer():
         raise LayoutUnknown("q, k and v have different numbers of rows: they may be interleaved")
-    return dict.fromkeys("qkv", int(height))
+    return int(height)
 
 
-def _piece(source: Layer, found: Sequence[Leaf], part: str, heights: dict[str, int]) -> Piece:
+def _piece(source: Layer, found: Sequence[Leaf], part: str, height: int) -> Piece:
     for leaf in found:
         if (at := leaf.part.find(part)) >= 0:
-            start = sum(heights[before] for before in leaf.part[:at])
-            return Piece(leaf.spec, start, start + heights[part], _turned(source, leaf))
-    return Piece(None, 0, heights[part])
+            return Piece(leaf.spec, at * height, (at + 1) * height, _turned(source, leaf))
+    return Piece(None, 0, height)
 
 
 def _notes(source: Layer, target: Layer, leaf: Leaf, pieces: Sequence[Piece]) -> Iterator[str]:

@@ -199,7 +199,30 @@ def fused_order(segment: str) -> str | None:
         return "qkv"
     if any(_CONCEPT.get(word) == "norm" for word in words):
         return None
+    gates = "".join(_GATES.get(word, "") for word in words)
+    if len(gates) == 2:
+        return gates
     parts = [_PART_WORDS[word] for word in words if word in _PART_WORDS]
     if len(parts) > 1:
         return ""
     return parts[0] if parts and len(parts[0]) > 1 else None
+
+
+_GATES = {"gate": "g", "up": "u"}
+
+
+@cache
+def gate_part(segment: str) -> tuple[str, str] | None:
+    """Which matrix of a gated layer a projection is, and its name without that word.
+
+    Digits stand for themselves: ``w12`` holds ``w1`` and ``w2``.
+
+    >>> gate_part("gate_proj"), gate_part("gate_up_proj"), gate_part("w12")
+    (('g', 'proj'), ('gu', 'proj'), ('12', 'w'))
+    """
+    words = _bare(segment)
+    if len(words) == 2 and words[1].isdigit() and len({*words[1]}) == len(words[1]) < 3:
+        return words[1], words[0]
+    parts = "".join(_GATES.get(word, "") for word in words)
+    rest = "_".join(word for word in words if word not in (*_GATES, "and"))
+    return (parts, rest) if parts and len({*parts}) == len(parts) else None

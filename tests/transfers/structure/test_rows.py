@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from two_implementations import difference, load, matched, randomised, unloaded
 
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import SourceNames
@@ -144,3 +148,85 @@ def test_what_no_name_tells_of_q_and_k_is_said():
 )  # fmt: skip
 def test_the_order_that_a_fused_name_says(segment, order):
     assert fused_order(segment) == order
+
+
+class Fused(nn.Module):
+    """Torch's attention over keys and values of other widths: three weights, one bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(16, 2, kdim=12, vdim=10, batch_first=True)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, q, k, v):
+        return self.fc(self.attn(q, k, v)[0])
+
+
+class Split(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(16, 16), nn.Linear(12, 16), nn.Linear(10, 16)
+        self.out, self.fc = nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, q, k, v):
+        def heads(x):
+            return x.view(*x.shape[:2], 2, 8).transpose(1, 2)
+
+        mixed = F.scaled_dot_product_attention(*map(heads, (self.q(q), self.k(k), self.v(v))))
+        return self.fc(self.out(mixed.transpose(1, 2).reshape(q.shape)))
+
+
+@pytest.mark.parametrize("ways", [(Fused, Split), (Split, Fused)])
+def test_one_bias_beside_three_weights(ways):
+    source, target = (randomised(make(), seed) for seed, make in enumerate(ways))
+    match = matched(source, target)
+    assert not unloaded(match, target)
+    load(match, source.state_dict(), target)
+    inputs = (torch.randn(2, 5, width, dtype=torch.float64) for width in (16, 12, 10))
+    assert difference(source, target, *inputs) < 1e-9
+
+
+DOWN = ("mlp.down_proj.weight", (8, 24))
+
+
+@pytest.mark.parametrize(
+    ("split", "fused", "pieces"),
+    [
+        (("gate_proj", "up_proj"), "gate_up_proj", [("gate_proj", 0, 24), ("up_proj", 0, 24)]),
+        (("gate", "up"), "up_and_gate", [("up", 0, 24), ("gate", 0, 24)]),
+        (("w1", "w3"), "w13", [("w1", 0, 24), ("w3", 0, 24)]),
+        (("w1", "w2"), "w12", [("w1", 0, 24), ("w2", 0, 24)]),
+        (("gate_proj", "up_proj"), "w12", None),
+        (("w1", "w3"), "w12", None),
+        (("w1", "w3"), "gate_up_proj", None),
+        (("gate_proj", "up_proj"), "fc1", None),
+    ],
+)
+def test_gate_and_up_fused_and_split(split, fused, pieces):
+    two = network(*((f"mlp.{name}.weight", (24, 8)) for name in split), DOWN)
+    one = network((f"mlp.{fused}.weight", (48, 8)), DOWN)
+    made = {step.target.name: step.operation.pieces for step in plan(two, one).steps}
+    back = {step.target.name: step.operation.pieces for step in plan(one, two).steps}
+    if pieces is None:
+        assert not any(split[0] in name or fused in name for name in (*made, *back))
+        assert plan(two, one).refused and plan(one, two).refused
+        return
+    found = made[f"blocks.1.mlp.{fused}.weight"]
+    assert [(p.source.name.split(".")[-2], p.start, p.stop) for p in found] == pieces
+    for at, (name, _, _) in enumerate(pieces):
+        (piece,) = back[f"blocks.0.mlp.{name}.weight"]
+        assert (piece.start, piece.stop) == (24 * at, 24 * at + 24)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "copied"),
+    [
+        ("gate_up_proj", "gate_and_up", True),
+        ("gate_up_proj", "up_gate_proj", False),
+        ("gate_up_proj", "fc1", False),
+        ("fc1", "weights_in", True),
+    ],
+)
+def test_gate_and_up_fused_on_both_sides(one, other, copied):
+    source, target = (network((f"mlp.{name}.weight", (48, 8)), DOWN) for name in (one, other))
+    assert bool(filled(plan(source, target), other)) == copied
