@@ -9,12 +9,13 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 
 from surgery.transfers.structure.layers import Layer, Path
 from surgery.transfers.structure.ordering import natural
 from surgery.transfers.structure.pairing import LayerPair
 from surgery.transfers.structure.tree import inside
-from surgery.transfers.structure.words import concepts, numbering
+from surgery.transfers.structure.words import compare, concepts, numbering, tokens
 
 
 def contradicted(
@@ -24,22 +25,28 @@ def contradicted(
 
     ``sources`` and ``targets`` are all layers of both sides, those without a pair included.
     """
-    return {**_torn(pairs), **_shifted(pairs, sources, targets), **_out_of_place(pairs)}
+    return {
+        **_torn(pairs),
+        **_shifted(pairs, sources, targets),
+        **_out_of_place(pairs),
+        **_crossed(pairs),
+    }
 
 
 def _torn(pairs: Sequence[LayerPair]) -> dict[int, str]:
     """Pairs whose modules belong to two different pairs of modules, by all that is beside them."""
-    sources = [pair.source.path for pair in pairs]
-    targets = [pair.target.path for pair in pairs]
+    held = [at for at, pair in enumerate(pairs) if not pair.source.stands_alone]
+    sources = [pairs[at].source.path for at in held]
+    targets = [pairs[at].target.path for at in held]
     ours, theirs = _Modules(sources, targets), _Modules(targets, sources)
     found = {}
-    for at in range(len(pairs)):
+    for at, pair in enumerate(held):
         near, far = ours.smallest(at), theirs.smallest(at)
         if near and far:
             there, here = ours.images(near, at), theirs.images(far, at)
             if _apart(there, far) and _apart(here, near):
                 one, two = f"{_name(near)} is {_name(there)}", f"{_name(far)} is {_name(here)}"
-                found[at] = f"{one} and {two}, by what is beside it"
+                found[pair] = f"{one} and {two}, by what is beside it"
     return found
 
 
@@ -114,6 +121,45 @@ def _out_of_place(pairs: Sequence[LayerPair]) -> dict[int, str]:
         if not beside or not all(_embeds((p.source if here else p.target).path) for p in beside):
             found[at] = "only one of them is an embedding's"
     return found
+
+
+def _crossed(pairs: Sequence[LayerPair]) -> dict[int, str]:
+    """Matrices without a bias of which one is as wide as the other is high, and whose names stand
+    the other way round on the two sides: one side keeps them as (in, out).
+    """
+    found: dict[int, str] = {}
+    beside: dict[tuple[Path, Path], list[int]] = defaultdict(list)
+    for at, pair in enumerate(pairs):
+        if _bare_matrix(pair):
+            beside[pair.source.path[:-1], pair.target.path[:-1]].append(at)
+    for members in beside.values():
+        for one, other in combinations(members[:_FEW], 2):
+            if _stand_crosswise(pairs[one], pairs[other]):
+                found |= dict.fromkeys((one, other), "one side may keep it as (in, out)")
+    return found
+
+
+#: A module with more bare matrices than this is no feed-forward part.
+_FEW = 16
+
+
+def _bare_matrix(pair: LayerPair) -> bool:
+    shapes = [shape for _, shape in pair.source.signature]
+    return len(shapes) == 1 and len(shapes[0]) == 2 and bool(pair.source.path and pair.target.path)
+
+
+def _stand_crosswise(one: LayerPair, other: LayerPair) -> bool:
+    (_, shape), (_, turned) = one.source.signature[0], other.source.signature[0]
+    if shape != turned[::-1] or shape == turned:
+        return False
+    ours = one.source.path[-1], other.source.path[-1]
+    theirs = one.target.path[-1], other.target.path[-1]
+    orders = compare(*ours), compare(*theirs)
+    if None not in orders:
+        return orders[0] != orders[1]
+    mine, yours = ([{*tokens(segment)} for segment in side] for side in (ours, theirs))
+    straight = len(mine[0] & yours[0]) + len(mine[1] & yours[1])
+    return straight < len(mine[0] & yours[1]) + len(mine[1] & yours[0])
 
 
 def _embeds(path: Path) -> bool:

@@ -50,6 +50,12 @@ class Layer:
     def name(self) -> str:
         return ".".join(self.path)
 
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it is a parameter under its own name, which implementations keep anywhere."""
+        names = {leaf.spec.name.rpartition(".")[2] for leaf in self.leaves}
+        return len(self.leaves) == 1 and names == {*self.path[-1:]}
+
     def of_role(self, role: str) -> list[Leaf]:
         return [leaf for leaf in self.leaves if leaf.role == role]
 
@@ -155,7 +161,8 @@ def _role(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path
     if {"weight_g", "weight_v"} <= leaves.keys() and leaf in _WEIGHT_NORM:
         return path, _WEIGHT_NORM[leaf]
     if leaf in _ROLES:
-        return path, _ROLES[leaf]
+        last = _ROLES[leaf] == "weight" and _inputs_last(leaves[leaf].shape)
+        return path, "kernel (h, w, in, out)" if last else _ROLES[leaf]
     partner, role = _PARTNERS.get(leaf, ("", ""))
     if partner in leaves:
         return path, role
@@ -165,6 +172,18 @@ def _role(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path
 #: torch.nn.MultiheadAttention over keys and values of other widths: three weights, one bias.
 _SEPARATE = frozenset({"q_proj", "k_proj", "v_proj", "in_proj"})
 _SEPARATE_WEIGHTS = {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
+
+
+def _inputs_last(shape: Shape) -> bool:
+    """Whether a convolution of other frameworks keeps its pixels first: (3, 3, in, out), where
+    torch has (out, in, 3, 3). They are left alone, since depthwise ones are written in two ways.
+    """
+    return (
+        len(shape) == 4
+        and shape[0] == shape[1]
+        and shape[2:] != (1, 1)
+        and (shape[0] == 1 or shape[2] != shape[3])
+    )
 
 
 def _compound(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:
@@ -186,7 +205,8 @@ def with_orientation(layers: Sequence[Layer], types: Mapping[str, tuple[str, ...
 
     A bias is as long as the layer has outputs, so a weight that is not square tells by itself.
     A square one goes by its module's class, or by the nearest ancestor whose telling layers
-    all agree; where they do not agree it stays unknown. ``types`` are class names by path.
+    all agree; where they do not agree it stays unknown. Without a bias the class alone tells.
+    ``types`` are class names by path.
     """
     told = {layer.path: _told(layer, types.get(layer.name, ())) for layer in layers}
     if not any(told.values()):
@@ -208,7 +228,8 @@ def _matrix(layer: Layer) -> tuple[TensorSpec, TensorSpec] | None:
 
 def _told(layer: Layer, types: tuple[str, ...]) -> bool | None:
     if (matrix := _matrix(layer)) is None:
-        return None
+        unbiased = len(layer.leaves) == 1 and len(layer.leaves[0].spec.shape) == 2
+        return True if unbiased and "Conv1D" in types else None
     if types:
         return "Conv1D" in types
     (rows, columns), bias = matrix[0].shape, matrix[1].shape

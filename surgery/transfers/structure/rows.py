@@ -39,7 +39,7 @@ class Fused:
 
 
 #: Modules inside a projection: its matrix, and the norm of what it puts out.
-_WITHIN = frozenset({"linear", "conv", "c", "bn", "norm", "layer", "dense", "weight", "bias"})
+_WITHIN = frozenset({"linear", "conv", "convolution", "c", "bn", "norm", "layer", "dense"})
 
 
 def fused(name: str) -> Fused | None:
