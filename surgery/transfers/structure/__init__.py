@@ -10,10 +10,12 @@ Read from the outside in: :mod:`~surgery.transfers.structure.layers` and
 """
 
 from surgery.transfers.structure.match import RefusedGroup, StructureMatch, match_structure
+from surgery.transfers.structure.resized import Resized
 from surgery.transfers.structure.steps import StructureStep
 
 __all__ = [
     "RefusedGroup",
+    "Resized",
     "StructureMatch",
     "StructureStep",
     "match_structure",

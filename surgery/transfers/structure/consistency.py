@@ -14,7 +14,7 @@ from itertools import combinations
 from surgery.transfers.structure.layers import Layer, Path
 from surgery.transfers.structure.ordering import natural
 from surgery.transfers.structure.pairing import LayerPair
-from surgery.transfers.structure.tree import inside
+from surgery.transfers.structure.tree import block_of, inside
 from surgery.transfers.structure.words import compare, concepts, numbering, tokens
 
 
@@ -30,6 +30,7 @@ def contradicted(
         **_shifted(pairs, sources, targets),
         **_out_of_place(pairs),
         **_crossed(pairs),
+        **_mixed(pairs, sources, targets),
     }
 
 
@@ -136,6 +137,27 @@ def _crossed(pairs: Sequence[LayerPair]) -> dict[int, str]:
         for one, other in combinations(members[:_FEW], 2):
             if _stand_crosswise(pairs[one], pairs[other]):
                 found |= dict.fromkeys((one, other), "one side may keep it as (in, out)")
+    return found
+
+
+def _mixed(
+    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
+) -> dict[int, str]:
+    """Stems over grey pictures that look like depthwise kernels: where one side has such a kernel
+    left over, and the other a stem of that size over more channels, outside of numbered blocks
+    any of them may be meant.
+    """
+    paired = {id(layer) for pair in pairs for layer in (pair.source, pair.target)}
+    left = [[x for x in side if id(x) not in paired] for side in (sources, targets)]
+    kinds = [{x.signature for x in side if x.kernels} for side in left]
+    stems = [{x.kernels for x in side if x.kernels} for side in left]
+    found = {}
+    for at, pair in enumerate(pairs):
+        for side, layer in enumerate((pair.source, pair.target)):
+            more = stems[1 - side] if layer.signature in kinds[side] else ()
+            inner = block_of(pair.source.path) and block_of(pair.target.path)
+            if layer.kernels in more and not inner:
+                found[at] = "a stem of this size over other channels is left as well"
     return found
 
 

@@ -79,6 +79,14 @@ class Layer:
             return shape[0], shape[1]
         return None
 
+    @property
+    def kernels(self) -> Shape:
+        """(outputs, height, width) of a convolution over pictures; ``()`` for other layers."""
+        shapes = [leaf.spec.shape for leaf in self.of_role("weight")]
+        if len(shapes) != 1 or len(shapes[0]) != 4 or max(shapes[0][2:]) == 1:
+            return ()
+        return (shapes[0][0], *shapes[0][2:])
+
     def _shape(self, role: str) -> Shape:
         leaves = self.of_role(role)
         shapes = [squeezed(leaf.spec.shape) for leaf in leaves]

@@ -25,6 +25,7 @@ from surgery.transfers.structure.layers import (
     with_orientation,
 )
 from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing, pair_layers
+from surgery.transfers.structure.resized import Resized, resized_of
 from surgery.transfers.structure.rows import (
     LayoutUnknown,
     makes_parts,
@@ -56,6 +57,7 @@ class StructureMatch:
     on either side that have no counterpart at all.
 
     ``different`` says why the two were not taken for one network; empty where they were.
+    ``resized`` are names among those without a counterpart that are one thing in another size.
     """
 
     steps: tuple[StructureStep, ...]
@@ -63,10 +65,12 @@ class StructureMatch:
     without_source: tuple[str, ...]
     unused: tuple[str, ...]
     different: str = ""
+    resized: tuple[Resized, ...] = ()
 
     def __str__(self) -> str:
         lines = [*([self.different] if self.different else []), *map(str, self.steps)]
         lines += [f"refused: {group}" for group in self.refused]
+        lines += [f"of another size: {pair}" for pair in self.resized]
         lines += [f"without a source: {name}" for name in self.without_source]
         return "\n".join([*lines, *(f"unused: {name}" for name in self.unused)])
 
@@ -105,8 +109,18 @@ def match_structure(
     read.refuse_unused(_paths(ours), _paths(theirs))
     different = _different(len(pairing.pairs), min(len(ours), len(theirs)))
     if different:
-        made, refused = {}, []
-    return _result(made, refused, different, source, target)
+        return _result({}, [], source, target, different)
+    resized = resized_of(*_left(pairing, ours, theirs), pairing.pairs)
+    return _result(made, refused, source, target, resized=resized)
+
+
+def _left(
+    pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]
+) -> tuple[list[Layer], list[Layer]]:
+    """The layers of either side that are in no pair and in no open group."""
+    used = {id(layer) for pair in pairing.pairs for layer in (pair.source, pair.target)}
+    used |= {id(layer) for group in pairing.open for layer in (*group.sources, *group.targets)}
+    return [x for x in ours if id(x) not in used], [x for x in theirs if id(x) not in used]
 
 
 def _paths(layers: Iterable[Layer]) -> list[Path]:
@@ -204,9 +218,10 @@ def _consistent(pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]
 def _result(
     made: Mapping[str, StructureStep],
     refused: list[RefusedGroup],
-    different: str,
     source: SourceNames,
     target: ModelSpec,
+    different: str = "",
+    resized: tuple[Resized, ...] = (),
 ) -> StructureMatch:
     made = _tied(made, target)
     steps = tuple(made[spec.name] for spec in target.tensors if spec.name in made)
@@ -220,6 +235,7 @@ def _result(
         tuple(spec.name for spec in target.tensors if spec.name not in spoken),
         tuple(sorted(spec.name for spec in source.specs if spec.name not in named)),
         different,
+        resized,
     )
 
 
