@@ -7,7 +7,7 @@ refused, group by group, with its candidates.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from surgery.specs import ModelSpec, TensorSpec
@@ -33,8 +33,10 @@ from surgery.transfers.structure.rows import (
     without_turned,
     words_of,
 )
+from surgery.transfers.structure.sequence import Sequences
 from surgery.transfers.structure.steps import StructureStep, steps_of
 from surgery.transfers.structure.words import concepts
+from surgery.wrappers import unwrap_name, unwrap_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +88,29 @@ def match_structure(
     *,
     hints: Iterable[str] | Mapping[str, str] = (),
     target_calls: Sequence[str] = (),
+    source_model: ModelSpec | None = None,
+    source_calls: Sequence[str] = (),
 ) -> StructureMatch:
     """Decide which source tensor feeds which tensor of another implementation of the network.
 
     ``hints`` are ``"source = target"``, whole segments or paths of them, for what stays open
     without; ``target_calls`` are the target's module paths in the order in which they run.
-    The order of the source's entries means nothing. Raises
+    The order of the source's entries means nothing; ``source_model`` tells the module types and
+    the order of the code that made them, and ``source_calls`` how that runs. Raises
     :class:`~surgery.errors.SurgeryError` for hints that cannot be read or that settle nothing.
     """
     read = read_hints(hints)
-    types = {module.path: module.types for module in target.modules}
     sides = (
-        _layers(source.specs, source.ties, {}),
-        _layers(target.tensors, target.ties, types),
+        _layers(source.specs, source.ties, source_model),
+        _layers(target.tensors, target.ties, target),
     )
     widths = any(map(bias_alone, sides))
     ours, theirs = (join_attention(layers, widths=widths) for layers in sides)
     ours, theirs = _flattened(*join_gates(ours, theirs))
-    pairing = pair_layers(*_shared(ours, theirs), read, _orders(target, theirs, target_calls))
+    orders = Orders(
+        _sequences(source_model, ours, source_calls), _sequences(target, theirs, target_calls)
+    )
+    pairing = pair_layers(*_shared(ours, theirs), read, orders)
     pairing = _consistent(pairing, ours, theirs)
     made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
     read.refuse_unused(_paths(ours), _paths(theirs))
@@ -134,25 +141,37 @@ def _says_place(layer: Layer) -> bool:
 
 
 def _layers(
-    specs: Iterable[TensorSpec],
-    ties: Iterable[tuple[str, ...]],
-    types: Mapping[str, tuple[str, ...]],
+    specs: Iterable[TensorSpec], ties: Iterable[tuple[str, ...]], model: ModelSpec | None
 ) -> list[Layer]:
     """The layers of one side; of tied names the first by nature counts."""
     doubled = {name for names in ties for name in sorted(names)[1:]}
     layers = layers_of(spec for spec in specs if spec.name not in doubled)
-    return with_orientation(layers, types)
+    types = {module.path: module.types for module in model.modules} if model else {}
+    return with_orientation(layers, {unwrap_name(path): found for path, found in types.items()})
 
 
-def _orders(target: ModelSpec, layers: Sequence[Layer], calls: Sequence[str]) -> Orders:
-    if not target.knows_types:
-        return Orders()
-    places = {spec.name: at for at, spec in enumerate(target.tensors)}
-    first = {x.path: min(places[leaf.spec.name] for leaf in x.leaves) for x in layers}
-    registered = {path: at for at, path in enumerate(sorted(first, key=first.__getitem__))}
-    runs = {path: at for at, path in reversed(list(enumerate(calls)))}
-    run = {x.path: runs[x.name] for x in layers if x.name in runs}
-    return Orders(registered, run)
+def _sequences(model: ModelSpec | None, layers: Sequence[Layer], calls: Sequence[str]) -> Sequences:
+    """The orders of one side's layers, where its code is known."""
+    if model is None or not model.knows_types:
+        return Sequences()
+    clean = unwrap_names(spec.name for spec in model.tensors)
+    places = {clean[spec.name]: at for at, spec in enumerate(model.tensors)}
+    runs = {unwrap_name(path): at for at, path in reversed(list(enumerate(calls)))}
+    return Sequences(
+        dict(_firsts(layers, lambda name: places.get(name))),
+        dict(_firsts(layers, lambda name: runs.get(name.rpartition(".")[0]))),
+    )
+
+
+def _firsts(
+    layers: Sequence[Layer], place: Callable[[str], int | None]
+) -> Iterator[tuple[Path, int]]:
+    """The first place of any tensor of each layer."""
+    clean = unwrap_names(leaf.spec.name for layer in layers for leaf in layer.leaves)
+    for layer in layers:
+        found = [place(clean[leaf.spec.name]) for leaf in layer.leaves]
+        if known := [at for at in found if at is not None]:
+            yield layer.path, min(known)
 
 
 def _flattened(ours: list[Layer], theirs: list[Layer]) -> tuple[list[Layer], list[Layer]]:
