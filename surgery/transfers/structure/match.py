@@ -111,7 +111,7 @@ def match_structure(
         _sequences(source_model, ours, source_calls), _sequences(target, theirs, target_calls)
     )
     pairing = pair_layers(*_shared(ours, theirs), read, orders)
-    pairing = _consistent(pairing, ours, theirs)
+    pairing = _consistent(pairing, ours, theirs, orders)
     made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
     read.refuse_unused(_paths(ours), _paths(theirs))
     different = _different(len(pairing.pairs), min(len(ours), len(theirs)))
@@ -222,9 +222,11 @@ def _shared(ours: Sequence[Layer], theirs: Sequence[Layer]) -> tuple[list[Layer]
     return [x for x in ours if x.signature in both], [x for x in theirs if x.signature in both]
 
 
-def _consistent(pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]) -> Pairing:
+def _consistent(
+    pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer], orders: Orders
+) -> Pairing:
     """Pairs that others speak against are open again."""
-    wrong = contradicted(pairing.pairs, ours, theirs)
+    wrong = contradicted(pairing.pairs, ours, theirs, orders)
     again = [
         Open((pair.source,), (pair.target,), f"of one shape, but {wrong[at]}")
         for at, pair in enumerate(pairing.pairs)

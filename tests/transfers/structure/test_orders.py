@@ -125,3 +125,38 @@ def test_code_of_both_sides_settles_the_norms_of_pyramid_transformers():
     assert not unloaded(match, target)
     load(match, source.state_dict(), target)
     assert difference(with_eps(source), with_eps(target), picture.double()) < 1e-9
+
+
+class Encoder(nn.Module):
+    """Post-norm blocks; ``ln`` is what it embeds, or what it puts out."""
+
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        self.tok, self.last = nn.Embedding(11, 8), last
+        if not last:
+            self.ln = nn.LayerNorm(8)
+        self.blocks = nn.ModuleList(Mix("norm1", "norm2", post=True) for _ in range(2))
+        if last:
+            self.ln = nn.LayerNorm(8)
+
+    def forward(self, words):
+        x = self.tok(words) if self.last else self.ln(self.tok(words))
+        for block in self.blocks:
+            x = block(x)
+        return self.ln(x) if self.last else x
+
+
+class Embedded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleDict({"words": nn.Embedding(11, 8), "norm": nn.LayerNorm(8)})
+        self.layers = nn.ModuleList(Mix("norm1", "norm2", post=True) for _ in range(2))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_order_of_the_target_tells_the_norm_of_an_embedding_from_the_last(last):
+    source, target = Embedded(), Encoder(last=last)
+    calls = calls_of(target, torch.arange(11))
+    assert {"ln.weight", "ln.bias"} <= unloaded(matched(source, target), target)
+    missing = unloaded(matched(source, target, target_calls=calls), target)
+    assert missing == ({"ln.weight", "ln.bias"} if last else set())
