@@ -49,6 +49,20 @@ def matched(
 
 
 @torch.no_grad()
+def calls_of(model: nn.Module, *inputs: torch.Tensor) -> list[str]:
+    """The paths of the modules, in the order in which they start to run."""
+    calls: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, path=path: calls.append(path))
+        for path, module in model.named_modules()
+    ]
+    model(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+@torch.no_grad()
 def load(match: StructureMatch, source: Mapping[str, torch.Tensor], target: nn.Module) -> None:
     """Apply every step."""
     state = target.state_dict()

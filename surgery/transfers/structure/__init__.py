@@ -10,9 +10,11 @@ Read from the outside in: :mod:`~surgery.transfers.structure.layers` and
 """
 
 from surgery.transfers.structure.match import StructureMatch, match_structure
+from surgery.transfers.structure.resized import Resized
 from surgery.transfers.structure.steps import StructureStep
 
 __all__ = [
+    "Resized",
     "StructureMatch",
     "StructureStep",
     "match_structure",

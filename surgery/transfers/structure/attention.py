@@ -10,8 +10,21 @@ from surgery.transfers.structure.layers import Layer, Leaf, Path, rows_of
 from surgery.transfers.structure.words import attention_part
 
 
-def join_attention(layers: Sequence[Layer]) -> list[Layer]:
+def bias_alone(layers: Sequence[Layer]) -> bool:
+    """Whether an attention has one bias for q, k and v, and weights that are not one: those of
+    torch.nn.MultiheadAttention over keys and values of other widths.
+    """
+    return any(
+        layer.path
+        and (attention_part(layer.path[-1]) or ("",))[0] == "qkv"
+        and not layer.of_role("weight")
+        for layer in layers
+    )
+
+
+def join_attention(layers: Sequence[Layer], *, widths: bool = False) -> list[Layer]:
     """Join sibling projections that make q, k and v of one attention; others stay as they are.
+    ``widths`` says that they may have inputs of several widths.
 
     The joined layer stands at the projections' parent, under ``qkv``. Its signature is that of
     the fused projection, so that either form finds the other.
@@ -24,7 +37,9 @@ def join_attention(layers: Sequence[Layer]) -> list[Layer]:
             families[layer.path[:-1], stem if part != "qkv" else ""].append((part, layer))
     joined: dict[Path, Layer] = {}
     for (parent, stem), members in families.items():
-        if whole := _join(parent, stem, members):
+        if stem and _lone_biases(families.get((parent, ""), ())):
+            members = [*members, *families[parent, ""]]
+        if whole := _join(parent, stem, members, widths):
             joined |= {member.path: whole for _, member in members}
     return list({id(layer): layer for layer in (joined.get(x.path, x) for x in layers)}.values())
 
@@ -39,7 +54,13 @@ def _is_projection(layer: Layer) -> bool:
     return sum(size > 1 for size in weights[0].spec.shape) == 2
 
 
-def _join(parent: Path, stem: str, members: Sequence[tuple[str, Layer]]) -> Layer | None:
+def _lone_biases(members: Sequence[tuple[str, Layer]]) -> bool:
+    return bool(members) and not any(layer.of_role("weight") for _, layer in members)
+
+
+def _join(
+    parent: Path, stem: str, members: Sequence[tuple[str, Layer]], widths: bool
+) -> Layer | None:
     leaves = [
         replace(leaf, part=part)
         for part, layer in sorted(members, key=lambda member: "qkv".find(member[0][0]))
@@ -48,7 +69,7 @@ def _join(parent: Path, stem: str, members: Sequence[tuple[str, Layer]]) -> Laye
     weights = [leaf for leaf in leaves if leaf.role == "weight"]
     biases = [leaf for leaf in leaves if leaf.role == "bias"]
     flags = {layer.transposed for _, layer in members if layer.of_role("weight")}
-    if not _complete(weights) or len(flags) != 1 or not _fits(weights, biases, flags):
+    if not _complete(weights) or len(flags) != 1 or not _fits(weights, biases, flags, widths):
         return None
     segment = members[0][1].path[-1] if len(members) == 1 else "_".join(filter(None, (stem, "qkv")))
     return Layer((*parent, segment), tuple(leaves), flags.pop())
@@ -59,9 +80,12 @@ def _complete(weights: Sequence[Leaf]) -> bool:
     return sorted("".join(leaf.part for leaf in weights)) == ["k", "q", "v"]
 
 
-def _fits(weights: Sequence[Leaf], biases: Sequence[Leaf], flags: set[bool | None]) -> bool:
+def _fits(
+    weights: Sequence[Leaf], biases: Sequence[Leaf], flags: set[bool | None], widths: bool
+) -> bool:
     transposed = True in flags
     inputs = {leaf.spec.numel // rows_of(leaf, transposed) for leaf in weights}
     parts = "".join(leaf.part for leaf in biases)
     blocks = len(weights) > 1 or rows_of(weights[0], transposed) % 3 == 0
-    return blocks and len(inputs) == 1 and len(parts) == len(set(parts))
+    alike = len(inputs) == 1 or (widths and len(weights) == 3)
+    return blocks and alike and len(parts) == len(set(parts))

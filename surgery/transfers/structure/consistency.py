@@ -9,37 +9,49 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 
 from surgery.transfers.structure.layers import Layer, Path
 from surgery.transfers.structure.ordering import natural
-from surgery.transfers.structure.pairing import LayerPair
-from surgery.transfers.structure.tree import inside
-from surgery.transfers.structure.words import concepts, numbering
+from surgery.transfers.structure.pairing import LayerPair, Orders
+from surgery.transfers.structure.sequence import Sequences
+from surgery.transfers.structure.tree import block_of, inside
+from surgery.transfers.structure.words import compare, concepts, numbering, tokens
 
 
 def contradicted(
-    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
+    pairs: Sequence[LayerPair],
+    sources: Sequence[Layer],
+    targets: Sequence[Layer],
+    orders: Orders,
 ) -> dict[int, str]:
     """Pairs, by their place in ``pairs``, that others speak against, each with the reason.
 
     ``sources`` and ``targets`` are all layers of both sides, those without a pair included.
     """
-    return {**_torn(pairs), **_shifted(pairs, sources, targets), **_out_of_place(pairs)}
+    return {
+        **_torn(pairs),
+        **_shifted(pairs, sources, targets),
+        **_out_of_place(pairs, orders),
+        **_crossed(pairs),
+        **_mixed(pairs, sources, targets),
+    }
 
 
 def _torn(pairs: Sequence[LayerPair]) -> dict[int, str]:
     """Pairs whose modules belong to two different pairs of modules, by all that is beside them."""
-    sources = [pair.source.path for pair in pairs]
-    targets = [pair.target.path for pair in pairs]
+    held = [at for at, pair in enumerate(pairs) if not pair.source.stands_alone]
+    sources = [pairs[at].source.path for at in held]
+    targets = [pairs[at].target.path for at in held]
     ours, theirs = _Modules(sources, targets), _Modules(targets, sources)
     found = {}
-    for at in range(len(pairs)):
+    for at, pair in enumerate(held):
         near, far = ours.smallest(at), theirs.smallest(at)
         if near and far:
             there, here = ours.images(near, at), theirs.images(far, at)
             if _apart(there, far) and _apart(here, near):
                 one, two = f"{_name(near)} is {_name(there)}", f"{_name(far)} is {_name(here)}"
-                found[at] = f"{one} and {two}, by what is beside it"
+                found[pair] = f"{one} and {two}, by what is beside it"
     return found
 
 
@@ -95,12 +107,14 @@ def _apart(one: Path, other: Path) -> bool:
     return not inside(one, other) and not inside(other, one)
 
 
-def _out_of_place(pairs: Sequence[LayerPair]) -> dict[int, str]:
+def _out_of_place(pairs: Sequence[LayerPair], orders: Orders) -> dict[int, str]:
     """Norms of layers that only one side counts among its embeddings: one network normalises
     what it embeds, another what it puts out, and both have one such norm.
 
-    A side that names no embedding may still hold the norm beside the embedding.
+    A side that names no embedding may still hold the norm beside the embedding, or run it before
+    its numbered blocks.
     """
+    early = _before_blocks(orders.source), _before_blocks(orders.target)
     ours = _pairs_by_module([pair.source.path for pair in pairs])
     theirs = _pairs_by_module([pair.target.path for pair in pairs])
     found = {}
@@ -109,6 +123,8 @@ def _out_of_place(pairs: Sequence[LayerPair]) -> dict[int, str]:
         roles, shapes = zip(*pair.source.signature, strict=True)
         if here == there or "mean" in roles or any(len(shape) > 1 for shape in shapes):
             continue
+        if (here or pair.source.path in early[0]) and (there or pair.target.path in early[1]):
+            continue
         path, modules = (pair.target.path, theirs) if here else (pair.source.path, ours)
         beside = [pairs[x] for x in modules.get(_smallest(path, modules), ()) if x != at]
         if not beside or not all(_embeds((p.source if here else p.target).path) for p in beside):
@@ -116,8 +132,77 @@ def _out_of_place(pairs: Sequence[LayerPair]) -> dict[int, str]:
     return found
 
 
+def _before_blocks(sequences: Sequences) -> set[Path]:
+    """The layers that stand before all that are in numbered blocks, as registered and as run."""
+    found = []
+    for places in (sequences.registered, sequences.run):
+        first = min((at for path, at in places.items() if block_of(path)), default=-1)
+        found.append({path for path, at in places.items() if at < first})
+    return found[0] & found[1]
+
+
 def _embeds(path: Path) -> bool:
     return any("embed" in concepts(segment) for segment in path)
+
+
+def _crossed(pairs: Sequence[LayerPair]) -> dict[int, str]:
+    """Matrices without a bias of which one is as wide as the other is high, and whose names stand
+    the other way round on the two sides: one side keeps them as (in, out).
+    """
+    found: dict[int, str] = {}
+    beside: dict[tuple[Path, Path], list[int]] = defaultdict(list)
+    for at, pair in enumerate(pairs):
+        if _bare_matrix(pair):
+            beside[pair.source.path[:-1], pair.target.path[:-1]].append(at)
+    for members in beside.values():
+        for one, other in combinations(members[:_FEW], 2):
+            if _stand_crosswise(pairs[one], pairs[other]):
+                found |= dict.fromkeys((one, other), "one side may keep it as (in, out)")
+    return found
+
+
+#: A module with more bare matrices than this is no feed-forward part.
+_FEW = 16
+
+
+def _bare_matrix(pair: LayerPair) -> bool:
+    shapes = [shape for _, shape in pair.source.signature]
+    return len(shapes) == 1 and len(shapes[0]) == 2 and bool(pair.source.path and pair.target.path)
+
+
+def _stand_crosswise(one: LayerPair, other: LayerPair) -> bool:
+    (_, shape), (_, turned) = one.source.signature[0], other.source.signature[0]
+    if shape != turned[::-1] or shape == turned:
+        return False
+    ours = one.source.path[-1], other.source.path[-1]
+    theirs = one.target.path[-1], other.target.path[-1]
+    orders = compare(*ours), compare(*theirs)
+    if None not in orders:
+        return orders[0] != orders[1]
+    mine, yours = ([{*tokens(segment)} for segment in side] for side in (ours, theirs))
+    straight = len(mine[0] & yours[0]) + len(mine[1] & yours[1])
+    return straight < len(mine[0] & yours[1]) + len(mine[1] & yours[0])
+
+
+def _mixed(
+    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
+) -> dict[int, str]:
+    """Stems over grey pictures that look like depthwise kernels: where one side has such a kernel
+    left over, and the other a stem of that size over more channels, outside of numbered blocks
+    any of them may be meant.
+    """
+    paired = {id(layer) for pair in pairs for layer in (pair.source, pair.target)}
+    left = [[x for x in side if id(x) not in paired] for side in (sources, targets)]
+    kinds = [{x.signature for x in side if x.kernels} for side in left]
+    stems = [{x.kernels for x in side if x.kernels} for side in left]
+    found = {}
+    for at, pair in enumerate(pairs):
+        for side, layer in enumerate((pair.source, pair.target)):
+            more = stems[1 - side] if layer.signature in kinds[side] else ()
+            inner = block_of(pair.source.path) and block_of(pair.target.path)
+            if layer.kernels in more and not inner:
+                found[at] = "a stem of this size over other channels is left as well"
+    return found
 
 
 #: Numbered siblings: the module that holds them, and their name with its number left open.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from surgery.transfers.structure.hints import Hints
 from surgery.transfers.structure.layers import Path
 from surgery.transfers.structure.ordering import before, chain, natural
+from surgery.transfers.structure.sequence import Anchors
 from surgery.transfers.structure.tree import inside
 from surgery.transfers.structure.words import concepts
 
@@ -26,7 +27,8 @@ class Known:
     ``pairs`` are decided; ``inside`` lists the sources among them by each module above them, and
     ``matrices`` are those that have inputs and outputs. ``learned`` are pairs that the same names
     have elsewhere. ``order`` is the place of each target among the layers as they were
-    registered, empty where no code gave it; ``run`` that in which they run.
+    registered, empty where no code gave it; ``run`` that in which they run. ``anchors`` has both
+    orders of both sides, where they are known.
     """
 
     hints: Hints
@@ -36,6 +38,7 @@ class Known:
     matrices: frozenset[Path] = frozenset()
     order: Mapping[Path, int] = field(default_factory=dict)
     run: Mapping[Path, int] = field(default_factory=dict)
+    anchors: Anchors | None = None
 
 
 def settle(
@@ -59,6 +62,9 @@ def settle(
     for source, (target, _) in agreed.items():
         by_target[target].add(source)
     if contested or any(len(names) > 1 for names in by_target.values()):
+        return {}
+    placed = _between_decided(sources, targets, known)
+    if any(placed.get(source, target) != target for source, (target, _) in agreed.items()):
         return {}
     if len(sources) != len(targets):
         return {} if _same_row(sources, targets, agreed) else agreed
@@ -228,6 +234,11 @@ def _registered(sources: Sequence[Path], targets: Sequence[Path], known: Known) 
     return pairs if places == sorted(places) and runs == sorted(runs) else {}
 
 
+def _between_decided(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
+    """Each stands between the same decided layers on both sides, as registered and as they run."""
+    return known.anchors.pair(sources, targets) if known.anchors else {}
+
+
 def _enclosed(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
     """A module's layers are neighbours where all are numbered in one row: of two norms, the one
     that lies between others of a module, on the other side, belongs into that module.
@@ -281,4 +292,5 @@ _LAST_RULES: tuple[tuple[Rule, str], ...] = (
     (_enclosed, "between layers of its module"),
     (_beside, "beside a decided layer in its module, and next to it as registered"),
     (_registered, "order by name, and as registered beside decided layers"),
+    (_between_decided, "between the same decided layers, as registered and as they run"),
 )

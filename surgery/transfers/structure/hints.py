@@ -30,6 +30,10 @@ def _has(path: Path, part: Path) -> bool:
     return any(path[at : at + len(part)] == part for at in range(len(path) - len(part) + 1))
 
 
+def _ends(paths: Sequence[Path], part: Path) -> bool:
+    return any(path[-len(part) :] == part for path in paths)
+
+
 @dataclass(frozen=True)
 class Hints:
     """The hints, and which of them have settled something."""
@@ -42,6 +46,14 @@ class Hints:
 
     def use(self, hint: Hint) -> None:
         self.used.add(hint)
+
+    def tell(self, sources: Sequence[Path], targets: Sequence[Path]) -> bool:
+        """Whether a hint ends as one of either side's paths do; it counts as used then."""
+        for hint in self.hints:
+            if _ends(sources, hint.source) and _ends(targets, hint.target):
+                self.use(hint)
+                return True
+        return False
 
     def refuse_unused(self, sources: Iterable[Path], targets: Iterable[Path]) -> None:
         """Raise :class:`~surgery.errors.SurgeryError` for hints that settled nothing."""

@@ -50,6 +50,12 @@ class Layer:
     def name(self) -> str:
         return ".".join(self.path)
 
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it is a parameter under its own name, which implementations keep anywhere."""
+        names = {leaf.spec.name.rpartition(".")[2] for leaf in self.leaves}
+        return len(self.leaves) == 1 and names == {*self.path[-1:]}
+
     def of_role(self, role: str) -> list[Leaf]:
         return [leaf for leaf in self.leaves if leaf.role == role]
 
@@ -73,6 +79,14 @@ class Layer:
             return shape[0], shape[1]
         return None
 
+    @property
+    def kernels(self) -> Shape:
+        """(outputs, height, width) of a convolution over pictures; ``()`` for other layers."""
+        shapes = [leaf.spec.shape for leaf in self.of_role("weight")]
+        if len(shapes) != 1 or len(shapes[0]) != 4 or max(shapes[0][2:]) == 1:
+            return ()
+        return (shapes[0][0], *shapes[0][2:])
+
     def _shape(self, role: str) -> Shape:
         leaves = self.of_role(role)
         shapes = [squeezed(leaf.spec.shape) for leaf in leaves]
@@ -88,7 +102,8 @@ class Layer:
             return (self._rows("weight"),)
         if len(shapes) == 1:
             return shapes[0]
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        inputs = dict.fromkeys(shape[1:] for shape in shapes)
+        return (sum(shape[0] for shape in shapes), *(size for shape in inputs for size in shape))
 
     def _rows(self, role: str) -> int:
         return sum(rows_of(leaf, bool(self.transposed)) for leaf in self.of_role(role))
@@ -154,21 +169,40 @@ def _role(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path
     if {"weight_g", "weight_v"} <= leaves.keys() and leaf in _WEIGHT_NORM:
         return path, _WEIGHT_NORM[leaf]
     if leaf in _ROLES:
-        return path, _ROLES[leaf]
+        last = _ROLES[leaf] == "weight" and _inputs_last(leaves[leaf].shape)
+        return path, "kernel (h, w, in, out)" if last else _ROLES[leaf]
     partner, role = _PARTNERS.get(leaf, ("", ""))
     if partner in leaves:
         return path, role
     return _compound(path, leaf, leaves)
 
 
+#: torch.nn.MultiheadAttention over keys and values of other widths: three weights, one bias.
+_SEPARATE = frozenset({"q_proj", "k_proj", "v_proj", "in_proj"})
+_SEPARATE_WEIGHTS = {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
+
+
+def _inputs_last(shape: Shape) -> bool:
+    """Whether a convolution of other frameworks keeps its pixels first: (3, 3, in, out), where
+    torch has (out, in, 3, 3). They are left alone, since depthwise ones are written in two ways.
+    """
+    return (
+        len(shape) == 4
+        and shape[0] == shape[1]
+        and shape[2:] != (1, 1)
+        and (shape[0] == 1 or shape[2] != shape[3])
+    )
+
+
 def _compound(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:
     """``in_proj_weight`` is the weight of ``in_proj``, ``bias_hh_l0`` the bias of ``hh_l0``."""
+    separate = _SEPARATE if leaves.keys() >= _SEPARATE_WEIGHTS else frozenset()
     for role, other in (("weight", "bias"), ("bias", "weight")):
         for stem, partner in (
             (leaf.removesuffix(f"_{role}"), "{}_" + other),
             (leaf.removeprefix(f"{role}_"), other + "_{}"),
         ):
-            lone = role == "bias" and stem in {"q", "k", "v"}
+            lone = stem in ({"q", "k", "v"} if role == "bias" else ()) or stem in separate
             if stem not in (leaf, "") and (partner.format(stem) in leaves or lone):
                 return (*path, stem), role
     return (*path, leaf), "weight"
@@ -179,7 +213,8 @@ def with_orientation(layers: Sequence[Layer], types: Mapping[str, tuple[str, ...
 
     A bias is as long as the layer has outputs, so a weight that is not square tells by itself.
     A square one goes by its module's class, or by the nearest ancestor whose telling layers
-    all agree; where they do not agree it stays unknown. ``types`` are class names by path.
+    all agree; where they do not agree it stays unknown. Without a bias the class alone tells.
+    ``types`` are class names by path.
     """
     told = {layer.path: _told(layer, types.get(layer.name, ())) for layer in layers}
     if not any(told.values()):
@@ -201,7 +236,8 @@ def _matrix(layer: Layer) -> tuple[TensorSpec, TensorSpec] | None:
 
 def _told(layer: Layer, types: tuple[str, ...]) -> bool | None:
     if (matrix := _matrix(layer)) is None:
-        return None
+        unbiased = len(layer.leaves) == 1 and len(layer.leaves[0].spec.shape) == 2
+        return True if unbiased and "Conv1D" in types else None
     if types:
         return "Conv1D" in types
     (rows, columns), bias = matrix[0].shape, matrix[1].shape

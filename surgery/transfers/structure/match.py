@@ -7,24 +7,37 @@ refused, group by group, with its candidates.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.names import SourceNames
 from surgery.transfers.plan import RefusedGroup
-from surgery.transfers.structure.attention import join_attention
+from surgery.transfers.structure.attention import bias_alone, join_attention
 from surgery.transfers.structure.consistency import contradicted
-from surgery.transfers.structure.hints import read_hints
+from surgery.transfers.structure.gates import join_gates
+from surgery.transfers.structure.hints import Hints, read_hints
 from surgery.transfers.structure.layers import (
     Layer,
+    Path,
     Signature,
     layers_of,
     squeezed,
     with_orientation,
 )
 from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing, pair_layers
-from surgery.transfers.structure.steps import LayoutUnknown, StructureStep, steps_of
+from surgery.transfers.structure.resized import Resized, resized_of
+from surgery.transfers.structure.rows import (
+    LayoutUnknown,
+    makes_parts,
+    may_turn,
+    without_turned,
+    words_of,
+)
+from surgery.transfers.structure.sequence import Sequences
+from surgery.transfers.structure.steps import StructureStep, steps_of
+from surgery.transfers.structure.words import concepts
+from surgery.wrappers import unwrap_name, unwrap_names
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class StructureMatch:
     on either side that have no counterpart at all.
 
     ``different`` says why the two were not taken for one network; empty where they were.
+    ``resized`` are names among those without a counterpart that are one thing in another size.
     """
 
     steps: tuple[StructureStep, ...]
@@ -40,10 +54,12 @@ class StructureMatch:
     without_source: tuple[str, ...]
     unused: tuple[str, ...]
     different: str = ""
+    resized: tuple[Resized, ...] = ()
 
     def __str__(self) -> str:
         lines = [*([self.different] if self.different else []), *map(str, self.steps)]
         lines += [f"refused: {group}" for group in self.refused]
+        lines += [f"of another size: {pair}" for pair in self.resized]
         lines += [f"without a source: {name}" for name in self.without_source]
         return "\n".join([*lines, *(f"unused: {name}" for name in self.unused)])
 
@@ -59,44 +75,90 @@ def match_structure(
     *,
     hints: Iterable[str] | Mapping[str, str] = (),
     target_calls: Sequence[str] = (),
+    source_model: ModelSpec | None = None,
+    source_calls: Sequence[str] = (),
 ) -> StructureMatch:
     """Decide which source tensor feeds which tensor of another implementation of the network.
 
     ``hints`` are ``"source = target"``, whole segments or paths of them, for what stays open
     without; ``target_calls`` are the target's module paths in the order in which they run.
-    The order of the source's entries means nothing. Raises
+    The order of the source's entries means nothing; ``source_model`` tells the module types and
+    the order of the code that made them, and ``source_calls`` how that runs. Raises
     :class:`~surgery.errors.SurgeryError` for hints that cannot be read or that settle nothing.
     """
     read = read_hints(hints)
-    ours = _layers(source.specs, source.ties, {})
-    types = {module.path: module.types for module in target.modules}
-    theirs = _layers(target.tensors, target.ties, types)
-    ours, theirs = _flattened(ours, theirs)
-    pairing = pair_layers(*_shared(ours, theirs), read, _orders(target, theirs, target_calls))
-    read.refuse_unused([x.path for x in ours], [x.path for x in theirs])
-    return _result(_consistent(pairing, ours, theirs), source, target, min(len(ours), len(theirs)))
+    sides = (
+        _layers(source.specs, source.ties, source_model),
+        _layers(target.tensors, target.ties, target),
+    )
+    widths = any(map(bias_alone, sides))
+    ours, theirs = (join_attention(layers, widths=widths) for layers in sides)
+    ours, theirs = _flattened(*join_gates(ours, theirs))
+    orders = Orders(
+        _sequences(source_model, ours, source_calls), _sequences(target, theirs, target_calls)
+    )
+    pairing = pair_layers(*_shared(ours, theirs), read, orders)
+    pairing = _consistent(pairing, ours, theirs, orders)
+    made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
+    read.refuse_unused(_paths(ours), _paths(theirs))
+    different = _different(len(pairing.pairs), min(len(ours), len(theirs)))
+    if different:
+        return _result({}, [], source, target, different)
+    resized = resized_of(*_left(pairing, ours, theirs), pairing.pairs)
+    return _result(made, refused, source, target, resized=resized)
+
+
+def _left(
+    pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]
+) -> tuple[list[Layer], list[Layer]]:
+    """The layers of either side that are in no pair and in no open group."""
+    used = {id(layer) for pair in pairing.pairs for layer in (pair.source, pair.target)}
+    used |= {id(layer) for group in pairing.open for layer in (*group.sources, *group.targets)}
+    return [x for x in ours if id(x) not in used], [x for x in theirs if id(x) not in used]
+
+
+def _paths(layers: Iterable[Layer]) -> list[Path]:
+    """All paths that a hint may speak of: of layers, and of projections that make one layer."""
+    return [path for x in layers for path in dict.fromkeys((x.path, *words_of(x))) if path]
+
+
+def _says_place(layer: Layer) -> bool:
+    """Whether a layer tells the network where a token stands, so that nothing is turned."""
+    return any(not concepts(segment).isdisjoint(("position", "relative")) for segment in layer.path)
 
 
 def _layers(
-    specs: Iterable[TensorSpec],
-    ties: Iterable[tuple[str, ...]],
-    types: Mapping[str, tuple[str, ...]],
+    specs: Iterable[TensorSpec], ties: Iterable[tuple[str, ...]], model: ModelSpec | None
 ) -> list[Layer]:
     """The layers of one side; of tied names the first by nature counts."""
     doubled = {name for names in ties for name in sorted(names)[1:]}
     layers = layers_of(spec for spec in specs if spec.name not in doubled)
-    return join_attention(with_orientation(layers, types))
+    types = {module.path: module.types for module in model.modules} if model else {}
+    return with_orientation(layers, {unwrap_name(path): found for path, found in types.items()})
 
 
-def _orders(target: ModelSpec, layers: Sequence[Layer], calls: Sequence[str]) -> Orders:
-    if not target.knows_types:
-        return Orders()
-    places = {spec.name: at for at, spec in enumerate(target.tensors)}
-    first = {x.path: min(places[leaf.spec.name] for leaf in x.leaves) for x in layers}
-    registered = {path: at for at, path in enumerate(sorted(first, key=first.__getitem__))}
-    runs = {path: at for at, path in reversed(list(enumerate(calls)))}
-    run = {x.path: runs[x.name] for x in layers if x.name in runs}
-    return Orders(registered, run)
+def _sequences(model: ModelSpec | None, layers: Sequence[Layer], calls: Sequence[str]) -> Sequences:
+    """The orders of one side's layers, where its code is known."""
+    if model is None or not model.knows_types:
+        return Sequences()
+    clean = unwrap_names(spec.name for spec in model.tensors)
+    places = {clean[spec.name]: at for at, spec in enumerate(model.tensors)}
+    runs = {unwrap_name(path): at for at, path in reversed(list(enumerate(calls)))}
+    return Sequences(
+        dict(_firsts(layers, lambda name: places.get(name))),
+        dict(_firsts(layers, lambda name: runs.get(name.rpartition(".")[0]))),
+    )
+
+
+def _firsts(
+    layers: Sequence[Layer], place: Callable[[str], int | None]
+) -> Iterator[tuple[Path, int]]:
+    """The first place of any tensor of each layer."""
+    clean = unwrap_names(leaf.spec.name for layer in layers for leaf in layer.leaves)
+    for layer in layers:
+        found = [place(clean[leaf.spec.name]) for leaf in layer.leaves]
+        if known := [at for at in found if at is not None]:
+            yield layer.path, min(known)
 
 
 def _flattened(ours: list[Layer], theirs: list[Layer]) -> tuple[list[Layer], list[Layer]]:
@@ -147,9 +209,11 @@ def _shared(ours: Sequence[Layer], theirs: Sequence[Layer]) -> tuple[list[Layer]
     return [x for x in ours if x.signature in both], [x for x in theirs if x.signature in both]
 
 
-def _consistent(pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]) -> Pairing:
+def _consistent(
+    pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer], orders: Orders
+) -> Pairing:
     """Pairs that others speak against are open again."""
-    wrong = contradicted(pairing.pairs, ours, theirs)
+    wrong = contradicted(pairing.pairs, ours, theirs, orders)
     again = [
         Open((pair.source,), (pair.target,), f"of one shape, but {wrong[at]}")
         for at, pair in enumerate(pairing.pairs)
@@ -160,13 +224,13 @@ def _consistent(pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer]
 
 
 def _result(
-    pairing: Pairing, source: SourceNames, target: ModelSpec, layers: int
+    made: Mapping[str, StructureStep],
+    refused: list[RefusedGroup],
+    source: SourceNames,
+    target: ModelSpec,
+    different: str = "",
+    resized: tuple[Resized, ...] = (),
 ) -> StructureMatch:
-    made, refused = _made(pairing)
-    refused += [_refused(group) for group in pairing.open]
-    different = _different(len(pairing.pairs), layers)
-    if different:
-        made, refused = {}, []
     made = _tied(made, target)
     steps = tuple(made[spec.name] for spec in target.tensors if spec.name in made)
     spoken = {name for group in refused for name in group.targets} | made.keys()
@@ -179,6 +243,7 @@ def _result(
         tuple(spec.name for spec in target.tensors if spec.name not in spoken),
         tuple(sorted(spec.name for spec in source.specs if spec.name not in named)),
         different,
+        resized,
     )
 
 
@@ -191,21 +256,42 @@ def _different(pairs: int, layers: int) -> str:
     )
 
 
-def _made(pairing: Pairing) -> tuple[dict[str, StructureStep], list[RefusedGroup]]:
+def _made(
+    pairing: Pairing, hints: Hints, *, turning: bool
+) -> tuple[dict[str, StructureStep], list[RefusedGroup]]:
+    """The steps of all pairs, and what stays open. ``turning`` says that q and k may be turned
+    for the position, as nothing else tells it.
+    """
     made: dict[str, StructureStep] = {}
-    refused = []
+    refused = [_refused(group) for group in pairing.open]
     for pair in pairing.pairs:
+        told = _told(pair, hints)
+        rest, turned = (pair, None) if told or not turning else without_turned(pair)
         try:
-            made |= {step.target.name: step for step in _steps(pair)}
+            made |= {step.target.name: step for step in _steps(rest, told, turning)}
         except LayoutUnknown as problem:
-            refused.append(_refused(Open((pair.source,), (pair.target,), str(problem))))
+            rest, turned = pair, Open((pair.source,), (pair.target,), str(problem))
+        refused += [_refused(turned)] if turned else []
     return made, refused
 
 
-def _steps(pair: LayerPair) -> list[StructureStep]:
-    if pair.source.transposed is None or pair.target.transposed is None:
+def _told(pair: LayerPair, hints: Hints) -> bool:
+    """Whether a hint names the projections of an attention, so that no word has to say more."""
+    attends = makes_parts(pair.source) or makes_parts(pair.target)
+    return attends and hints.tell(words_of(pair.source), words_of(pair.target))
+
+
+def _steps(pair: LayerPair, told: bool, turning: bool) -> list[StructureStep]:
+    source, target = pair.source, pair.target
+    if source.transposed is None or target.transposed is None:
         raise LayoutUnknown("a square matrix beside both (in, out) and (out, in) ones")
-    return steps_of(pair.source, pair.target, (pair.why,))
+    unsaid = _UNSAID if turning and not told and may_turn(source, target) else ()
+    return steps_of(source, target, (pair.why, *unsaid), told=told)
+
+
+_UNSAID = (
+    "rows of q and k in their own order: no name tells how they are turned for the position",
+)
 
 
 def _refused(group: Open) -> RefusedGroup:

@@ -18,6 +18,7 @@ from surgery.transfers.structure.evidence import Known, settle
 from surgery.transfers.structure.hints import Hints
 from surgery.transfers.structure.layers import Layer, Path
 from surgery.transfers.structure.ordering import natural
+from surgery.transfers.structure.sequence import Anchors, Sequences
 from surgery.transfers.structure.tree import Content, inside, nodes_by_content
 from surgery.transfers.structure.words import numbering
 
@@ -50,10 +51,10 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """Places of target layers, by path: as registered, and as they run."""
+    """Places of layers of either side, by path."""
 
-    registered: Mapping[Path, int] = field(default_factory=dict)
-    run: Mapping[Path, int] = field(default_factory=dict)
+    source: Sequences = field(default_factory=Sequences)
+    target: Sequences = field(default_factory=Sequences)
 
 
 #: A module with more matrices than this is no chance grouping of neighbours.
@@ -135,8 +136,8 @@ class Solution:
         known = Known(
             self.hints,
             learned=learned,
-            order=self._places(self.orders.registered),
-            run=self._places(self.orders.run),
+            order=self._places(self.orders.target.registered),
+            run=self._places(self.orders.target.run),
         )
         while self._pair_nodes(known) or self._pair_alone() or self._settle(known):
             pass
@@ -149,6 +150,19 @@ class Solution:
                 if layer.path in order:
                     places.setdefault(path, order[layer.path])
         return places
+
+    def _anchors(self) -> Anchors | None:
+        """What is decided, with the places of the first scope, in which all have one order."""
+        if not (self.orders.source and self.orders.target):
+            return None
+        scope = self.group.scopes[0]
+        ours = _sequences(self.orders.source, scope.source)
+        theirs = _sequences(self.orders.target, scope.target)
+        inner = split(scope.source.layers, self.nodes)
+        there = split(scope.target.layers, [target for target, _ in self.nodes.values()])
+        modules = [(inner[node], there[target]) for node, (target, _) in self.nodes.items()]
+        layers = [([source], [target]) for source, (target, _) in self.pairs.items()]
+        return Anchors(ours, theirs, (*modules, *layers))
 
     def add_to(self, pairing: Pairing) -> None:
         """Hand over what was decided here, and what stays open."""
@@ -193,6 +207,7 @@ class Solution:
             pairs={source: target for source, (target, _) in self.pairs.items()},
             inside=_by_module(self.pairs),
             matrices=frozenset(path for path in self.pairs if self._layer(path).is_matrix),
+            anchors=self._anchors(),
         )
         changed = False
         for ours, theirs in self._kinds():
@@ -311,6 +326,16 @@ class Solution:
             )
         self.sources = {path: self.sources[path] for path in ours[None]}
         self.targets = {path: self.targets[path] for path in theirs[None]}
+
+
+def _sequences(orders: Sequences, side: Side) -> Sequences:
+    """The places of a module's layers, by their paths in it."""
+    return Sequences(
+        *(
+            {path: order[x.path] for path, x in side.layers.items() if x.path in order}
+            for order in (orders.registered, orders.run)
+        )
+    )
 
 
 def split(paths: Iterable[Path], nodes: Iterable[Path]) -> dict[Path | None, list[Path]]:

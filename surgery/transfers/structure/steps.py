@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from surgery.specs import TensorSpec
 from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.structure.layers import Layer, Leaf, rows_of
+from surgery.transfers.structure.rows import LayoutUnknown, apart, in_words, same_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +30,19 @@ class StructureStep:
         return f"{self.target.name} <- {sources} ({name}; {'; '.join(self.evidence)})"
 
 
-class LayoutUnknown(Exception):
-    """The rows of a fused projection cannot be told apart."""
-
-
-def steps_of(source: Layer, target: Layer, why: tuple[str, ...]) -> list[StructureStep]:
-    """The steps that fill the target layer.
+def steps_of(
+    source: Layer, target: Layer, why: tuple[str, ...], *, told: bool = False
+) -> list[StructureStep]:
+    """The steps that fill the target layer; ``told`` says that a person named this pair, so that
+    rows of one count are taken to lie in one order.
 
     Raises :class:`LayoutUnknown` where one side is fused in an order that its name does not say
     and the other is not fused alike.
     """
     steps = []
     for leaf in target.leaves:
-        if pieces := _pieces(source, target, leaf):
+        pieces, reasons = _pieces(source, target, leaf, told)
+        if pieces:
             turned = _turned(target, leaf)
             if (
                 turned
@@ -52,9 +54,8 @@ def steps_of(source: Layer, target: Layer, why: tuple[str, ...]) -> list[Structu
             operation = Operation(tuple(pieces), turned)
             if not operation.fits(leaf.spec.shape):
                 raise LayoutUnknown(f"{leaf.spec.name} has other rows than its sources")
-            steps.append(
-                StructureStep(leaf.spec, operation, (*why, *_notes(source, target, leaf, pieces)))
-            )
+            notes = _notes(source, target, leaf, pieces)
+            steps.append(StructureStep(leaf.spec, operation, (*why, *reasons, *notes)))
     return steps
 
 
@@ -67,19 +68,36 @@ def _straight(piece: Piece) -> Piece:
     return Piece(piece.source, 0, piece.source.shape[0])
 
 
-def _pieces(source: Layer, target: Layer, leaf: Leaf) -> list[Piece]:
+def _pieces(
+    source: Layer, target: Layer, leaf: Leaf, told: bool
+) -> tuple[list[Piece], tuple[str, ...]]:
+    """The rows that fill a leaf, from top to bottom, and what was said of their order."""
     found = source.of_role(leaf.role)
-    if not found:
-        return []
     if same := [other for other in found if other.part == leaf.part]:
-        return [_whole(source, same[0])]
+        reason = "" if told else same_rows(source, target, same[0], leaf)
+        return [_whole(source, same[0])], (reason,) if reason else ()
+    if not found:
+        return [], ()
+    parts = max((x.part for x in (leaf, *found)), key=lambda part: len(part))
     if not leaf.part or not all(other.part for other in found):
         raise LayoutUnknown(
-            "which rows are q, k and v cannot be told from the names: they may be interleaved "
-            "per head"
+            f"which rows are {in_words(parts)} cannot be told from the names{_DOUBT[parts[:1]]}"
         )
-    heights = _heights(source, target)
-    return [_piece(source, found, part, heights) for part in leaf.part]
+    if not _holds(source, leaf):
+        raise LayoutUnknown(f"{leaf.spec.name} and its sources are not named alike")
+    for fused in (leaf, *found):
+        apart(fused)
+    height = _height(source, target)
+    reason = f"rows taken as blocks of {in_words(parts)}"
+    return [_piece(source, found, part, height) for part in leaf.part], (reason,)
+
+
+_DOUBT = defaultdict(lambda: ": they may be interleaved per head", {"g": "", "u": "", "1": ""})
+
+
+def _holds(source: Layer, leaf: Leaf) -> bool:
+    """Whether the source has the leaf's parts; of biases some may be missing, and are zero."""
+    return {*leaf.part} <= {part for other in source.of_role("weight") for part in other.part}
 
 
 def _whole(source: Layer, leaf: Leaf) -> Piece:
@@ -88,25 +106,24 @@ def _whole(source: Layer, leaf: Leaf) -> Piece:
     return Piece(leaf.spec, 0, rows_of(leaf, transposed) if shape else 1, transposed)
 
 
-def _heights(source: Layer, target: Layer) -> dict[str, int]:
-    """Rows of q, of k and of v.
+def _height(source: Layer, target: Layer) -> int:
+    """Rows of each part.
 
-    Where they are not three of one height a fused projection may hold them group by group, as
-    grouped-query attention does, and its name does not say so.
+    Where q, k and v are not three of one height a fused projection may hold them group by group,
+    as grouped-query attention does, and its name does not say so.
     """
     leaves = [(layer, leaf) for layer in (source, target) for leaf in layer.of_role("weight")]
     heights = {rows_of(leaf, bool(layer.transposed)) / len(leaf.part) for layer, leaf in leaves}
     if len(heights) > 1 or not (height := heights.pop()).is_integer():
         raise LayoutUnknown("q, k and v have different numbers of rows: they may be interleaved")
-    return dict.fromkeys("qkv", int(height))
+    return int(height)
 
 
-def _piece(source: Layer, found: Sequence[Leaf], part: str, heights: dict[str, int]) -> Piece:
+def _piece(source: Layer, found: Sequence[Leaf], part: str, height: int) -> Piece:
     for leaf in found:
         if (at := leaf.part.find(part)) >= 0:
-            start = sum(heights[before] for before in leaf.part[:at])
-            return Piece(leaf.spec, start, start + heights[part], _turned(source, leaf))
-    return Piece(None, 0, heights[part])
+            return Piece(leaf.spec, at * height, (at + 1) * height, _turned(source, leaf))
+    return Piece(None, 0, height)
 
 
 def _notes(source: Layer, target: Layer, leaf: Leaf, pieces: Sequence[Piece]) -> Iterator[str]:

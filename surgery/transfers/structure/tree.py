@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 
 from surgery.transfers.structure.layers import Path
+from surgery.transfers.structure.words import numbering
 
 #: What a node holds: kinds and how many of each, sorted.
 Content = tuple[tuple[int, int], ...]
@@ -31,6 +32,14 @@ def nodes_by_content(kinds: Mapping[Path, int]) -> dict[Content, list[Path]]:
 def inside(path: Path, node: Path) -> bool:
     """Whether ``path`` lies in ``node``."""
     return path[: len(node)] == node
+
+
+def block_of(path: Path) -> Path:
+    """The innermost numbered module above a layer; ``()`` where it is in none."""
+    for depth in range(len(path) - 1, 0, -1):
+        if numbering(path[depth - 1])[1]:
+            return path[:depth]
+    return ()
 
 
 class Numbers:

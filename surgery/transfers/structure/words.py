@@ -158,6 +158,15 @@ _PART_WORDS = {
 }  # fmt: skip
 
 
+#: Names of fused projections that are q, k and v in this order, each a block of rows, though
+#: they do not say it.
+_BLOCKS = (("in", "proj"), ("c", "attn"))
+
+
+def _bare(segment: str) -> tuple[str, ...]:
+    return tuple(word for word in tokens(segment) if word not in ("weight", "bias"))
+
+
 @cache
 def attention_part(segment: str) -> tuple[str, str] | None:
     """Which of q, k and v a projection makes, and its name without that word.
@@ -165,14 +174,55 @@ def attention_part(segment: str) -> tuple[str, str] | None:
     >>> attention_part("q_proj"), attention_part("to_kv"), attention_part("fc1")
     (('q', 'proj'), ('kv', 'to'), None)
 
-    ``in_proj`` (torch.nn.MultiheadAttention) and ``c_attn`` (GPT-2) hold q, k and v in this
-    order, each a block of rows. Of ``query_key_value`` the order is not known: some libraries
-    interleave it per head, so it is not named here.
+    Of ``query_key_value`` the order is not known: some libraries interleave it per head, so it
+    is not named here.
     """
-    words = tokens(segment)
-    if words in (("in", "proj"), ("c", "attn")):
+    words = _bare(segment)
+    if words in _BLOCKS:
         return "qkv", ""
     parts = [word for word in words if word in _PART_WORDS]
     if len(parts) != 1:
         return None
     return _PART_WORDS[parts[0]], "_".join(word for word in words if word != parts[0])
+
+
+@cache
+def fused_order(segment: str) -> str | None:
+    """The parts that a fused projection makes, in the order of its blocks of rows; empty where
+    its name does not say that it has blocks; None where it is no fused projection.
+
+    >>> fused_order("to_qkv"), fused_order("query_key_value"), fused_order("q_proj")
+    ('qkv', '', None)
+    """
+    words = _bare(segment)
+    if words in _BLOCKS:
+        return "qkv"
+    if any(_CONCEPT.get(word) == "norm" for word in words):
+        return None
+    gates = "".join(_GATES.get(word, "") for word in words)
+    if len(gates) == 2:
+        return gates
+    parts = [_PART_WORDS[word] for word in words if word in _PART_WORDS]
+    if len(parts) > 1:
+        return ""
+    return parts[0] if parts and len(parts[0]) > 1 else None
+
+
+_GATES = {"gate": "g", "up": "u"}
+
+
+@cache
+def gate_part(segment: str) -> tuple[str, str] | None:
+    """Which matrix of a gated layer a projection is, and its name without that word.
+
+    Digits stand for themselves: ``w12`` holds ``w1`` and ``w2``.
+
+    >>> gate_part("gate_proj"), gate_part("gate_up_proj"), gate_part("w12")
+    (('g', 'proj'), ('gu', 'proj'), ('12', 'w'))
+    """
+    words = _bare(segment)
+    if len(words) == 2 and words[1].isdigit() and len({*words[1]}) == len(words[1]) < 3:
+        return words[1], words[0]
+    parts = "".join(_GATES.get(word, "") for word in words)
+    rest = "_".join(word for word in words if word not in (*_GATES, "and"))
+    return (parts, rest) if parts and len({*parts}) == len(parts) else None

@@ -214,3 +214,36 @@ def test_words():
     assert concepts("cls_token") == concepts("class_embedding") == {"class", "embed"}
     assert concepts("post_attention_layernorm") == frozenset()
     assert concepts("mlp2") != concepts("mlp")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (("fc1", "fc2"), ("lin1", "lin2")),
+        (("up_proj", "down_proj"), ("up", "down")),
+        (("w_in", "w_out"), ("proj_in", "proj_out")),
+    ],
+)
+def test_unbiased_matrices_stored_the_other_way_round_are_not_crossed(ours, theirs):
+    rest = {"norm__weight": (4,), "last__weight": (9, 4)}
+    source = specs(**{f"a__{ours[0]}__weight": (4, 8), f"a__{ours[1]}__weight": (8, 4)}, **rest)
+    target = specs(**{f"b__{theirs[0]}__weight": (8, 4), f"b__{theirs[1]}__weight": (4, 8)}, **rest)
+    match = plan(source, target)
+    assert set(steps(match)) == {"norm.weight", "last.weight"}
+    assert all("(in, out)" in group.reason for group in match.refused)
+
+
+def test_kernels_with_pixels_first_are_left_alone():
+    source = specs(
+        stem__kernel=(3, 3, 3, 8), mix__kernel=(1, 1, 8, 8), fc__weight=(5, 8), n__weight=(8,)
+    )
+    target = specs(
+        stem__weight=(8, 3, 3, 3), mix__weight=(8, 8, 1, 1), fc__weight=(5, 8), n__weight=(8,)
+    )
+    for one, other in ((source, target), (target, source)):
+        assert set(steps(plan(one, other))) == {"fc.weight", "n.weight"}
+
+
+def test_square_convolutions_of_torch_are_not_taken_for_others():
+    source = specs(a__weight=(8, 8, 3, 3), b__weight=(1, 1, 5, 5), c__weight=(9, 1, 3, 3))
+    assert len(steps(plan(source, source))) == 3

@@ -188,26 +188,26 @@ def test_rows_that_may_be_interleaved_are_not_taken_for_blocks(ways):
     assert all("interleaved per head" in group.reason for group in match.refused)
 
 
-def test_gate_and_up_are_settled_by_a_hint():
+def test_gate_and_up_and_how_q_and_k_are_turned_are_settled_by_hints():
     source, target = llama(), OwnLlama()
     match = matched(source, target)
     assert unloaded(match, target) == {
-        f"layers.{layer}.feed_forward.{name}.weight" for layer in range(3) for name in ("w1", "w3")
+        f"layers.{layer}.{name}.weight"
+        for layer in range(3)
+        for name in ("feed_forward.w1", "feed_forward.w3", "attention.wq", "attention.wk")
     }
     assert not match.without_source
-    match = matched(source, target, hints=["gate_proj = w1"])
+    match = matched(source, target, hints=["gate_proj = w1", "q_proj = wq"])
     pairs = {step.target.name: step.sources[0].name for step in match.steps}
     assert not unloaded(match, target)
     for layer in range(3):
-        assert pairs[f"layers.{layer}.feed_forward.w1.weight"].endswith(
-            f"{layer}.mlp.gate_proj.weight"
-        )
-        assert pairs[f"layers.{layer}.feed_forward.w3.weight"].endswith(
-            f"{layer}.mlp.up_proj.weight"
-        )
-        assert pairs[f"layers.{layer}.attention_norm.weight"].endswith(
-            f"{layer}.input_layernorm.weight"
-        )
+        for ours, theirs in {
+            "feed_forward.w1": "mlp.gate_proj",
+            "feed_forward.w3": "mlp.up_proj",
+            "attention.wk": "self_attn.k_proj",
+            "attention_norm": "input_layernorm",
+        }.items():
+            assert pairs[f"layers.{layer}.{ours}.weight"] == f"model.layers.{layer}.{theirs}.weight"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""gate and up of a gated feed-forward layer -> one layer, where the other side has them fused.
+
+Both are matrices of one shape, so only where one side lacks them is there a fused one to look for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
+
+from surgery.transfers.structure.layers import Layer, Path, Signature
+from surgery.transfers.structure.words import gate_part
+
+
+def join_gates(ours: list[Layer], theirs: list[Layer]) -> tuple[list[Layer], list[Layer]]:
+    """Join pairs of sibling matrices whose names make one gated layer, where the other side has
+    none of their shape but has one of both; there the name of the fused one tells its order.
+    """
+    mine, yours = ({x.signature for x in side} for side in (ours, theirs))
+    here = _whole(ours, mine - yours, yours - mine)
+    there = _whole(theirs, yours - mine, mine - yours)
+    return _replaced(ours, here, there), _replaced(theirs, there, here)
+
+
+def _whole(
+    layers: Sequence[Layer], alone: Set[Signature], wanted: Set[Signature]
+) -> dict[Path, Layer]:
+    """By the path of either matrix, the layer that both make."""
+    families: dict[tuple[Path, str, Signature], dict[str, Layer]] = defaultdict(dict)
+    for layer in layers:
+        found = gate_part(layer.path[-1]) if layer.signature in alone and layer.path else None
+        if found and len(found[0]) == 1 and layer.is_matrix:
+            families[layer.path[:-1], found[1], layer.signature][found[0]] = layer
+    joined: dict[Path, Layer] = {}
+    for (parent, stem, _), members in families.items():
+        if len(members) == 2 and (whole := _join(parent, stem, members)).signature in wanted:
+            joined |= {member.path: whole for member in members.values()}
+    return joined
+
+
+def _join(parent: Path, stem: str, members: Mapping[str, Layer]) -> Layer:
+    leaves = tuple(
+        replace(leaf, part=part) for part in sorted(members) for leaf in members[part].leaves
+    )
+    first = members[min(members)]
+    return Layer((*parent, "_".join((stem, *sorted(members)))), leaves, first.transposed)
+
+
+def _replaced(
+    layers: Iterable[Layer], joined: Mapping[Path, Layer], other: Mapping[Path, Layer]
+) -> list[Layer]:
+    fused = {whole.signature for whole in other.values()}
+    found = (joined.get(x.path) or (_ordered(x) if x.signature in fused else x) for x in layers)
+    return list({id(layer): layer for layer in found}.values())
+
+
+def _ordered(layer: Layer) -> Layer:
+    """A fused layer with the order of its rows; as it is where its name does not say it."""
+    parts = next((found[0] for found in map(gate_part, layer.path[-1:]) if found), "")
+    if len(parts) != 2:
+        return layer
+    return replace(layer, leaves=tuple(replace(leaf, part=parts) for leaf in layer.leaves))
