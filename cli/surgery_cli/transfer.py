@@ -183,6 +183,8 @@ def transfer(
             match=match,
             renames=map_read,
             hints=hints,
+            source_architecture=find_architecture(source_arch) if source_arch else None,
+            source_arguments=source_arguments,
             on_mismatch=on_mismatch,
             adapters=adapters,
             seed=seed,

@@ -11,6 +11,7 @@ live model) and :mod:`~surgery.transfers.tofile` (into a new file).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from surgery.describe import describe
@@ -18,7 +19,7 @@ from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.adapters.asked import AdaptersLike, read_asked
 from surgery.transfers.apply import apply_to_model
-from surgery.transfers.by_structure import HintsLike
+from surgery.transfers.by_structure import Code, HintsLike
 from surgery.transfers.decide import make_plan
 from surgery.transfers.names import SourceNames
 from surgery.transfers.outcome import TransferOutcome
@@ -75,6 +76,7 @@ def plan_transfer(
         match=match,
         renames=read_renames(renames),
         hints=hints,
+        code=_code(source, target),
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )
@@ -107,11 +109,25 @@ def transfer(
         match=match,
         renames=read_renames(renames),
         hints=hints,
+        code=_code(source, model),
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )
     plan.refuse_unless(min_loaded=min_loaded, strict=strict)
     return apply_to_model(plan, opened, model, strict=strict)
+
+
+def _code(source: object, target: object) -> Code:
+    """What live modules tell of their code."""
+    from torch import nn
+
+    from surgery.running_order import running_order
+
+    orders = [
+        partial(running_order, side) if isinstance(side, nn.Module) else tuple
+        for side in (source, target)
+    ]
+    return Code(describe(source) if isinstance(source, nn.Module) else None, *orders)
 
 
 def _source_names(source: SourceLike | Iterable[TensorSpec], key: str | None) -> SourceNames:

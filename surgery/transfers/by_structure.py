@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.names import Match, Matches, SourceNames
 from surgery.transfers.operations import Operation
-from surgery.transfers.structure import StructureMatch, StructureStep, match_structure
+from surgery.transfers.structure import (
+    Resized,
+    StructureMatch,
+    StructureStep,
+    match_structure,
+)
 from surgery.wrappers import unwrap_name, unwrap_names
 
 #: Buffers that constructors compute, by the last segment of their name: what is persistent in
@@ -27,19 +32,36 @@ INDEXES = frozenset(
 HintsLike = Iterable[str] | Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What is known of the code of both sides: the model that the source was saved from, and the
+    orders in which modules run (:func:`surgery.running_order.running_order`), which are asked for
+    only where they can tell something.
+    """
+
+    source: ModelSpec | None = None
+    source_order: Callable[[], Sequence[str]] = tuple
+    target_order: Callable[[], Sequence[str]] = tuple
+
+
+UNKNOWN = Code()
+
+
 def match_by_structure(
     sources: Mapping[str, TensorSpec],
     ties: Iterable[tuple[str, ...]],
     target: ModelSpec,
     hints: HintsLike,
+    code: Code,
 ) -> Matches:
     """Bring two implementations together; ``sources`` map names after renames to specs.
 
     ``ties`` are the source's own names of one tensor. Raises as
     :func:`~surgery.transfers.structure.match_structure` does.
     """
-    found = match_structure(_weights(sources, ties), target, hints=hints)
-    by_target = {step.target.name: _match(step, sources) for step in found.steps}
+    found = _found(_weights(sources, ties), target, hints, code)
+    by_target = {pair.target.name: _resized(pair) for pair in found.resized}
+    by_target |= {step.target.name: _match(step, sources) for step in found.steps}
     by_target |= {match.target: match for match in _integers(sources, target)}
     return Matches(
         by_target,
@@ -49,6 +71,25 @@ def match_by_structure(
         unmatched_source=found.different or "no target tensor is its counterpart",
         refused=found.refused,
     )
+
+
+def _found(source: SourceNames, target: ModelSpec, hints: HintsLike, code: Code) -> StructureMatch:
+    hints = hints if isinstance(hints, Mapping) else tuple(hints)
+    found = match_structure(source, target, hints=hints)
+    if code.source is None and not found.by_registration:
+        return found
+    return match_structure(
+        source,
+        target,
+        hints=hints,
+        source_model=code.source,
+        source_calls=code.source_order(),
+        target_calls=code.target_order(),
+    )
+
+
+def _resized(pair: Resized) -> Match:
+    return Match(pair.target.name, pair.source.name, evidence=pair.evidence)
 
 
 def is_index(name: str) -> bool:

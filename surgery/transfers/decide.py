@@ -12,7 +12,7 @@ from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.adapters.asked import Asked
 from surgery.transfers.adapters.choose import Choice
 from surgery.transfers.adapters.layers import Moved, relayer
-from surgery.transfers.by_structure import HintsLike, is_index, match_by_structure
+from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike, is_index, match_by_structure
 from surgery.transfers.names import Match, Matches, SourceNames, match_names
 from surgery.transfers.operations import Operation
 from surgery.transfers.plan import (
@@ -41,14 +41,16 @@ def make_plan(
     match: str = "names",
     renames: Renames | None = None,
     hints: HintsLike = (),
+    code: Code = UNKNOWN,
     on_mismatch: str = "keep",
     adapters: Sequence[Asked] = (),
 ) -> TransferPlan:
     """Decide where every tensor of ``target`` comes from.
 
     ``match="structure"`` brings two implementations of one network together; ``hints`` settle
-    what it leaves open. ``on_mismatch="adapt"`` computes what has another shape where an adapter
-    fits; ``adapters`` are those that were asked for by name, whatever ``on_mismatch`` says.
+    what it leaves open, and ``code`` is further evidence, of the source as long as nothing is
+    renamed. ``on_mismatch="adapt"`` computes what has another shape where an adapter fits;
+    ``adapters`` are those that were asked for by name, whatever ``on_mismatch`` says.
 
     Raises :class:`~surgery.errors.SurgeryError` for an adapter that was asked for and fits
     nothing and for a hint that settles nothing, :class:`~surgery.errors.RenameError` for rename
@@ -60,7 +62,8 @@ def make_plan(
     _check_on_mismatch(on_mismatch)
     _refuse_flattened(source.specs)
     renamed = _renamed(source, renames)
-    matches = _matches(source, renamed, target, match, hints)
+    code = code if renames is None else replace(code, source=None)
+    matches = _matches(source, renamed, target, match, hints, code)
     aliases = {name: names for names in target.ties for name in names}
     layers = [asked for asked in adapters if asked.adapter.name == "depth"]
     relayered = relayer(layers, matches, renamed, target.by_name)
@@ -87,11 +90,12 @@ def _matches(
     target: ModelSpec,
     match: str,
     hints: HintsLike,
+    code: Code,
 ) -> Matches:
     sources = {new: entry.spec for new, entry in renamed.items()}
     if match == "names":
         return match_names(sources, target.by_name)
-    return match_by_structure(sources, source.ties, target, hints)
+    return match_by_structure(sources, source.ties, target, hints, code)
 
 
 def _counted_names(target: ModelSpec) -> Iterable[str]:
@@ -283,7 +287,9 @@ class _Decision:
         """Why the matched source cannot be copied; empty where it can."""
         source = self.sources[match.source].spec
         if source.shape != tensor.shape:
-            return f"shape differs: source {shape_text(source)}, target {shape_text(tensor)}"
+            name = f"{source.name} " if match.evidence else ""  # structure pairs any two names
+            shapes = f"source {name}{shape_text(source)}, target {shape_text(tensor)}"
+            return f"shape differs: {shapes}"
         return _uncastable(source, tensor)
 
     def load(self, tensor: TensorSpec, match: Match, *more: str) -> Load:

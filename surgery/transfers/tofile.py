@@ -14,7 +14,7 @@ from surgery.checkpoint.writing.casting import Casts, refuse_broken
 from surgery.checkpoint.writing.draft import Draft
 from surgery.record import Record
 from surgery.transfers.adapters.asked import AdaptersLike, read_asked
-from surgery.transfers.by_structure import HintsLike
+from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike
 from surgery.transfers.decide import make_plan
 from surgery.transfers.gathering import gathered, keeping, refuse_torn_ties
 from surgery.transfers.outcome import TransferOutcome
@@ -75,6 +75,8 @@ def plan_file_transfer(
     match: str = "names",
     renames: RenamesLike = None,
     hints: HintsLike = (),
+    source_architecture: Architecture | None = None,
+    source_arguments: Mapping[str, Any] | None = None,
     on_mismatch: str = "keep",
     adapters: AdaptersLike = None,
     seed: int = 0,
@@ -82,7 +84,8 @@ def plan_file_transfer(
     """Build the architecture without its initial values and decide what goes where.
 
     ``arguments``, ``num_classes`` and ``seed`` as for :func:`surgery.architectures.blueprint`,
-    the others as for :func:`surgery.transfers.plan_transfer`.
+    the others as for :func:`surgery.transfers.plan_transfer`. ``source_architecture`` is what the
+    source was saved from: structure takes its code as evidence.
     """
     target = blueprint(architecture, arguments=arguments, num_classes=num_classes, seed=seed)
     plan = make_plan(
@@ -91,10 +94,20 @@ def plan_file_transfer(
         match=match,
         renames=read_renames(renames),
         hints=hints,
+        code=UNKNOWN if match == "names" else _code(target, source_architecture, source_arguments),
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )
     return FileTransfer(source, architecture, target, plan)
+
+
+def _code(
+    target: Blueprint, source: Architecture | None, arguments: Mapping[str, Any] | None
+) -> Code:
+    if source is None:
+        return Code(target_order=lambda: target.order)
+    saved = blueprint(source, arguments=arguments)
+    return Code(saved.spec, lambda: saved.order, lambda: target.order)
 
 
 def apply_to_file(

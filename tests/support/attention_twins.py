@@ -1,4 +1,4 @@
-"""One small network of attention, written twice: fused or split, (out, in) or (in, out)."""
+"""Small networks, each written twice: fused or split, (out, in) or (in, out)."""
 
 from __future__ import annotations
 
@@ -99,3 +99,27 @@ class SplitBlock(nn.Module):
         mixed = functional.scaled_dot_product_attention(*parts, self.attention.value(normed))
         x = x + self.attention.dense(mixed)
         return x + self.output(functional.gelu(self.intermediate(self.layernorm_after(x))))
+
+
+class Turned(nn.Module):
+    """Square matrices, some of them (in, out): only the code tells which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Conv1D(4, 4), nn.Linear(4, 4)
+        self.wide, self.head = Conv1D(4, 9), nn.Linear(9, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.wide(self.second(self.first(x))))
+
+
+class Straight(nn.Module):
+    """The same layers, all of them (out, in)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.wide, self.head = nn.Linear(4, 9), nn.Linear(9, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.wide(self.second(self.first(x))))

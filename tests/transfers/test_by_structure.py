@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_twins import Fused, Split
+from attention_twins import Fused, Split, Straight, Turned
 from tiny_models import TinyNet, randomise, same_bits, snapshot
 from torch import nn
 
 import surgery
 from surgery.architectures import find_architecture
+from surgery.describe import describe
 from surgery.errors import SurgeryError, TransferRefused
-from surgery.transfers import Assemble, KeepInit, Load, TransferPlan
+from surgery.transfers import Assemble, KeepInit, Load, TransferPlan, open_source
+from surgery.transfers.by_structure import Code
+from surgery.transfers.decide import make_plan
+from surgery.transfers.source import names_of
 from surgery.transfers.tofile import plan_file_transfer
 
 FACTORIES = "from attention_twins import Fused, Split\n"
@@ -248,3 +252,74 @@ def test_names_that_fail_point_to_structure():
     with pytest.raises(TransferRefused) as refused:
         surgery.transfer(state, TinyNet())
     assert any("--match structure" in line for line in refused.value.details)
+
+
+# Other sizes ---------------------------------------------------------------------------------
+
+
+def test_another_head_is_named_and_stays_fresh():
+    plan = surgery.plan_transfer(Split(num_classes=7), Fused(), match="structure")
+    step = plan.by_target["head.weight"]
+    assert step.reason == "shape differs: source classifier.weight (7, 6, 1, 1), target (3, 6)"
+    assert {unused.source.name: unused.reason for unused in plan.unused} == {
+        "classifier.weight": "does not fit its target",
+        "classifier.bias": "does not fit its target",
+    }
+
+
+class OneChannel(Split):
+    """The split twin for grey pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings.patches.projection = nn.Conv2d(1, 6, 4, 4)
+
+
+def test_what_has_another_size_can_be_adapted():
+    source, target = randomise(Fused().double(), 1), OneChannel().double()
+    kept = surgery.plan_transfer(source, target, match="structure")
+    assert kept.by_target["embeddings.patches.projection.weight"].status == "fresh"
+    outcome = surgery.transfer(source, target, match="structure", on_mismatch="adapt", min_loaded=1)
+    assert outcome.adapted == ("embeddings.patches.projection.weight",)
+    grey = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        one, three = (
+            target.double().eval()(grey),
+            source.double().eval()(grey.expand(-1, 3, -1, -1)),
+        )
+    torch.testing.assert_close(one, three, rtol=0, atol=1e-12)
+
+
+# Code as evidence ----------------------------------------------------------------------------
+
+
+def test_the_code_of_the_source_tells_what_its_names_do_not():
+    source, target = randomise(Turned(), 1), Straight()
+    from_file = surgery.plan_transfer(source.state_dict(), target, match="structure")
+    assert from_file.refused
+    outcome = surgery.transfer(source, target, match="structure", strict=True)
+    assert {s.target.name for s in outcome.plan.steps if isinstance(s, Assemble)} == {
+        "first.weight",
+        "wide.weight",
+    }
+    rows = torch.randn(5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(source.double()(rows), target.double()(rows))
+
+
+def test_the_architecture_that_a_file_was_saved_from_tells_as_much(tmp_path):
+    (tmp_path / "factory.py").write_text("from attention_twins import Straight, Turned\n")
+    old = surgery.open_checkpoint(saved(randomise(Turned(), 1), tmp_path / "old.safetensors"))
+    new, was = (find_architecture(f"{tmp_path}/factory.py:{n}") for n in ("Straight", "Turned"))
+    assert plan_file_transfer(old, new, match="structure").plan.refused
+    told = plan_file_transfer(old, new, match="structure", source_architecture=was)
+    assert told.plan.loaded_fraction == 1
+    assert not told.plan.refused
+
+
+def test_order_is_asked_for_only_where_something_goes_by_it():
+    asked = []
+    code = Code(target_order=lambda: asked.append(1) or ())
+    names = names_of(open_source(Split()))
+    make_plan(names, describe(Fused()), match="structure", code=code)
+    assert not asked

@@ -282,6 +282,8 @@ def _spanned(anchors: Sequence[Path], row: Sequence[Path]) -> list[Path]:
 
 
 Rule = Callable[[Sequence[Path], Sequence[Path], Known], Pairs]
+#: What the reason says where it goes by the order in which code registers layers.
+AS_REGISTERED = "as registered"
 _RULES: tuple[tuple[Rule, str], ...] = (
     (_same_path, "the same name in a pair of modules"),
     (_learned, "the same names as in other blocks"),
@@ -290,7 +292,7 @@ _RULES: tuple[tuple[Rule, str], ...] = (
 )
 _LAST_RULES: tuple[tuple[Rule, str], ...] = (
     (_enclosed, "between layers of its module"),
-    (_beside, "beside a decided layer in its module, and next to it as registered"),
-    (_registered, "order by name, and as registered beside decided layers"),
-    (_between_decided, "between the same decided layers, as registered and as they run"),
+    (_beside, f"beside a decided layer in its module, and next to it {AS_REGISTERED}"),
+    (_registered, f"order by name, and {AS_REGISTERED} beside decided layers"),
+    (_between_decided, f"between the same decided layers, {AS_REGISTERED} and as they run"),
 )

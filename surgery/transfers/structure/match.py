@@ -15,6 +15,7 @@ from surgery.transfers.names import SourceNames
 from surgery.transfers.plan import RefusedGroup
 from surgery.transfers.structure.attention import bias_alone, join_attention
 from surgery.transfers.structure.consistency import contradicted
+from surgery.transfers.structure.evidence import AS_REGISTERED
 from surgery.transfers.structure.gates import join_gates
 from surgery.transfers.structure.hints import Hints, read_hints
 from surgery.transfers.structure.layers import (
@@ -55,6 +56,13 @@ class StructureMatch:
     unused: tuple[str, ...]
     different: str = ""
     resized: tuple[Resized, ...] = ()
+
+    @property
+    def by_registration(self) -> bool:
+        """Whether any step goes by the order in which layers are registered: how they run may
+        then contradict it.
+        """
+        return any(AS_REGISTERED in why for step in self.steps for why in step.evidence)
 
     def __str__(self) -> str:
         lines = [*([self.different] if self.different else []), *map(str, self.steps)]
