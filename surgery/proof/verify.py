@@ -137,6 +137,7 @@ def _proof_on(
     del random, values  # as large as the network each
     real = _both(source, target, own, parts, example)
     own_trial, quiet = real.trial("the checkpoint's own values"), _effects(real)
+    movements = _seen_at_last(movements, _movements(real, parts))
     del real
     alike = by_shape = None
     if not (trial.agrees and own_trial.agrees):
@@ -282,6 +283,14 @@ def _movements(both: _Both, parts: Sequence[Part]) -> tuple[Movement, ...]:
     loudest = max((max(pair) for pair in effects.values()), default=0.0)
     moved = (part for part in parts if part.name in effects)
     return tuple(_movement(part, both, effects[part.name], loudest) for part in moved)
+
+
+def _seen_at_last(random: Iterable[Movement], own: Iterable[Movement]) -> tuple[Movement, ...]:
+    """Random values may drive an activation so far that nothing moves it: the checkpoint's own
+    then have the word.
+    """
+    by_source = {move.source: move for move in own}
+    return tuple(by_source[move.source] if move.verdict == UNSEEN else move for move in random)
 
 
 def _effects(both: _Both) -> Effects:
