@@ -53,11 +53,7 @@ def verify_transfer(
     models = (_doubled(copy.deepcopy(source)), _doubled(copy.deepcopy(target)))
     labels = ("the source", "the target")
     sides = make_sides(*models, plan, labels)
-    held = {
-        step.source.name: sides[0].live[name]
-        for name, step in sides[0].steps.items()
-        if step.source
-    }
+    held = {step.source.name: sides[0].live[name] for name, step in sides[0].steps.items()}
     return prove(*sides, own_values(sides, held), shape=tuple(shape) if shape else None, seed=seed)
 
 
@@ -87,7 +83,7 @@ def prove_file_transfer(
     )
     labels = (f"{source.label} (old)", f"{job.architecture.label} (new)")
     sides = make_sides(*models, job.plan, labels, job.source.ties)
-    names = {step.source.name for step in sides[1].steps.values() if step.source}
+    names = {spec.name for step in sides[1].steps.values() for spec in step.sources}
     held = {name: job.source.tensor(name) for name in names}
     return prove(*sides, own_values(sides, held), shape=shape, seed=seed)
 
