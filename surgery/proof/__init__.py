@@ -82,7 +82,7 @@ def prove_file_transfer(
         _built(job.architecture, arguments, num_classes, seed),
     )
     labels = (f"{source.label} (old)", f"{job.architecture.label} (new)")
-    sides = make_sides(*models, job.plan, labels, job.source.ties)
+    sides = make_sides(*models, job.plan, labels, job.source.ties, job.source.tensor)
     names = {spec.name for step in sides[1].steps.values() for spec in step.sources}
     held = {name: job.source.tensor(name) for name in names}
     return prove(*sides, own_values(sides, held), shape=shape, seed=seed)

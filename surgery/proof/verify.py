@@ -106,7 +106,7 @@ def _agreed_on(
     """Sizes that the networks are made for and on which no setting tells them apart."""
     import torch
 
-    even = values_by_shape(own, parts_of(target.steps.values()), seed)
+    even = values_by_shape(own, parts_of(target.steps.values(), even=True), seed)
     for shape in own_shapes((source.model, target.model)):
         (example,) = examples((source.model, target.model), shape, seed)
         try:
@@ -141,6 +141,7 @@ def _proof_on(
     del real
     alike = by_shape = None
     if not (trial.agrees and own_trial.agrees):
+        parts = parts_of(target.steps.values(), even=True)
         even = values_by_shape(own, parts, seed)
         alike = _both(source, target, even, parts, example, copies=True)
         by_shape = alike.trial("one value for all tensors of a shape")
