@@ -328,6 +328,11 @@ def _proof_notes(proof: Proof) -> Iterator[str]:
             "they differ whichever of the tensors of one shape goes where; whether each is in its "
             "own place can be told once they agree"
         )
+        if not proof.settings:
+            yield (
+                "no hyper-parameter shows why: look before the first difference, and at the order "
+                "of rows in fused tensors (q, k and v in turn, or head by head)"
+            )
     if proof.first:
         yield f"the first difference: {proof.first}"
     if unseen := [move.source for move in proof.unseen]:

@@ -319,6 +319,21 @@ def test_calls_of_a_fused_layer_are_not_held_against_those_of_its_parts():
     assert proof.first == ""
 
 
+def test_a_fused_matrix_whose_rows_lie_in_another_order():
+    """The plan cannot know: nothing is cut. The report says where to look."""
+
+    class ByHead(Fused):
+        def qkv_of(self, x):
+            rows = self.qkv(x).unflatten(-1, (2, 3, WIDTH // 2))
+            return tuple(rows[..., part, :].flatten(-2) for part in range(3))
+
+    source, target = randomise(Fused()), ByHead()
+    proof = surgery.verify_transfer(source, target, surgery.plan_transfer(source, target))
+    assert not proof.holds
+    assert "proj: it is fed something else" in proof.first
+    assert "the order of rows in fused tensors" in str(proof)
+
+
 @pytest.fixture
 def job(tmp_path):
     """A transfer into a file, from projections apart into a fused one."""

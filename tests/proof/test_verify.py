@@ -409,6 +409,21 @@ def test_a_source_model_of_another_architecture():
     assert "fc.weight is (7, 8), and (5, 8) there" in str(error.value)
 
 
+def test_two_tensors_cannot_become_one():
+    class Untied(TiedLanguageModel):
+        def __init__(self):
+            super().__init__()
+            self.lm_head.weight = nn.Parameter(torch.zeros(11, 4))
+
+    source = randomise(Untied())
+    proof = verify(source, TiedLanguageModel())
+    assert not proof.holds
+    assert {move.source for move in proof.against} == {"embed.weight", "lm_head.weight"}
+    with torch.no_grad():
+        source.lm_head.weight.copy_(source.embed.weight)
+    assert verify(source, TiedLanguageModel()).holds
+
+
 def test_names_of_wrappers_are_looked_through():
     class Wrapper(nn.Module):
         def __init__(self):
