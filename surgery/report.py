@@ -254,17 +254,18 @@ def proof_report(proof: Proof, *, heading: Sequence[str] = ()) -> Report:
 
 def proof_lines(proof: Proof) -> tuple[str, ...]:
     """The same in a few lines, below an error."""
+    moves = () if proof.networks_differ else [m for m in proof.against if m not in proof.behind]
     swaps = [
-        f"{', '.join(move.targets)} takes {move.source}, and acts as {' or '.join(move.acts_as)}"
-        for move in proof.movements
-        if move.acts_as
+        f"{', '.join(move.targets) or 'nothing'} takes {move.source}, and {_acts(move)}"
+        for move in sorted(moves, key=lambda move: not move.acts_as)
     ]
+    behind = [_behind_text(proof)] if proof.behind else []
     settings = [
         f"{places}: {name} is {source} in the source, {target} in the target"
         for places, name, source, target in _settings_rows(proof)
     ]
     first = [f"the first difference: {proof.first}"] if proof.first else []
-    return (_trials_text(proof), *_firsts(swaps, 8), *first, *_firsts(settings, 8))
+    return (_trials_text(proof), *_firsts(swaps, 8), *behind, *first, *_firsts(settings, 8))
 
 
 def _firsts(lines: Sequence[str], count: int) -> list[str]:
@@ -304,7 +305,17 @@ def _against_table(proof: Proof) -> Table:
 
 
 def _acts_text(move: Movement) -> str:
-    return f"acts as {' or '.join(move.acts_as)}" if move.acts_as else move.verdict
+    return _acts(move) if move.acts_as else move.verdict
+
+
+def _acts(move: Movement) -> str:
+    acts_as = " or ".join(move.acts_as)
+    return f"acts as {acts_as}" if acts_as else "moves the two networks differently"
+
+
+def _behind_text(proof: Proof) -> str:
+    behind = _patterns(move.source for move in proof.behind)
+    return f"these act only on what cannot be compared, so nothing is said of them: {behind}"
 
 
 def _settings_table(proof: Proof) -> Table:
@@ -338,8 +349,7 @@ def _proof_notes(proof: Proof) -> Iterator[str]:
     if unseen := [move.source for move in proof.unseen]:
         yield f"moved alone, these move neither network: {_patterns(unseen)}"
     if proof.behind:
-        behind = _patterns(move.source for move in proof.behind)
-        yield f"these act only on what cannot be compared, so nothing is said of them: {behind}"
+        yield _behind_text(proof)
     if proof.hidden:
         yield f"the checkpoint's own values hide what these do: {_patterns(proof.hidden)}"
     if proof.adapted:

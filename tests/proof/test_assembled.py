@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import attentions
 import pytest
@@ -384,3 +385,24 @@ def test_values_that_are_not_finite_in_one_piece(job):
     assert not proof.holds
     assert proof.random.agrees
     assert proof.verdict == "the networks give values that are not finite"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_mix_up_of_rows_is_refuted(seed):
+    """Of what goes into the fused tensors, or comes out of one: right is proven, wrong is not."""
+    random = Random(seed)
+    orders = ["".join(random.sample("qkv", 3)) if random.random() < 0.7 else "qkv" for _ in "wb"]
+    names = dict(zip("qkv", ("query", "key", "value"), strict=True))
+    split, fused = randomise(Split(), seed), randomise(Fused(), seed)
+    into, out = {}, {}
+    for kind, order in zip(("weight", "bias"), orders, strict=True):
+        pieces = [piece(split, f"{names[part]}.{kind}") for part in order]
+        into[f"qkv.{kind}"] = Operation(tuple(pieces))
+        for part, source in zip("qkv", order, strict=True):
+            out[f"{names[part]}.{kind}"] = Operation((piece(fused, f"qkv.{kind}", source),))
+    right = orders == ["qkv", "qkv"]
+    for source, target, made in ((split, Fused(), into), (fused, Split(), out)):
+        proof = surgery.verify_transfer(source, target, planned(source, target, made))
+        assert proof.holds == right, proof
+        assert not proof.networks_differ
+        assert bool([move for move in proof.movements if move.acts_as]) == (not right)

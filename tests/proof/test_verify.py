@@ -419,6 +419,7 @@ def test_two_tensors_cannot_become_one():
     proof = verify(source, TiedLanguageModel())
     assert not proof.holds
     assert {move.source for move in proof.against} == {"embed.weight", "lm_head.weight"}
+    assert "embed.weight takes embed.weight, and moves the two" in "\n".join(proof_lines(proof))
     with torch.no_grad():
         source.lm_head.weight.copy_(source.embed.weight)
     assert verify(source, TiedLanguageModel()).holds
