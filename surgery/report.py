@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from surgery.collapse import Collapsed, collapse
@@ -254,7 +253,7 @@ def proof_report(proof: Proof, *, heading: Sequence[str] = ()) -> Report:
 
 def proof_lines(proof: Proof) -> tuple[str, ...]:
     """The same in a few lines, below an error."""
-    moves = () if proof.networks_differ else [m for m in proof.against if m not in proof.behind]
+    moves = () if proof.networks_differ else proof.contrary
     swaps = [
         f"{', '.join(move.targets) or 'nothing'} takes {move.source}, and {_acts(move)}"
         for move in sorted(moves, key=lambda move: not move.acts_as)
@@ -296,10 +295,10 @@ def _against_table(proof: Proof) -> Table:
         Column("difference", number=True),
         Column("what it does"),
     )
-    moves = () if proof.networks_differ else (m for m in proof.against if m not in proof.behind)
+    moves = () if proof.networks_differ else proof.contrary[:40]
     rows = tuple(
         (move.source, ", ".join(move.targets), f"{move.difference:.1e}", _acts_text(move))
-        for move in islice(moves, 40)
+        for move in moves
     )
     return Table("tensors that speak against it", columns, rows, "odd")
 
