@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 import re
+import warnings
 from random import Random
 
 import pytest
 import timm
 import torch
 import torchvision
+from structure_plans import structure_plan
 from tiny_models import TiedLanguageModel, TinyNet, randomise, same_bits, snapshot
 from torch import nn
 
@@ -423,6 +425,28 @@ def test_two_tensors_cannot_become_one():
     with torch.no_grad():
         source.lm_head.weight.copy_(source.embed.weight)
     assert verify(source, TiedLanguageModel()).holds
+
+
+def test_weight_norm_in_both_spellings():
+    def of(norm):
+        return nn.Sequential(norm(nn.Linear(3, 6)), nn.ReLU(), norm(nn.Linear(6, 4)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        old = of(nn.utils.weight_norm)
+    new = of(nn.utils.parametrizations.weight_norm)
+    for source, target in ((old, new), (new, old)):
+        proof = surgery.verify_transfer(source, target, structure_plan(source, target))
+        assert proof.holds, proof
+        assert len(proof.moved) == 6
+
+
+def test_a_scripted_model():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        scripted = torch.jit.script(nn.Linear(3, 2))
+    with pytest.raises(SurgeryError, match="a scripted model cannot be followed"):
+        verify(scripted, nn.Linear(3, 2))
 
 
 def test_names_of_wrappers_are_looked_through():
