@@ -112,7 +112,7 @@ def _agreed_on(
         try:
             with torch.no_grad():
                 points = _comparable(*(run(side, even, example) for side in (source, target)))
-        except (RuntimeError, ValueError, AssertionError):  # it takes no such size
+        except Exception:  # one of them takes no such size, and says so in its own way
             continue
         pairs = zip(*points, strict=True)
         if points[0] and all(relative_difference(a, b) <= TOLERANCE for (_, a), (_, b) in pairs):
