@@ -50,14 +50,10 @@ def verify_transfer(
     from surgery.proof.sides import make_sides, own_values
     from surgery.proof.verify import prove
 
-    models = (_doubled(copy.deepcopy(source)), _doubled(copy.deepcopy(target)))
+    models = (_doubled(_copied(source)), _doubled(_copied(target)))
     labels = ("the source", "the target")
     sides = make_sides(*models, plan, labels)
-    held = {
-        step.source.name: sides[0].live[name]
-        for name, step in sides[0].steps.items()
-        if step.source
-    }
+    held = {step.source.name: sides[0].live[name] for name, step in sides[0].steps.items()}
     return prove(*sides, own_values(sides, held), shape=tuple(shape) if shape else None, seed=seed)
 
 
@@ -86,7 +82,7 @@ def prove_file_transfer(
         _built(job.architecture, arguments, num_classes, seed),
     )
     labels = (f"{source.label} (old)", f"{job.architecture.label} (new)")
-    sides = make_sides(*models, job.plan, labels, job.source.ties)
+    sides = make_sides(*models, job.plan, labels, job.source.ties, job.source.tensor)
     names = {spec.name for step in sides[1].steps.values() for spec in step.sources}
     held = {name: job.source.tensor(name) for name in names}
     return prove(*sides, own_values(sides, held), shape=shape, seed=seed)
@@ -121,7 +117,22 @@ def _built(
         return _doubled(build(architecture, arguments=arguments, num_classes=num_classes))
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also where a module holds what it computed last (torch.nn.utils.weight_norm):
+    tensors with a graph cannot be copied.
+    """
+    import torch
+
+    noted = (value for module in model.modules() for value in vars(module).values())
+    computed = [v for v in noted if isinstance(v, torch.Tensor) and not v.is_leaf]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+
+
 def _doubled(model: nn.Module) -> nn.Module:
+    import torch
+
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise SurgeryError("a scripted model cannot be followed; give the one it was made from")
     if any(value.is_meta for value in (*model.parameters(), *model.buffers())):
         raise SurgeryError("a model on the meta device cannot be run; give it memory first")
     return model.cpu().double().eval().requires_grad_(False)

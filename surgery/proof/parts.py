@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import gcd
 from typing import TYPE_CHECKING
 
-from surgery.transfers.operations import Piece
+from surgery.transfers.operations import Piece, rows
 from surgery.transfers.plan import Assemble, KeepInit, Step
 
 if TYPE_CHECKING:
     import torch
+
+#: A tensor is cut evenly into so many parts at most.
+_MOST = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,20 @@ class Part:
         return value.narrow(self.axis, self.start, self.stop - self.start)
 
 
-def parts_of(steps: Iterable[Step]) -> tuple[Part, ...]:
+def parts_of(steps: Iterable[Step], *, even: bool = False) -> tuple[Part, ...]:
     """All that the steps take, every source cut wherever one of its targets begins or ends.
 
-    Rows between the cuts that nothing takes are a part too: they must have no effect.
+    Rows between the cuts that nothing takes are a part too: they must have no effect. With
+    ``even`` what is joined or taken apart is cut into parts of one height, so that pieces of
+    several heights (grouped-query attention) are made of the same parts wherever they lie.
     """
+    steps = tuple(steps)
     taken: dict[str, list[tuple[str, Piece | None]]] = {}
     for step in steps:
         for source, piece in _pieces(step):
             taken.setdefault(source, []).append((step.target.name, piece))
-    return tuple(part for source, pieces in taken.items() for part in _cut(source, pieces))
+    heights = _heights(steps) if even else {}
+    return tuple(part for source, pieces in taken.items() for part in _cut(source, pieces, heights))
 
 
 def by_part(parts: Iterable[Part], values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -75,9 +83,28 @@ def _pieces(step: Step) -> Iterator[tuple[str, Piece | None]]:
         yield step.source.name, None
 
 
-def _cut(source: str, pieces: list[tuple[str, Piece | None]]) -> Iterator[Part]:
+def _heights(steps: Iterable[Step]) -> dict[str, int]:
+    """By source the largest height that divides whatever its rows are joined with or cut from."""
+    heights: dict[str, int] = {}
+    for step in steps:
+        pieces = step.operation.pieces if isinstance(step, Assemble) else ()
+        if len(pieces) == 1 and pieces[0].whole:
+            continue
+        ends = [end for piece in pieces for end in (piece.start, piece.stop)]
+        for piece in pieces:
+            if piece.source:
+                total = rows(piece.source.shape, piece.transposed)
+                before = heights.get(piece.source.name, 0)
+                heights[piece.source.name] = gcd(before, total, *ends)
+    return heights
+
+
+def _cut(
+    source: str, pieces: list[tuple[str, Piece | None]], heights: Mapping[str, int]
+) -> Iterator[Part]:
     everyone = tuple(dict.fromkeys(target for target, _ in pieces))
-    cut = [piece for _, piece in pieces if piece and not piece.whole]
+    height = heights.get(source, 0)
+    cut = [piece for _, piece in pieces if piece and (height or not piece.whole)]
     axes = {_interval(piece)[0] for piece in cut}
     if len(axes) != 1:  # nothing is cut, or along both axes of a matrix
         yield Part(source, everyone)
@@ -85,7 +112,11 @@ def _cut(source: str, pieces: list[tuple[str, Piece | None]]) -> Iterator[Part]:
     axis, spec = axes.pop(), cut[0].source
     assert spec is not None
     ends = {0, spec.shape[axis], *(end for piece in cut for end in (piece.start, piece.stop))}
-    borders = sorted(ends)
+    if height and spec.shape[axis] <= _MOST * height:
+        ends |= {*range(0, spec.shape[axis], height)}
+    if (borders := sorted(ends)) == [0, spec.shape[axis]]:
+        yield Part(source, everyone)
+        return
     for start, stop in pairwise(borders):
         targets = (
             target

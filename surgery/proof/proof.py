@@ -119,17 +119,21 @@ class Proof:
         return tuple(move for move in self.movements if move.verdict == UNSEEN)
 
     @property
+    def contrary(self) -> tuple[Movement, ...]:
+        """Tensors that move the two differently. Where the networks differ most tensors do, which
+        says nothing.
+        """
+        return tuple(move for move in self.movements if move.verdict == OTHERWISE)
+
+    @property
     def behind(self) -> tuple[Movement, ...]:
         """Tensors of which nothing can be said: what is not transferred stands before them."""
         return tuple(move for move in self.movements if move.verdict == BEHIND)
 
     @property
     def against(self) -> tuple[Movement, ...]:
-        """Tensors that speak against the mapping, or that nothing could be said of.
-
-        Where the networks differ most tensors move them differently, which says nothing.
-        """
-        return tuple(move for move in self.movements if move.verdict in (OTHERWISE, BEHIND))
+        """Tensors that speak against the mapping, or that nothing could be said of."""
+        return (*self.contrary, *self.behind)
 
     @property
     def holds(self) -> bool:
@@ -159,9 +163,9 @@ class Proof:
         swapped = [move for move in self.movements if move.acts_as]
         if swapped:
             return f"{len(swapped)} tensors are in another's place"
-        if any(move.verdict == OTHERWISE for move in self.movements):
+        if self.contrary:
             return "the same weights move the two networks differently"
-        if any(move.verdict == BEHIND for move in self.movements):
+        if self.behind:
             return "not all that is mapped acts on what can be compared"
         if not self.moved:
             return "no mapped tensor moves what was compared, so nothing is proven"

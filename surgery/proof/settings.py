@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ _ATTRIBUTES = (
     *("padding_mode", "num_groups", "num_heads", "scale", "ceil_mode", "negative_slope"),
 )
 
-Keyed = Mapping[tuple[str, ...], tuple[Call, tuple[str, ...]]]
+Key = tuple[str, ...]
+Keyed = Mapping[Key, tuple[Call, tuple[str, ...]]]
 
 
 def differing_settings(source: Sequence[Call], target: Sequence[Call]) -> tuple[Setting, ...]:
@@ -29,7 +31,8 @@ def differing_settings(source: Sequence[Call], target: Sequence[Call]) -> tuple[
     In the target's order. What only one side calls on its tensors (fused projections) is not
     compared; where calls hold copies, what comes before those that are fed the same is not either.
     """
-    ours, theirs = _by_key(source), _by_key(target)
+    common = _common(source, target)
+    ours, theirs = _by_key(source, common), _by_key(target, common)
     found: list[Setting] = []
     for key, (call, before) in theirs.items():
         if key not in ours:
@@ -39,7 +42,7 @@ def differing_settings(source: Sequence[Call], target: Sequence[Call]) -> tuple[
         found += _of_calls(place, other, call)
         if before_other != before and not fed_alike(other, call):
             found.append(Setting(place, "called before", _list(before_other), _list(before)))
-    if (end := _after(source)) != (last := _after(target)):
+    if (end := _after(source, common)) != (last := _after(target, common)):
         found.append(Setting("the end", "called last", _list(end), _list(last)))
     return tuple(found)
 
@@ -111,8 +114,9 @@ def _laid_out_otherwise(source: Call, target: Call) -> bool:
 
 def shared_calls(source: Sequence[Call], target: Sequence[Call]) -> list[tuple[Call, Call]]:
     """Calls of both sides on the same tensors of the checkpoint, in the target's order."""
-    ours = _by_key(source)
-    return [(ours[key][0], call) for key, (call, _) in _by_key(target).items() if key in ours]
+    common = _common(source, target)
+    ours, theirs = _by_key(source, common), _by_key(target, common)
+    return [(ours[key][0], call) for key, (call, _) in theirs.items() if key in ours]
 
 
 def place_of(key: Sequence[str]) -> str:
@@ -127,16 +131,17 @@ def _owner(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _by_key(calls: Sequence[Call]) -> Keyed:
-    """Calls that take mapped tensors which no other call takes, and the kinds called before."""
-    counts: dict[tuple[str, ...], int] = {}
-    for call in calls:
-        counts[call.key] = counts.get(call.key, 0) + 1
-    found: dict[tuple[str, ...], tuple[Call, tuple[str, ...]]] = {}
+def _by_key(calls: Sequence[Call], common: Set[Key]) -> Keyed:
+    """Calls that take mapped tensors which no other call takes, and the kinds called before:
+    since the last call that is common to both sides, as one may fuse what the other has apart.
+    """
+    counts = Counter(call.key for call in calls)
+    found: dict[Key, tuple[Call, tuple[str, ...]]] = {}
     before: list[str] = []
     for call in calls:
         if not call.key:
             before += _told(call)
+        if call.key not in common:
             continue
         if before and before[-1].startswith("pad("):
             call = replace(call, settings=(*call.settings, ("padded before", before.pop()[4:-1])))
@@ -146,10 +151,17 @@ def _by_key(calls: Sequence[Call]) -> Keyed:
     return found
 
 
-def _after(calls: Sequence[Call]) -> tuple[str, ...]:
+def _common(source: Sequence[Call], target: Sequence[Call]) -> Set[Key]:
+    return {call.key for call in source if call.key} & {call.key for call in target}
+
+
+def _after(calls: Sequence[Call], common: Set[Key]) -> tuple[str, ...]:
     after: list[str] = []
     for call in calls:
-        after = [] if call.key else [*after, *_told(call)]
+        if call.key in common:
+            after = []
+        elif not call.key:
+            after += _told(call)
     return tuple(after)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,11 +34,13 @@ def make_sides(
     plan: TransferPlan,
     labels: tuple[str, str],
     ties: Iterable[tuple[str, ...]] = (),
+    tensor: Callable[[str], torch.Tensor] | None = None,
 ) -> tuple[Side, Side]:
     """How both models' tensors are made of the checkpoint's, and what only one of them has.
 
     ``plan`` is the target's; the source's own is found by names. ``ties`` are the checkpoint's
-    names of one tensor. Raises :class:`~surgery.errors.SurgeryError` where the source model has
+    names of one tensor, and ``tensor`` its values: those of ``source`` where that is None.
+    Raises :class:`~surgery.errors.SurgeryError` where the source model has
     no place for a tensor that the plan uses: it is not the checkpoint's architecture.
     """
     specs = [s for step in plan.steps if isinstance(step, Load | Assemble) for s in step.sources]
@@ -52,15 +54,17 @@ def make_sides(
     # An index that the target computes is computed by the source too: in float64, on both sides.
     used = {spec.name for spec in specs}
     used |= {name for group in ties if used & {*group} for name in group}
-    one = _one_name_each((*ties, *_ties_of(own_plan), *_ties_of(plan)))
     ours = {step.target.name: step for step in own_plan.steps}
+    placed = {name: step.source.name for name, step in ours.items() if step.source}
+    tensor = tensor or _values_in(source, {at: name for name, at in placed.items()})
+    theirs = (*_ties_of(own_plan), *_ties_of(plan))
+    one = _one_name_each((*ties, *(_equal(names, tensor) for names in theirs)))
     expected = {unused.source.name for unused in plan.unused if unused.expected} - used
     old, new = (
         _side(labels[0], source, ours, one, used, expected),
         _side(labels[1], target, plan.by_target, one, used, set()),
     )
     by_name = {s.name: adapter for s, adapter in computed_from.items() if s.name not in used}
-    placed = {name: step.source.name for name, step in ours.items() if step.source}
     before = {name: by_name[at] for name, at in placed.items() if at in by_name}
     return (
         replace(old, adapted=before),
@@ -117,6 +121,19 @@ def _ties_of(plan: TransferPlan) -> list[tuple[str, ...]]:
         [whole[name].sources[0].name for name in names if name in whole] for names in plan.ties
     ]
     return [tuple(dict.fromkeys(names)) for names in groups if len(set(names)) > 1]
+
+
+def _values_in(model: nn.Module, places: Mapping[str, str]) -> Callable[[str], torch.Tensor]:
+    live = Side("", model, {}).live
+    return lambda name: live[places[name]]
+
+
+def _equal(names: tuple[str, ...], tensor: Callable[[str], torch.Tensor]) -> tuple[str, ...]:
+    """The first of the names and those of equal values: one tensor cannot hold two."""
+    import torch
+
+    first = tensor(names[0])
+    return tuple(name for name in names if torch.equal(tensor(name), first))
 
 
 def _is_whole(step: Step) -> bool:

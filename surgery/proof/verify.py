@@ -106,13 +106,13 @@ def _agreed_on(
     """Sizes that the networks are made for and on which no setting tells them apart."""
     import torch
 
-    even = values_by_shape(own, parts_of(target.steps.values()), seed)
+    even = values_by_shape(own, parts_of(target.steps.values(), even=True), seed)
     for shape in own_shapes((source.model, target.model)):
         (example,) = examples((source.model, target.model), shape, seed)
         try:
             with torch.no_grad():
                 points = _comparable(*(run(side, even, example) for side in (source, target)))
-        except (RuntimeError, ValueError, AssertionError):  # it takes no such size
+        except Exception:  # one of them takes no such size, and says so in its own way
             continue
         pairs = zip(*points, strict=True)
         if points[0] and all(relative_difference(a, b) <= TOLERANCE for (_, a), (_, b) in pairs):
@@ -137,9 +137,11 @@ def _proof_on(
     del random, values  # as large as the network each
     real = _both(source, target, own, parts, example)
     own_trial, quiet = real.trial("the checkpoint's own values"), _effects(real)
+    movements = _seen_at_last(movements, _movements(real, parts))
     del real
     alike = by_shape = None
     if not (trial.agrees and own_trial.agrees):
+        parts = parts_of(target.steps.values(), even=True)
         even = values_by_shape(own, parts, seed)
         alike = _both(source, target, even, parts, example, copies=True)
         by_shape = alike.trial("one value for all tensors of a shape")
@@ -282,6 +284,14 @@ def _movements(both: _Both, parts: Sequence[Part]) -> tuple[Movement, ...]:
     loudest = max((max(pair) for pair in effects.values()), default=0.0)
     moved = (part for part in parts if part.name in effects)
     return tuple(_movement(part, both, effects[part.name], loudest) for part in moved)
+
+
+def _seen_at_last(random: Iterable[Movement], own: Iterable[Movement]) -> tuple[Movement, ...]:
+    """Random values may drive an activation so far that nothing moves it: the checkpoint's own
+    then have the word.
+    """
+    by_source = {move.source: move for move in own}
+    return tuple(by_source[move.source] if move.verdict == UNSEEN else move for move in random)
 
 
 def _effects(both: _Both) -> Effects:

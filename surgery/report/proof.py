@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from surgery.report.folding import patterns
@@ -26,17 +25,18 @@ def proof_report(proof: Proof, *, heading: Sequence[str] = ()) -> Report:
 
 def proof_lines(proof: Proof) -> tuple[str, ...]:
     """The same in a few lines, below an error."""
+    moves = () if proof.networks_differ else proof.contrary
     swaps = [
-        f"{', '.join(move.targets)} takes {move.source}, and acts as {' or '.join(move.acts_as)}"
-        for move in proof.movements
-        if move.acts_as
+        f"{', '.join(move.targets) or 'nothing'} takes {move.source}, and {_acts(move)}"
+        for move in sorted(moves, key=lambda move: not move.acts_as)
     ]
+    behind = [_behind_text(proof)] if proof.behind else []
     settings = [
         f"{places}: {name} is {source} in the source, {target} in the target"
         for places, name, source, target in _settings_rows(proof)
     ]
     first = [f"the first difference: {proof.first}"] if proof.first else []
-    return (_trials_text(proof), *first_lines(swaps, 8), *first, *first_lines(settings, 8))
+    return (_trials_text(proof), *first_lines(swaps, 8), *behind, *first, *first_lines(settings, 8))
 
 
 def _trials_text(proof: Proof) -> str:
@@ -62,16 +62,26 @@ def _against_table(proof: Proof) -> Table:
         Column("difference", number=True),
         Column("what it does"),
     )
-    moves = () if proof.networks_differ else (m for m in proof.against if m not in proof.behind)
+    moves = () if proof.networks_differ else proof.contrary[:40]
     rows = tuple(
         (move.source, ", ".join(move.targets), f"{move.difference:.1e}", _acts_text(move))
-        for move in islice(moves, 40)
+        for move in moves
     )
     return Table("tensors that speak against it", columns, rows, "odd")
 
 
 def _acts_text(move: Movement) -> str:
-    return f"acts as {' or '.join(move.acts_as)}" if move.acts_as else move.verdict
+    return _acts(move) if move.acts_as else move.verdict
+
+
+def _acts(move: Movement) -> str:
+    acts_as = " or ".join(move.acts_as)
+    return f"acts as {acts_as}" if acts_as else "moves the two networks differently"
+
+
+def _behind_text(proof: Proof) -> str:
+    behind = patterns(move.source for move in proof.behind)
+    return f"these act only on what cannot be compared, so nothing is said of them: {behind}"
 
 
 def _settings_table(proof: Proof) -> Table:
@@ -95,13 +105,17 @@ def _proof_notes(proof: Proof) -> Iterator[str]:
             "they differ whichever of the tensors of one shape goes where; whether each is in its "
             "own place can be told once they agree"
         )
+        if not proof.settings:
+            yield (
+                "no hyper-parameter shows why: look before the first difference, and at the order "
+                "of rows in fused tensors (q, k and v in turn, or head by head)"
+            )
     if proof.first:
         yield f"the first difference: {proof.first}"
     if unseen := [move.source for move in proof.unseen]:
         yield f"moved alone, these move neither network: {patterns(unseen)}"
     if proof.behind:
-        behind = patterns(move.source for move in proof.behind)
-        yield f"these act only on what cannot be compared, so nothing is said of them: {behind}"
+        yield _behind_text(proof)
     if proof.hidden:
         yield f"the checkpoint's own values hide what these do: {patterns(proof.hidden)}"
     if proof.adapted:

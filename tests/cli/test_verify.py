@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from click.testing import CliRunner
@@ -83,6 +84,28 @@ def test_two_libraries(run, tmp_path):
     other = run(*words, "torchvision:resnet50", "--dry-run")
     assert other.exit_code == 2
     assert "the source is no checkpoint of torchvision:resnet50" in other.stderr
+
+
+def test_the_same_weights_with_another_padding(run, tmp_path):
+    """As torchvision's efficientnet_v2_s and timm's tf_efficientnetv2_s, but small."""
+    model = timm.create_model("test_efficientnet")
+    torch.save(model.state_dict(), tmp_path / "old.pt")
+    before = sorted(tmp_path.iterdir())
+    words = ("transfer", "old.pt", "timm:test_efficientnet", "--arg", "pad_type=same")
+    result = run(*words, "--source-arch", "timm:test_efficientnet", "--verify", "-o", "new.pt")
+    assert result.exit_code == 1
+    assert "error: the proof failed: weights agree, the networks do not; nothing" in result.stderr
+    assert "padding is 1 in the source, 0 in the target" in result.stderr
+    assert "padded before" in result.stdout
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_class_rows_are_no_part_of_the_claim(run, old):
+    words = ("--arg", "num_classes=2", "--adapt", "fc.*=class-rows:0=5,1=2", "-o", "new.pt")
+    result = run("transfer", old, TINY, *SEVEN, *words)
+    assert result.exit_code == 0, result.stderr
+    assert "compute the same up to what is adapted" in result.stdout
+    assert "no part of the claim: fc.{weight,bias} (class-rows)" in result.stdout
 
 
 @pytest.mark.parametrize(

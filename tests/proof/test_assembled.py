@@ -4,98 +4,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 
+import attentions
 import pytest
 import torch
-from structure_plans import structure_plan
+from attentions import WIDTH, Fused, Split, Turned, TwoBiases
+from structure_plans import structure_plan, with_pieces
 from tiny_models import randomise
 from torch import nn
 
 import surgery
+from surgery.architectures import find_architecture
+from surgery.checkpoint import open_checkpoint
+from surgery.errors import SurgeryError
+from surgery.proof import prove_file_transfer, refuse_unproven
 from surgery.proof.proof import OTHERWISE
 from surgery.report.proof import proof_lines
 from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.plan import Assemble, Load
-
-WIDTH = 8
-
-
-def attend(q, k, v):
-    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
-
-
-class Block(nn.Module):
-    """Attention between two linear layers, on three tokens made of a row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(5, WIDTH)
-        self.last = nn.Linear(WIDTH, 3)
-
-    def forward(self, x):
-        x = self.first(x)
-        x = torch.stack([x, x.flip(-1), x.roll(1, -1)], 1)
-        return self.last((x + self.project(attend(*self.qkv_of(x)))).sum(1))
-
-
-class Split(Block):
-    def __init__(self, k_bias: bool = True) -> None:
-        super().__init__()
-        self.query, self.value, self.proj = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
-        self.key = nn.Linear(WIDTH, WIDTH, bias=k_bias)
-
-    def qkv_of(self, x):
-        return self.query(x), self.key(x), self.value(x)
-
-    def project(self, x):
-        return self.proj(x)
-
-
-class Fused(Block):
-    def __init__(self, order: str = "qkv") -> None:
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.order = order
-
-    def qkv_of(self, x):
-        parts = dict(zip(self.order, self.qkv(x).chunk(3, -1), strict=True))
-        return parts["q"], parts["k"], parts["v"]
-
-    def project(self, x):
-        return self.proj(x)
-
-
-class TwoBiases(Block):
-    """As BEiT and Swin v2: a bias for q and one for v beside the fused matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
-        self.q_bias, self.v_bias = (nn.Parameter(torch.rand(WIDTH)) for _ in range(2))
-
-    def qkv_of(self, x):
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        return nn.functional.linear(x, self.qkv.weight, bias).chunk(3, -1)
-
-    def project(self, x):
-        return self.proj(x)
-
-
-class Turned(Block):
-    """As GPT-2: every matrix of the block is stored (in, out)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c_attn, self.c_proj = nn.Module(), nn.Module()
-        for layer, wide in ((self.c_attn, 3 * WIDTH), (self.c_proj, WIDTH)):
-            layer.weight = nn.Parameter(torch.rand(WIDTH, wide))
-            layer.bias = nn.Parameter(torch.rand(wide))
-
-    def qkv_of(self, x):
-        return (x @ self.c_attn.weight + self.c_attn.bias).chunk(3, -1)
-
-    def project(self, x):
-        return x @ self.c_proj.weight + self.c_proj.bias
+from surgery.transfers.source import open_source
+from surgery.transfers.tofile import plan_file_transfer
 
 
 def spec_of(model, name):
@@ -388,3 +318,91 @@ def test_calls_of_a_fused_layer_are_not_held_against_those_of_its_parts():
     assert proof.verdict == "weights agree, the networks do not"
     assert proof.settings == ()
     assert proof.first == ""
+
+
+def test_a_fused_matrix_whose_rows_lie_in_another_order():
+    """The plan cannot know: nothing is cut. The report says where to look."""
+
+    class ByHead(Fused):
+        def qkv_of(self, x):
+            rows = self.qkv(x).unflatten(-1, (2, 3, WIDTH // 2))
+            return tuple(rows[..., part, :].flatten(-2) for part in range(3))
+
+    source, target = randomise(Fused()), ByHead()
+    proof = surgery.verify_transfer(source, target, surgery.plan_transfer(source, target))
+    assert not proof.holds
+    assert "proj: it is fed something else" in proof.first
+    assert "the order of rows in fused tensors" in str(proof)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A transfer into a file, from projections apart into a fused one."""
+    source, target = randomise(Split()), Fused()
+    surgery.save(source, tmp_path / "old.safetensors")
+    old = open_checkpoint(tmp_path / "old.safetensors")
+    made = plan_file_transfer(old, architecture("Fused"))
+    return replace(made, plan=structure_plan(source, target))
+
+
+def architecture(name):
+    return find_architecture(f"{Path(attentions.__file__)}:{name}")
+
+
+def test_a_file_of_fused_tensors(job, tmp_path):
+    proof = prove_file_transfer(job, architecture("Split"))
+    assert proof.holds, proof
+    job.write(tmp_path / "new.safetensors")
+    written = surgery.open_checkpoint(tmp_path / "new.safetensors")
+    parts = [job.source.tensor(f"{name}.weight") for name in ("query", "key", "value")]
+    assert torch.equal(written.tensor("qkv.weight"), torch.cat(parts))
+
+
+def test_a_file_whose_q_and_k_are_swapped(job):
+    def swapped(pieces):
+        return (pieces[1], pieces[0], *pieces[2:])
+
+    plan = with_pieces(with_pieces(job.plan, "qkv.weight", swapped), "qkv.bias", swapped)
+    proof = prove_file_transfer(replace(job, plan=plan), architecture("Split"))
+    with pytest.raises(SurgeryError, match="are in another's place") as error:
+        refuse_unproven(proof)
+    assert error.value.exit_code == 1
+    assert "qkv.weight takes key.weight, and acts as query.weight" in str(error.value)
+
+
+def test_a_file_of_another_architecture_than_was_said(job):
+    with pytest.raises(SurgeryError, match="have no place in it") as error:
+        prove_file_transfer(job, architecture("Turned"))
+    assert "query.weight (8, 8)" in str(error.value)
+
+
+def test_values_that_are_not_finite_in_one_piece(job):
+    broken = job.source.tensor("key.weight").clone()
+    broken[0, 0] = torch.nan
+    held = {spec.name: job.source.tensor(spec.name) for spec in job.source.specs}
+    source = open_source({**held, "key.weight": broken})
+    proof = prove_file_transfer(replace(job, source=source), architecture("Split"))
+    assert not proof.holds
+    assert proof.random.agrees
+    assert proof.verdict == "the networks give values that are not finite"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_mix_up_of_rows_is_refuted(seed):
+    """Of what goes into the fused tensors, or comes out of one: right is proven, wrong is not."""
+    random = Random(seed)
+    orders = ["".join(random.sample("qkv", 3)) if random.random() < 0.7 else "qkv" for _ in "wb"]
+    names = dict(zip("qkv", ("query", "key", "value"), strict=True))
+    split, fused = randomise(Split(), seed), randomise(Fused(), seed)
+    into, out = {}, {}
+    for kind, order in zip(("weight", "bias"), orders, strict=True):
+        pieces = [piece(split, f"{names[part]}.{kind}") for part in order]
+        into[f"qkv.{kind}"] = Operation(tuple(pieces))
+        for part, source in zip("qkv", order, strict=True):
+            out[f"{names[part]}.{kind}"] = Operation((piece(fused, f"qkv.{kind}", source),))
+    right = orders == ["qkv", "qkv"]
+    for source, target, made in ((split, Fused(), into), (fused, Split(), out)):
+        proof = surgery.verify_transfer(source, target, planned(source, target, made))
+        assert proof.holds == right, proof
+        assert not proof.networks_differ
+        assert bool([move for move in proof.movements if move.acts_as]) == (not right)

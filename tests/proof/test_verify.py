@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 import re
+import warnings
 from random import Random
 
 import pytest
 import timm
 import torch
 import torchvision
+from structure_plans import structure_plan
 from tiny_models import TiedLanguageModel, TinyNet, randomise, same_bits, snapshot
 from torch import nn
 
@@ -409,6 +411,44 @@ def test_a_source_model_of_another_architecture():
     assert "fc.weight is (7, 8), and (5, 8) there" in str(error.value)
 
 
+def test_two_tensors_cannot_become_one():
+    class Untied(TiedLanguageModel):
+        def __init__(self):
+            super().__init__()
+            self.lm_head.weight = nn.Parameter(torch.zeros(11, 4))
+
+    source = randomise(Untied())
+    proof = verify(source, TiedLanguageModel())
+    assert not proof.holds
+    assert {move.source for move in proof.against} == {"embed.weight", "lm_head.weight"}
+    assert "embed.weight takes embed.weight, and moves the two" in "\n".join(proof_lines(proof))
+    with torch.no_grad():
+        source.lm_head.weight.copy_(source.embed.weight)
+    assert verify(source, TiedLanguageModel()).holds
+
+
+def test_weight_norm_in_both_spellings():
+    def of(norm):
+        return nn.Sequential(norm(nn.Linear(3, 6)), nn.ReLU(), norm(nn.Linear(6, 4)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        old = of(nn.utils.weight_norm)
+    new = of(nn.utils.parametrizations.weight_norm)
+    for source, target in ((old, new), (new, old)):
+        proof = surgery.verify_transfer(source, target, structure_plan(source, target))
+        assert proof.holds, proof
+        assert len(proof.moved) == 6
+
+
+def test_a_scripted_model():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        scripted = torch.jit.script(nn.Linear(3, 2))
+    with pytest.raises(SurgeryError, match="a scripted model cannot be followed"):
+        verify(scripted, nn.Linear(3, 2))
+
+
 def test_names_of_wrappers_are_looked_through():
     class Wrapper(nn.Module):
         def __init__(self):
@@ -475,3 +515,140 @@ def test_any_mix_up_of_tensors_of_one_shape_is_refuted(seed):
     assert {m.source: m.acts_as for m in proof.movements if m.acts_as} == {
         name: (other,) for name, other in moved.items()
     }
+
+
+def test_what_random_values_saturate_the_checkpoints_own_decide():
+    class Steep(nn.Module):
+        """Beyond values of a few hundredths nothing moves it any more."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc((1e4 * (self.a.pow(2) + 0.1 * self.a + 0.01 * self.b)).tanh() + 0 * x)
+
+    honest = verify(Steep(), Steep(), shape=(4,))
+    assert honest.holds
+    assert honest.unseen == ()
+    swapped = verify(Steep(), Steep(), {"^a$": "b", "^b$": "a"}, shape=(4,))
+    assert swapped.random.agrees
+    assert swapped.own.agrees
+    assert not swapped.holds
+
+
+def test_two_inputs_are_asked_for():
+    class Pair(nn.Linear):
+        def forward(self, x, y):
+            return super().forward(x + y)
+
+    with pytest.raises(SurgeryError, match="no input was found") as error:
+        verify(Pair(4, 2), Pair(4, 2))
+    assert "missing 1 required positional argument: 'y'" in str(error.value)
+
+
+def test_a_second_input_that_one_network_may_do_without():
+    class Masked(nn.Linear):
+        def forward(self, x, mask=None):
+            return super().forward(x if mask is None else x * mask)
+
+    assert verify(Masked(4, 2), nn.Linear(4, 2)).holds
+
+
+def test_complex_tensors():
+    class Filter(nn.Module):
+        """As GFNet: a product in the frequency domain."""
+
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+            self.one, self.other = (
+                nn.Parameter(torch.rand(5, dtype=torch.complex64)) for _ in range(2)
+            )
+
+        def forward(self, x):
+            spectrum = torch.fft.rfft(self.fc(x))
+            return torch.fft.irfft(spectrum * self.one + self.other, n=8)
+
+    source = Filter()
+    proof = verify(source, Filter())
+    assert proof.holds
+    assert {move.source for move in proof.moved} >= {"one", "other"}
+    swapped = verify(source, Filter(), {"^one$": "other", "^other$": "one"})
+    assert {move.source: move.acts_as for move in swapped.movements if move.acts_as} == {
+        "one": ("other",),
+        "other": ("one",),
+    }
+
+
+def test_complex_outputs():
+    class Spectrum(nn.Linear):
+        def forward(self, x):
+            return torch.fft.fft(super().forward(x))
+
+    class Turned(nn.Linear):
+        def forward(self, x):
+            return torch.fft.fft(super().forward(x)).conj()
+
+    assert verify(Spectrum(4, 4), Spectrum(4, 4)).holds
+    assert verify(Spectrum(4, 4), Turned(4, 4)).networks_differ
+
+
+def test_integers_that_act_must_agree():
+    class Picked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.register_buffer("order", torch.tensor([2, 0, 3, 1]))
+
+        def forward(self, x):
+            return self.fc(x)[:, self.order]
+
+    class Reversed(Picked):
+        def forward(self, x):
+            return self.fc(x)[:, self.order.flip(0)]
+
+    proof = verify(Picked(), Picked())
+    assert proof.holds
+    assert "integers are not moved: 1 tensors, the first is order" in proof.notes
+    assert not verify(Picked(), Reversed()).holds
+
+
+def test_a_buffer_of_its_own_that_differs():
+    """What no checkpoint holds is part of the network: another table is another network."""
+
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+            self.register_buffer("scale", torch.tensor(scale), persistent=False)
+
+        def forward(self, x):
+            return self.fc(x) * self.scale
+
+    assert verify(Scaled(2.0), Scaled(2.0)).holds
+    assert verify(Scaled(2.0), Scaled(3.0)).networks_differ
+
+
+def test_an_image_that_is_smaller_than_the_networks_are_made_for():
+    class Windowed(nn.Module):
+        """Shifts what does not fit into one window; ``always`` shifts all the same."""
+
+        def __init__(self, always):
+            super().__init__()
+            self.image_size, self.always = 128, always
+            self.conv, self.mix = nn.Conv2d(3, 4, 16, 16), nn.Conv2d(4, 4, 3)
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.conv(x)
+            if self.always or x.shape[-1] > 6:
+                x = x.roll((1, 1), (2, 3))
+            return self.fc(self.mix(x).flatten(2).amax(-1))
+
+    proof = verify(Windowed(False), Windowed(True))
+    assert proof.holds
+    assert proof.shown == "1 x 3x128x128 random numbers"
+    assert "on 2 x 3x96x96 random numbers they differ by" in proof.notes[-1]
+    assert not verify(Windowed(False), Windowed(True), shape=(3, 96, 96)).holds
