@@ -1,0 +1,258 @@
+"""Lines that give every source tensor its new name, and nothing else a name that is taken.
+
+Folded lines are short and may touch what they should not. They are tried on all names, and where
+one does not come out as it should, lines are held to the beginning of a name, or more explicit
+ones put before them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from surgery.errors import SurgeryError
+from surgery.transfers.folding import Fold, factor, fold_numbers, fold_pairs
+from surgery.transfers.renames import UNUSED, Rename, Renames
+from surgery.wrappers import unwrap_name, unwrap_names
+
+_PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A plain line. ``anchored`` holds it to the beginning of a name, ``whole`` to its end too."""
+
+    fold: Fold
+    anchored: bool = False
+    whole: bool = False
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What stands left and right of the arrow."""
+        left, right = ".".join(self.fold.source), ".".join(self.fold.target)
+        if not (self.anchored or self.whole):
+            return left, right
+        end = "$" if self.whole else ""
+        return f"^{_escaped(left, glob=not self.whole)}{end}", _template(right, glob=not self.whole)
+
+    def __str__(self) -> str:
+        left, right = self.sides
+        return f"{left} -> {right}"
+
+    def begins(self, name: str) -> bool:
+        """Whether a name has the left side at its beginning."""
+        glob = r"[^.]+".join(map(re.escape, ".".join(self.fold.source).split("*")))
+        return re.match(rf"{glob}(?:\.|$)", name) is not None
+
+
+def _escaped(text: str, *, glob: bool) -> str:
+    """A regular expression for the text, without any space and without what begins a comment."""
+    parts = text.split("*") if glob else [text]
+    return "([^.]+)".join("".join(map(_escaped_character, part)) for part in parts)
+
+
+def _escaped_character(character: str) -> str:
+    if re.match(r"[\w\-]", character):
+        return character
+    return rf"\{character}" if character in ".*+?()[]{}|^$\\" else rf"\U{ord(character):08x}"
+
+
+def _template(text: str, *, glob: bool) -> str:
+    if text == UNUSED:
+        return text
+    first, *parts = text.replace("\\", r"\\").split("*") if glob else [text.replace("\\", r"\\")]
+    for number, part in enumerate(parts, start=1):
+        first += (rf"\g<{number}>" if part[:1].isdigit() else rf"\{number}") + part
+    return first
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What plain lines must bring about.
+
+    ``names`` are all source names, ``new`` the target name of those that have one (and of no
+    other), ``taken`` the target's names, which nothing else may be given.
+    """
+
+    names: tuple[str, ...]
+    new: Mapping[str, str]
+    taken: frozenset[str]
+
+    @cached_property
+    def clean(self) -> Mapping[str, str]:
+        """Source names below wrappers."""
+        return unwrap_names(self.names)
+
+    @cached_property
+    def clean_new(self) -> Mapping[str, str]:
+        """As ``new``, the target's names below wrappers."""
+        clean = unwrap_names(self.taken)
+        return {name: clean[new] for name, new in self.new.items()}
+
+    @cached_property
+    def clean_taken(self) -> frozenset[str]:
+        return frozenset(unwrap_names(self.taken).values())
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Names below wrappers, where patterns can have them."""
+        for name, new in self.clean_new.items():
+            if not is_odd(self.clean[name]) and not is_odd(new):
+                yield self.clean[name], new
+
+
+def is_odd(name: str) -> bool:
+    """Whether only a regular expression can have the name, or none."""
+    return not _PLAIN.match(name)
+
+
+def draft(wanted: Wanted, unused: Iterable[str] = ()) -> list[Line]:
+    """The lines, in order; ``unused`` are names that must be left out by a line.
+
+    Raises :class:`~surgery.errors.SurgeryError` where no lines bring it about.
+    """
+    folds = [fold for fold in fold_pairs(wanted.pairs()) if fold.source != fold.target]
+    fewer = factor(folds)
+    found = _repaired(wanted, fewer, unused)
+    if fewer != folds and len(found) > len(fewer):
+        found = min(found, _repaired(wanted, folds, unused), key=len)
+    return found
+
+
+def _repaired(wanted: Wanted, folds: Sequence[Fold], unused: Iterable[str]) -> list[Line]:
+    repairs = _Repairs(wanted, folds)
+    repairs.leave_out(unused)
+    for _ in range(12):
+        if not repairs.improved():
+            return repairs.lines
+    raise SurgeryError(
+        "no rename file says what this plan says; transfer by it (--match structure) instead",
+        repairs.wrong[:10],
+    )
+
+
+def _longer_first(folds: Sequence[Fold]) -> list[Fold]:
+    """In the order given, but what another holds within comes after it."""
+    known = {fold.source: fold for fold in reversed(folds)}
+    longer: dict[Fold, list[Fold]] = {}
+    for fold in folds:
+        for start in range(len(fold.source)):
+            for stop in range(start + 1, len(fold.source) + 1):
+                part = known.get(fold.source[start:stop])
+                if part and part.source != fold.source:
+                    longer.setdefault(part, []).append(fold)
+    ordered: dict[Fold, None] = {}
+    for fold in folds:
+        for one in (*sorted(longer.get(fold, ()), key=lambda f: -len(f.source)), fold):
+            ordered.setdefault(one)
+    return list(ordered)
+
+
+class _Repairs:
+    """Lines that are made right. Those that are added go before the others, and have their text."""
+
+    def __init__(self, wanted: Wanted, folds: Sequence[Fold]) -> None:
+        self._wanted = wanted
+        inner = {fold.source for fold in folds if fold.inner}
+        self.lines = [
+            Line(fold, anchored=not fold.inner and fold.source in inner)
+            for fold in _longer_first(folds)
+        ]
+        self._tried: set[str] = set()
+        self.wrong: list[str] = []
+        self._needed = {path for name in wanted.new for path in _paths(wanted.clean[name])}
+        for name, new in wanted.clean_new.items():
+            old = wanted.clean[name]
+            if old != new and (is_odd(old) or is_odd(new)):
+                self._explicit(name)
+
+    def improved(self) -> bool:
+        """Try the lines on all names and change what must be; False where nothing must."""
+        renames = tuple(Rename(at, *line.sides) for at, line in enumerate(self.lines))
+        applied, _ = Renames("", renames).applied(self._wanted.names)
+        self.wrong = list(_wrong(self._wanted, {name: new for name, (new, _) in applied.items()}))
+        if not self.wrong:
+            used = {at for _, each in applied.values() for at in each}
+            idle = len(used) < len(self.lines)
+            self.lines = [line for at, line in enumerate(self.lines) if at in used]
+            return idle
+        astray = {at for name in self.wrong for at in applied[name][1] if self._strays(at, name)}
+        if astray:
+            self.lines = [
+                replace(line, anchored=True) if at in astray else line
+                for at, line in enumerate(self.lines)
+            ]
+        else:
+            self._repair()
+        return True
+
+    def _strays(self, at: int, name: str) -> bool:
+        """Whether a line that is meant for the beginning of names met this one elsewhere."""
+        line = self.lines[at]
+        free = not (line.fold.inner or line.anchored or line.whole)
+        return free and not line.begins(self._wanted.clean[name])
+
+    def _repair(self) -> None:
+        """Lines of their own for names that are wrong; where that has been tried, whole ones."""
+        again = []
+        self.leave_out([name for name in self.wrong if name not in self._wanted.new])
+        for name in self.wrong:
+            if name not in self._wanted.new:
+                continue
+            if name in self._tried:
+                self._explicit(name)
+            else:
+                again.append(name)
+        self._tried.update(again)
+        clean, new = self._wanted.clean, self._wanted.clean_new
+        folds = fold_pairs((clean[name], new[name]) for name in again)
+        self._put_first([Line(fold) for fold in _longer_first(folds)])
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Put lines first that leave them out, with all that is beside them and not needed."""
+        paths, whole = [], []
+        for name in names:
+            clean = self._wanted.clean[name]
+            if name in self._tried or is_odd(clean):
+                whole.append(Line(Fold((clean,), (UNUSED,)), anchored=True, whole=True))
+            else:
+                self._tried.add(name)
+                above = (path for path in (*_paths(clean), clean) if path not in self._needed)
+                paths.append(next(above))
+        folded = fold_numbers([(path, path) for path in dict.fromkeys(paths)])
+        self._put_first([Line(Fold(_split(each.texts[0]), (UNUSED,))) for each in folded])
+        self._put_first(whole)
+
+    def _explicit(self, name: str) -> None:
+        old, new = self._wanted.clean[name], self._wanted.clean_new[name]
+        if new != new.strip() or re.search(r"\s#|[\x00-\x1f\x7f-\x9f\u2028\u2029]", new):
+            raise SurgeryError(f"no line of a rename file can have the target name {new!r}")
+        self._put_first([Line(Fold((old,), (new,)), anchored=True, whole=True)])
+
+    def _put_first(self, lines: Iterable[Line]) -> None:
+        self.lines = list(dict.fromkeys([*lines, *self.lines]))
+
+
+def _split(path: str) -> tuple[str, ...]:
+    return tuple(path.split(".")) if path else ()
+
+
+def _paths(name: str) -> Iterator[str]:
+    """Every path above the name, the shortest first."""
+    for match in re.finditer(r"\.", name):
+        yield name[: match.start()]
+
+
+def _wrong(wanted: Wanted, new: Mapping[str, str]) -> Iterator[str]:
+    """Names that do not come out as they should, or where they should not."""
+    seen: dict[str, str] = {}
+    for name in wanted.names:
+        clean = unwrap_name(new[name])
+        if name in wanted.new:
+            if clean != wanted.clean_new[name] and new[name] != wanted.new[name]:
+                yield name
+        elif clean in wanted.clean_taken or new[name] in wanted.taken:
+            yield name
+        elif new[name] and seen.setdefault(new[name], name) != name:
+            yield name
