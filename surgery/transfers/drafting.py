@@ -112,12 +112,23 @@ def draft(wanted: Wanted, unused: Iterable[str] = ()) -> list[Line]:
 
     Raises :class:`~surgery.errors.SurgeryError` where no lines bring it about.
     """
-    folds = [fold for fold in fold_pairs(wanted.pairs()) if fold.source != fold.target]
+    best: list[Line] | None = None
+    for folds in _readings(list(wanted.pairs())):
+        if best is None or len(folds) < len(best):
+            found = _repaired(wanted, folds, unused)
+            best = found if best is None or len(found) < len(best) else best
+            if len(found) <= len(folds):  # nothing had to be repaired
+                break
+    return best or []
+
+
+def _readings(pairs: Sequence[tuple[str, str]]) -> Iterator[list[Fold]]:
+    """Several ways to say the same, those that tend to be shorter first."""
+    folds = [fold for fold in fold_pairs(pairs) if fold.source != fold.target]
     fewer = factor(folds)
-    found = _repaired(wanted, fewer, unused)
-    if fewer != folds and len(found) > len(fewer):
-        found = min(found, _repaired(wanted, folds, unused), key=len)
-    return found
+    yield fewer
+    yield factor([fold for fold in fold_pairs(pairs, apart=True) if fold.source != fold.target])
+    yield folds
 
 
 def _repaired(wanted: Wanted, folds: Sequence[Fold], unused: Iterable[str]) -> list[Line]:

@@ -35,11 +35,13 @@ class Fold:
         return sum(segment.count("*") for segment in self.source)
 
 
-def changed_parts(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def changed_parts(
+    pairs: Iterable[tuple[str, str]], *, apart: bool = False
+) -> list[tuple[str, str]]:
     """What a line must say of each pair of names: both without what they end in alike.
 
     As much is left standing that no path stands for what is not below its counterpart, as long as
-    that is not said of a longer path.
+    that is not said of a longer path; or ``apart`` from that, too.
 
     >>> changed_parts([("encoder.layer.0.norm.weight", "blocks.0.norm.weight")])
     [('encoder.layer', 'blocks')]
@@ -52,6 +54,11 @@ def changed_parts(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
             break
         for at in longer:
             depths[at] += 1
+    if apart:
+        above = {source[:up] for (source, _), depth in zip(split, depths, strict=True) for up in range(depth)}
+        for at, (source, _) in enumerate(split):
+            if depths[at] and depths[at] < len(source) and source[: depths[at]] in above:
+                depths[at] += 1
     return [_cut(*pair, depth) for pair, depth in zip(split, depths, strict=True)]
 
 
@@ -186,9 +193,11 @@ def _with_stars(fixed: Path, numbers: Path, starred: set[int]) -> str:
     return text
 
 
-def fold_pairs(pairs: Iterable[tuple[str, str]]) -> list[Fold]:
-    """A line for each part that changes, numbers that are carried over folded."""
-    parts = list(dict.fromkeys(changed_parts(pairs)))
+def fold_pairs(pairs: Iterable[tuple[str, str]], *, apart: bool = False) -> list[Fold]:
+    """A line for each part that changes, numbers that are carried over folded; ``apart`` as for
+    :func:`changed_parts`.
+    """
+    parts = list(dict.fromkeys(changed_parts(pairs, apart=apart)))
     return [Fold(_path(s.texts[0]), _path(s.texts[1])) for s in fold_numbers(parts)]
 
 
@@ -283,13 +292,7 @@ def _without_contradictions(splits: dict[Fold, list[_Split]]) -> dict[Fold, list
     much as is held by the layers that it leaves. Where two come out alike (all first blocks have
     a shortcut, so it may be theirs or the stage's), that which divides as the certain ones do.
     """
-    named = {split.inner.source for found in splits.values() for split in found if split.inner.target}
-    each = [
-        split
-        for found in splits.values()
-        for split in found
-        if split.inner.target or split.inner.source not in named  # a name is not merely dropped
-    ]
+    each = [split for found in splits.values() for split in found]
     holds = Counter(split.outer for split in each)
     inner = _readings((split.inner, holds[split.outer]) for split in each)
     certain = {readings[0] for readings in inner.values() if len(readings) == 1}

@@ -29,6 +29,8 @@ from surgery.wrappers import unwrap_name
 
 _PLAIN = re.compile(r"[\w.\-]*\Z")
 _GLOB = re.compile(r"[\w.\-*]*\Z")
+#: A regular expression that can only mean these segments.
+_LITERAL = re.compile(r"\^((?:[\w\-]|\\\.)+)\$?\Z")
 
 #: The replacement that leaves a tensor out.
 UNUSED = "(unused)"
@@ -55,13 +57,14 @@ class Rename:
         body = self.pattern if self.kind == "regex" else _glob_to_regex(self.pattern)
         return rf"(?:^|(?<=\.)|(?=\.))(?:{body})(?:$|(?=\.)|(?<=\.))"
 
-    @property
-    def template(self) -> str:
-        """The replacement as :meth:`re.Match.expand` wants it."""
+    def replaced(self, match: re.Match[str]) -> str:
+        """What stands for a match of :attr:`regex`."""
         if self.kind == "regex":
-            return self.replacement
-        parts = self.replacement.replace("\\", "\\\\").split("*")
-        return parts[0] + "".join(rf"\g<{i}>{part}" for i, part in enumerate(parts[1:], start=1))
+            return match.expand(self.replacement)
+        first, *parts = self.replacement.split("*")
+        return first + "".join(
+            text + part for text, part in zip(match.groups(), parts, strict=False)
+        )
 
 
 def _glob_to_regex(pattern: str) -> str:
@@ -137,7 +140,8 @@ class _Lines:
 
 def _whole_segments(rename: Rename) -> list[str]:
     if rename.kind == "regex":
-        return []
+        literal = _LITERAL.match(rename.pattern)
+        return literal[1].replace("\\.", ".").split(".") if literal else []
     return [part for part in rename.pattern.split(".") if part and "*" not in part]
 
 
@@ -161,7 +165,7 @@ def _substitute(name: str, lines: _Lines) -> tuple[str, tuple[int, ...]]:
             start, end = match.span()
             if end > start and all(end <= s or start >= e for s, e, _, _ in taken):
                 left_out = left_out or rename.replacement == UNUSED
-                taken.append((start, end, match.expand(rename.template), rename.line))
+                taken.append((start, end, rename.replaced(match), rename.line))
             elif end > start:
                 lines.late.add(rename.line)
     used = tuple(sorted({line for *_, line in taken}))
@@ -237,19 +241,24 @@ def _read_rows(
 def _unreadable(rename: Rename) -> str | None:
     if not rename.pattern:
         return "nothing stands before '->'; expected a name, a glob or a regular expression"
-    if rename.kind != "regex" and rename.replacement != UNUSED:
-        stars, carried = rename.pattern.count("*"), rename.replacement.count("*")
-        if stars != carried:
-            return (
-                f"{rename.pattern!r} has {stars} '*' and its replacement {carried}: each * is one "
-                "segment that is carried over; write a regular expression with ( ) for more"
-            )
+    if rename.kind != "regex":
+        return _lost_star(rename)
     try:
         # sub() reads its template before it looks for a match.
-        re.compile(rename.regex).sub(rename.template, "")
+        re.compile(rename.regex).sub(rename.replacement, "")
     except (re.error, IndexError) as error:
         return f"{rename.pattern!r} -> {rename.replacement!r} is not a regular expression: {error}"
     return None
+
+
+def _lost_star(rename: Rename) -> str | None:
+    stars, carried = rename.pattern.count("*"), rename.replacement.count("*")
+    if stars == carried or rename.replacement == UNUSED:
+        return None
+    return (
+        f"{rename.pattern!r} has {stars} '*' and its replacement {carried}: each * is one "
+        "segment that is carried over; write a regular expression with ( ) for more"
+    )
 
 
 def _from_mapping(renames: Mapping[str, str]) -> Renames:
