@@ -39,7 +39,8 @@ def match_by_structure(
     :func:`~surgery.transfers.structure.match_structure` does.
     """
     found = match_structure(_weights(sources, ties), target, hints=hints)
-    by_target = {step.target.name: _match(step, sources) for step in found.steps}
+    # A bias of zeros alone has no source: the softmax does not see a bias of k, so it stays fresh.
+    by_target = {step.target.name: _match(step, sources) for step in found.steps if step.sources}
     by_target |= {match.target: match for match in _integers(sources, target)}
     return Matches(
         by_target,

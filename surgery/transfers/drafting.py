@@ -261,9 +261,9 @@ def _wrong(wanted: Wanted, new: Mapping[str, str]) -> Iterator[str]:
     for name in wanted.names:
         clean = unwrap_name(new[name])
         if name in wanted.new:
-            if clean != wanted.clean_new[name] and new[name] != wanted.new[name]:
-                yield name
-        elif clean in wanted.clean_taken or new[name] in wanted.taken:
-            yield name
-        elif new[name] and seen.setdefault(new[name], name) != name:
+            right = clean == wanted.clean_new[name] or new[name] == wanted.new[name]
+        else:
+            taken = clean in wanted.clean_taken or new[name] in wanted.taken
+            right = not new[name] or not (taken or seen.setdefault(new[name], name) != name)
+        if not right:
             yield name

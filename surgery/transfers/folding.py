@@ -55,7 +55,11 @@ def changed_parts(
         for at in longer:
             depths[at] += 1
     if apart:
-        above = {source[:up] for (source, _), depth in zip(split, depths, strict=True) for up in range(depth)}
+        above = {
+            source[:up]
+            for (source, _), depth in zip(split, depths, strict=True)
+            for up in range(depth)
+        }
         for at, (source, _) in enumerate(split):
             if depths[at] and depths[at] < len(source) and source[: depths[at]] in above:
                 depths[at] += 1
@@ -76,7 +80,7 @@ def _changed_depth(source: Path, target: Path) -> int:
 
 def _held_by_others(split: Sequence[tuple[Path, Path]], depths: Sequence[int]) -> list[int]:
     """Pairs whose path also has below it what a shorter one stands for, or another meaning."""
-    crossed = set()
+    crossed: set[Path] = set()
     meanings: dict[Path, Counter[Path]] = defaultdict(Counter)
     for (source, target), depth in zip(split, depths, strict=True):
         crossed.update(source[:below] for below in range(depth + 1, len(source)))

@@ -36,9 +36,7 @@ def write_renames(
     """
     copies, operations = _uses(plan)
     recipes = _recipe_lines(operations, source, target)
-    wanted = Wanted(
-        tuple(spec.name for spec in source.specs), copies, frozenset(target.by_name)
-    )
+    wanted = Wanted(tuple(spec.name for spec in source.specs), copies, frozenset(target.by_name))
     unused: list[str] = []
     for _ in range(4):
         lines = draft(wanted, unused)
@@ -54,7 +52,15 @@ def write_renames(
     )
 
 
-Copies = Mapping[str, str]
+def map_heading(plan: TransferPlan, old: str, new: str) -> list[str]:
+    """Lines for the top of the file: from what to what, how much of it, and how to use it."""
+    loaded = len(plan.steps) - len(plan.names("fresh"))
+    return [
+        f"{old} -> {new}",
+        f"{loaded} of {len(plan.steps)} tensors and {plan.loaded_fraction:.2%} of the parameters; "
+        f"{len(plan.steps) - loaded} stay fresh, {len(plan.unused)} of the source unused",
+        "surgery transfer OLD NEW-ARCH --map THIS-FILE",
+    ]
 
 
 def _uses(plan: TransferPlan) -> tuple[dict[str, str], dict[str, tuple[TensorSpec, Operation]]]:
@@ -72,7 +78,9 @@ def _uses(plan: TransferPlan) -> tuple[dict[str, str], dict[str, tuple[TensorSpe
                 whole.setdefault(found.name, []).append(step.target)
     shared = {spec.name for _, operation in made.values() for spec in operation.sources}
     copies = {}
-    specs = {spec.name: spec for step in plan.steps for spec in (*step.sources, step.source) if spec}
+    specs = {
+        spec.name: spec for step in plan.steps for spec in (*step.sources, step.source) if spec
+    }
     for name, targets in whole.items():
         if len(targets) == 1 and name not in shared:
             copies[name] = targets[0].name
@@ -117,12 +125,12 @@ def _recipe_lines(
                 raise SurgeryError(f"no recipe of a rename file can have the name {name!r}")
     folded = _folded(list(operations.values()))
     lines = [str(each) for each in folded]
-    made, problems = resolve([_read(at, line) for at, line in enumerate(lines)], source.specs,
-                             target.tensors)
+    read = [_read(at, line) for at, line in enumerate(lines)]
+    made, problems = resolve(read, source.specs, target.tensors)
+    meant = {texts[-1]: at for at, each in enumerate(folded) for texts in each.members}
     bad = {problem.line for problem in problems}
-    for at, each in enumerate(folded):
-        bad |= {at for name in each.targets if name not in made or made[name].line != at}
-    bad |= {one.line for name, one in made.items() if name not in folded[one.line].targets}
+    bad |= {at for name, at in meant.items() if name not in made or made[name].line != at}
+    bad |= {one.line for name, one in made.items() if meant.get(name) != one.line}
     return [
         line
         for at, each in enumerate(folded)
@@ -145,10 +153,6 @@ class _Recipes:
     transposed: bool
     texts: tuple[str, ...]
     members: tuple[tuple[str, ...], ...]
-
-    @property
-    def targets(self) -> set[str]:
-        return {texts[-1] for texts in self.members}
 
     def __str__(self) -> str:
         return self._line(self.texts)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from surgery.errors import Problem, did_you_mean
@@ -230,9 +230,7 @@ def _pieces(
 ) -> Iterator[Piece]:
     if recipe.transposed and len(target.shape) != 2:
         raise _Misfit(f"only a matrix is stored (in, out): {target.name} is {_text(target.shape)}")
-    taken = [
-        _taken(term, spec) for term, spec in zip(recipe.terms, specs, strict=True) if spec
-    ]
+    taken = [_taken(term, spec) for term, spec in zip(recipe.terms, specs, strict=True) if spec]
     zeros = recipe.terms.count(Term(""))
     left = rows(shape, False) - sum(piece.rows for piece in taken)
     if zeros and (left <= 0 or left % zeros):

@@ -141,7 +141,7 @@ class _Lines:
 def _whole_segments(rename: Rename) -> list[str]:
     if rename.kind == "regex":
         literal = _LITERAL.match(rename.pattern)
-        return literal[1].replace("\\.", ".").split(".") if literal else []
+        return list(filter(None, literal[1].split("\\."))) if literal else []
     return [part for part in rename.pattern.split(".") if part and "*" not in part]
 
 
