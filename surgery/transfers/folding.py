@@ -54,16 +54,21 @@ def changed_parts(
             break
         for at in longer:
             depths[at] += 1
-    if apart:
-        above = {
-            source[:up]
-            for (source, _), depth in zip(split, depths, strict=True)
-            for up in range(depth)
-        }
-        for at, (source, _) in enumerate(split):
-            if depths[at] and depths[at] < len(source) and source[: depths[at]] in above:
-                depths[at] += 1
+    above = _above(split, depths) if apart else frozenset()
+    alone = Counter(source[:depth] for (source, _), depth in zip(split, depths, strict=True))
+    for at, (source, target) in enumerate(split):
+        part = source[: depths[at]]
+        # `a.b -> ` for the sake of one tensor would hide which it is.
+        dropped = len(target) == len(source) - depths[at] and alone[part] == 1
+        if 0 < depths[at] < len(source) and (part in above or dropped):
+            depths[at] += 1
     return [_cut(*pair, depth) for pair, depth in zip(split, depths, strict=True)]
+
+
+def _above(split: Sequence[tuple[Path, Path]], depths: Sequence[int]) -> frozenset[Path]:
+    return frozenset(
+        source[:up] for (source, _), depth in zip(split, depths, strict=True) for up in range(depth)
+    )
 
 
 def _changed_depth(source: Path, target: Path) -> int:

@@ -202,8 +202,9 @@ def _part(piece: Piece) -> str:
 def _text(
     plan: TransferPlan, lines: Sequence[Line], recipes: Sequence[str], heading: Iterable[str]
 ) -> str:
+    agree = [] if lines or recipes else ["the names agree: no line is needed"]
     parts = [
-        [*map(_comment, heading)],
+        [*map(_comment, (*heading, *agree))],
         _aligned([str(line) for line in lines]),
         _aligned(recipes),
         [*map(_comment, _left_open(plan))],
