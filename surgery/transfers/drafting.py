@@ -73,12 +73,14 @@ class Wanted:
     """What plain lines must bring about.
 
     ``names`` are all source names, ``new`` the target name of those that have one (and of no
-    other), ``taken`` the target's names, which nothing else may be given.
+    other), ``taken`` the target's names, which nothing else may be given. ``rows`` are names that
+    recipes use: without a line they are not looked at.
     """
 
     names: tuple[str, ...]
     new: Mapping[str, str]
     taken: frozenset[str]
+    rows: frozenset[str] = frozenset()
 
     @cached_property
     def clean(self) -> Mapping[str, str]:
@@ -182,7 +184,7 @@ class _Repairs:
         """Try the lines on all names and change what must be; False where nothing must."""
         renames = tuple(Rename(at, *line.sides) for at, line in enumerate(self.lines))
         applied, _ = Renames("", renames).applied(self._wanted.names)
-        self.wrong = list(_wrong(self._wanted, {name: new for name, (new, _) in applied.items()}))
+        self.wrong = list(_wrong(self._wanted, applied))
         if not self.wrong:
             used = {at for _, each in applied.values() for at in each}
             idle = len(used) < len(self.lines)
@@ -229,8 +231,8 @@ class _Repairs:
                 whole.append(Line(Fold((clean,), (UNUSED,)), anchored=True, whole=True))
             else:
                 self._tried.add(name)
-                above = (path for path in (*_paths(clean), clean) if path not in self._needed)
-                paths.append(next(above))
+                above = (path for path in _paths(clean) if path not in self._needed)
+                paths.append(next(above, clean))
         folded = fold_numbers([(path, path) for path in dict.fromkeys(paths)])
         self._put_first([Line(Fold(_split(each.texts[0]), (UNUSED,))) for each in folded])
         self._put_first(whole)
@@ -255,15 +257,18 @@ def _paths(name: str) -> Iterator[str]:
         yield name[: match.start()]
 
 
-def _wrong(wanted: Wanted, new: Mapping[str, str]) -> Iterator[str]:
+def _wrong(wanted: Wanted, applied: Mapping[str, tuple[str, tuple[int, ...]]]) -> Iterator[str]:
     """Names that do not come out as they should, or where they should not."""
     seen: dict[str, str] = {}
     for name in wanted.names:
-        clean = unwrap_name(new[name])
+        new, lines = applied[name]
+        clean = unwrap_name(new)
         if name in wanted.new:
-            right = clean == wanted.clean_new[name] or new[name] == wanted.new[name]
+            right = clean == wanted.clean_new[name] or new == wanted.new[name]
+        elif not new or (name in wanted.rows and not lines):
+            right = True
         else:
-            taken = clean in wanted.clean_taken or new[name] in wanted.taken
-            right = not new[name] or not (taken or seen.setdefault(new[name], name) != name)
+            taken = clean in wanted.clean_taken or new in wanted.taken
+            right = not taken and seen.setdefault(new, name) == name
         if not right:
             yield name

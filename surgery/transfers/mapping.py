@@ -36,7 +36,12 @@ def write_renames(
     """
     copies, operations = _uses(plan)
     recipes = _recipe_lines(operations, source, target)
-    wanted = Wanted(tuple(spec.name for spec in source.specs), copies, frozenset(target.by_name))
+    wanted = Wanted(
+        tuple(spec.name for spec in source.specs),
+        copies,
+        frozenset(target.by_name),
+        frozenset(spec.name for _, operation in operations.values() for spec in operation.sources),
+    )
     unused: list[str] = []
     for _ in range(4):
         lines = draft(wanted, unused)
