@@ -191,11 +191,17 @@ def _dead_lines(dead: Sequence[Rename], late: set[int], names: list[str]) -> lis
         if rename.line in late:
             why = "matches only what an earlier line has renamed; put it first or remove it"
         else:
-            last = rename.pattern.rpartition(".")[2]
-            near = did_you_mean(last, segments) if at < _MOST_NEAREST else ""
+            near = _nearest(rename, segments) if at < _MOST_NEAREST else ""
             why = f"matches none of the {len(names)} source names{near}"
         problems.append(Problem(rename.line, f"{rename.pattern!r} (read as a {rename.kind}) {why}"))
     return problems
+
+
+def _nearest(rename: Rename, segments: Mapping[str, None]) -> str:
+    """What may be meant by the first segment that no name has."""
+    *_, last = parts = rename.pattern.split(".")
+    unknown = (part for part in parts if part and "*" not in part and part not in segments)
+    return did_you_mean(next(unknown, last), segments)
 
 
 def parse_renames(text: str, path: str = "<renames>") -> Renames:
