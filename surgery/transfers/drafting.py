@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from surgery.errors import SurgeryError
@@ -74,13 +74,14 @@ class Wanted:
 
     ``names`` are all source names, ``new`` the target name of those that have one (and of no
     other), ``taken`` the target's names, which nothing else may be given. ``rows`` are names that
-    recipes use: without a line they are not looked at.
+    recipes use, and the targets made of them: these they may be given, and without a line they
+    are not looked at.
     """
 
     names: tuple[str, ...]
     new: Mapping[str, str]
     taken: frozenset[str]
-    rows: frozenset[str] = frozenset()
+    rows: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
     def clean(self) -> Mapping[str, str]:
@@ -267,6 +268,8 @@ def _wrong(wanted: Wanted, applied: Mapping[str, tuple[str, tuple[int, ...]]]) -
             right = clean == wanted.clean_new[name] or new == wanted.new[name]
         elif not new or (name in wanted.rows and not lines):
             right = True
+        elif new in wanted.rows.get(name, ()):
+            right = seen.setdefault(new, name) == name
         else:
             taken = clean in wanted.clean_taken or new in wanted.taken
             right = not taken and seen.setdefault(new, name) == name

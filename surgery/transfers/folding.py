@@ -238,6 +238,8 @@ def _factored(folds: Sequence[Fold]) -> list[Fold]:
         chosen = {fold: _cheapest(fold, each, uses, chosen) for fold, each in splits.items()}
         uses = Counter(split.outer for split in chosen.values() if split)
         uses.update(could)
+    uses = Counter(part for split in chosen.values() if split for part in _parts([split]))
+    chosen = {fold: _cheapest(fold, each, uses, chosen) for fold, each in splits.items()}
     outer, inner = [], []
     for fold, split in chosen.items():
         outer.append(split.outer if split else fold)

@@ -92,12 +92,12 @@ def _apart(name: str) -> str:
 
 
 def _fed_twice(made: Mapping[str, Made], new_names: NewNames) -> Iterator[Problem]:
-    """A line that says what a recipe's target is beside the recipe itself."""
+    """A line that gives a recipe's target another source than the recipe does."""
     clean_targets = {clean: made[name] for name, clean in unwrap_names(made).items()}
     clean_news = _clean(new for new, lines in new_names.values() if lines and new)
     for source, (new, lines) in new_names.items():
         one = made.get(new) or clean_targets.get(clean_news.get(new, new))
-        if one and lines:
+        if one and lines and source not in {spec.name for spec in one.sources}:
             yield Problem(
                 one.line,
                 f"{one.target.name} is made here, and line {lines[-1]} renames {source} to it; "

@@ -40,7 +40,7 @@ def write_renames(
         tuple(spec.name for spec in source.specs),
         copies,
         frozenset(target.by_name),
-        frozenset(spec.name for _, operation in operations.values() for spec in operation.sources),
+        _rows(operations),
     )
     unused: list[str] = []
     for _ in range(4):
@@ -94,6 +94,15 @@ def _uses(plan: TransferPlan) -> tuple[dict[str, str], dict[str, tuple[TensorSpe
             count = rows(specs[name].shape, False)
             made[target.name] = (target, Operation((Piece(specs[name], 0, count),)))
     return copies, made
+
+
+def _rows(operations: Mapping[str, tuple[TensorSpec, Operation]]) -> dict[str, frozenset[str]]:
+    """The targets that are made of each source."""
+    found: dict[str, set[str]] = {}
+    for name, (_, operation) in operations.items():
+        for spec in operation.sources:
+            found.setdefault(spec.name, set()).add(name)
+    return {name: frozenset(targets) for name, targets in found.items()}
 
 
 def _only_source(step: Step) -> TensorSpec | None:
@@ -210,11 +219,20 @@ def _text(
     agree = [] if lines or recipes else ["the names agree: no line is needed"]
     parts = [
         [*map(_comment, (*heading, *agree))],
-        _aligned([str(line) for line in lines]),
+        *_plain_lines(lines),
         _aligned(recipes),
         [*map(_comment, _left_open(plan))],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _plain_lines(lines: Sequence[Line]) -> list[list[str]]:
+    """What stands for what layers hold is told apart, where it comes last."""
+    first = next((at for at, line in enumerate(lines) if line.fold.inner), len(lines))
+    texts = [str(line) for line in lines]
+    if not 0 < first < len(lines) or not all(line.fold.inner for line in lines[first:]):
+        return [_aligned(texts)]
+    return [_aligned(texts[:first]), ["# within these:", *_aligned(texts[first:])]]
 
 
 #: Columns that arrows are brought to; a longer line keeps its own.

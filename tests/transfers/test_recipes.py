@@ -135,6 +135,14 @@ def test_a_recipe_speaks_louder_than_a_name():
     assert [(u.source.name, u.reason) for u in made.unused] == [("w", "line 1 makes w")]
 
 
+def test_a_plain_line_may_say_the_same_as_a_recipe():
+    text = "classifier -> head\nclassifier.weight[:] -> head.weight"
+    source = {"classifier.weight": (4, 6), "classifier.bias": (4,)}
+    made = steps(text, source, {"head.weight": (4, 6, 1, 1), "head.bias": (4,)})
+    assert isinstance(made["head.weight"], Assemble)
+    assert isinstance(made["head.bias"], Load)
+
+
 def test_what_is_left_out_says_so_and_is_no_difference_under_strict():
     made = plan("aux -> (unused)", {"w": (4,), "aux.w": (4,)}, {"w": (4,), "aux.w": (4,)})
     assert isinstance(made.by_target["aux.w"], KeepInit)
@@ -231,13 +239,13 @@ def test_a_square_matrix_is_turned_where_that_is_said_and_only_there():
 
 
 def test_every_problem_is_named_at_once():
-    text = "q.weight[1/3] -> a\nnothing -> x\nq.weight + k.weight -> b\nq.weight -> b\nk.weight + q.weight -> b"
+    text = "q.weight[1/3] -> a\nnothing -> x\nq.weight + k.weight -> b\nwide -> b\nk.weight + q.weight -> b"
     with pytest.raises(RenameError) as caught:
         plan(text, SOURCE, {"a": (1, 4), "b": (8, 4)})
     problems = {problem.line: problem.message for problem in caught.value.problems}
     assert sorted(problems) == [1, 2, 3, 5]
     assert "matches none of the 4 source names" in problems[2]
-    assert problems[3] == "b is made here, and line 4 renames q.weight to it; remove one of them"
+    assert problems[3] == "b is made here, and line 4 renames wide to it; remove one of them"
     assert problems[5] == "line 3 makes b already; remove one of them"
 
 
