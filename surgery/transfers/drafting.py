@@ -8,6 +8,7 @@ ones put before them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -173,13 +174,15 @@ class _Repairs:
             Line(fold, anchored=not fold.inner and fold.source in inner)
             for fold in _longer_first(folds)
         ]
-        self._tried: set[str] = set()
+        self._tried: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._needed = {path for name in wanted.new for path in _paths(wanted.clean[name])}
+        odd = []
         for name, new in wanted.clean_new.items():
             old = wanted.clean[name]
             if old != new and (is_odd(old) or is_odd(new)):
-                self._explicit(name)
+                odd.append(self._explicit(name))
+        self._put_first(odd)
 
     def improved(self) -> bool:
         """Try the lines on all names and change what must be; False where nothing must."""
@@ -209,17 +212,12 @@ class _Repairs:
 
     def _repair(self) -> None:
         """Lines of their own for names that are wrong; where that has been tried, whole ones."""
-        again = []
-        self.leave_out([name for name in self.wrong if name not in self._wanted.new])
-        for name in self.wrong:
-            if name not in self._wanted.new:
-                continue
-            if name in self._tried:
-                self._explicit(name)
-            else:
-                again.append(name)
-        self._tried.update(again)
         clean, new = self._wanted.clean, self._wanted.clean_new
+        self.leave_out([name for name in self.wrong if name not in new])
+        again = [name for name in self.wrong if name in new and name not in self._tried]
+        whole = [name for name in self.wrong if name in new and name in self._tried]
+        self._put_first([self._explicit(name) for name in whole])
+        self._tried.update(again)  # once more each
         folds = fold_pairs((clean[name], new[name]) for name in again)
         self._put_first([Line(fold) for fold in _longer_first(folds)])
 
@@ -229,20 +227,26 @@ class _Repairs:
         for name in names:
             clean = self._wanted.clean[name]
             if name in self._tried or is_odd(clean):
-                whole.append(Line(Fold((clean,), (UNUSED,)), anchored=True, whole=True))
+                whole.append(self._whole(name, UNUSED))
             else:
-                self._tried.add(name)
+                self._tried[name] += 1
                 above = (path for path in _paths(clean) if path not in self._needed)
                 paths.append(next(above, clean))
         folded = fold_numbers([(path, path) for path in dict.fromkeys(paths)])
         self._put_first([Line(Fold(_split(each.texts[0]), (UNUSED,))) for each in folded])
         self._put_first(whole)
 
-    def _explicit(self, name: str) -> None:
-        old, new = self._wanted.clean[name], self._wanted.clean_new[name]
+    def _explicit(self, name: str) -> Line:
+        new = self._wanted.new[name] if self._tried[name] > 1 else self._wanted.clean_new[name]
         if new != new.strip() or re.search(r"\s#|[\x00-\x1f\x7f-\x9f\u2028\u2029]", new):
             raise SurgeryError(f"no line of a rename file can have the target name {new!r}")
-        self._put_first([Line(Fold((old,), (new,)), anchored=True, whole=True)])
+        return self._whole(name, new)
+
+    def _whole(self, name: str, new: str) -> Line:
+        """A line for the whole name: below wrappers, and where that has been tried, with them."""
+        old = name if self._tried[name] > 1 else self._wanted.clean[name]
+        self._tried[name] += 1
+        return Line(Fold((old,), (new,)), anchored=True, whole=True)
 
     def _put_first(self, lines: Iterable[Line]) -> None:
         self.lines = list(dict.fromkeys([*lines, *self.lines]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from surgery.collapse import collapse
 from surgery.collecting import collector_paused
-from surgery.errors import SurgeryError
+from surgery.errors import RenameError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import make_plan
 from surgery.transfers.drafting import Line, Wanted, draft, is_odd
@@ -22,6 +22,8 @@ from surgery.transfers.operations import Operation, Piece, rows
 from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, Step, TransferPlan, shape_text
 from surgery.transfers.recipes import Recipe, Term, read_recipe, resolve
 from surgery.transfers.renames import parse_renames
+
+_NO_FILE = "no rename file says what this plan says; transfer by it (--match structure) instead"
 
 
 @collector_paused()
@@ -46,15 +48,17 @@ def write_renames(
     for _ in range(4):
         lines = draft(wanted, unused)
         text = _text(plan, lines, recipes, heading)
-        again = make_plan(source, target, renames=parse_renames(text))
+        try:
+            again = make_plan(source, target, renames=parse_renames(text))
+        except (RenameError, TransferRefused) as error:
+            raise SurgeryError(_NO_FILE, [error.message, *error.details]) from error
         differences = list(_differences(plan, again))
         if not differences:
             return text
-        unused += [name for name in _loaded_too(plan, again) if name not in unused]
-    raise SurgeryError(
-        "no rename file says what this plan says; transfer by it (--match structure) instead",
-        differences[:10],
-    )
+        more = [name for name in _loaded_too(plan, again) if name not in unused]
+        # Where another nesting of what nothing uses is as likely, names leave both alone.
+        unused = [*unused, *more] if more else [each.source.name for each in plan.unused]
+    raise SurgeryError(_NO_FILE, differences[:10])
 
 
 def map_heading(plan: TransferPlan, old: str, new: str) -> list[str]:

@@ -9,7 +9,7 @@
     h.*.c_attn.weight^T[1/3] -> enc.*.q.weight      # a source stored (in, out)
     a.weight + b.weight -> c_attn.weight^T          # a target stored (in, out)
     classifier.6.weight[:] -> head.fc.weight        # all rows, in the target's shape
-    wte.weight[:] -> lm_head.weight                 # a second use: plain lines move, these copy
+    wte.weight[:] -> lm_head.weight                 # or as it is
 
 A left side is such an expression where names are joined by a ``+`` between spaces, where a name
 ends in ``^T``, ``[:]``, ``[a/b]`` or ``[a:b]``, or where the right side ends in ``^T``; as a
@@ -21,6 +21,9 @@ A recipe is read from its target: every target tensor that the right side names 
 sources that the left side then names. A target none of whose sources is there is not meant, as a
 deeper network has layers that the source has not; one of which some are missing is an error.
 ``[:]`` keeps the rows and what each holds; it never reads (in, out) as (out, in).
+
+A source may feed any number of recipes. Names do not bring it together with a target of its name
+as well, unless a plain line says so too.
 """
 
 from __future__ import annotations

@@ -127,7 +127,9 @@ def test_a_random_network_written_down_twice_is_planned_alike_by_its_file(seed):
 
 
 _NAMES = st.lists(
-    st.lists(st.sampled_from(["a", "b", "0", "1", "2", "b1"]), min_size=1, max_size=4).map(".".join),
+    st.lists(st.sampled_from(["a", "b", "0", "1", "2", "b1"]), min_size=1, max_size=4).map(
+        ".".join
+    ),
     min_size=1,
     max_size=12,
     unique=True,
@@ -178,6 +180,11 @@ def test_any_mapping_of_any_names_is_planned_alike_by_its_file(ours, theirs, rng
             id="what-would-be-loaded-by-its-name",
         ),
         pytest.param(
+            {"m.a": "z"}, ["a", "b", "c"], ["m.b", "m.c"],
+            ["a -> (unused)", "b -> (unused)", "c -> (unused)", "z -> m.a"],
+            id="what-another-nesting-would-load",
+        ),
+        pytest.param(
             {"x.a.w": "y.a.w", "x.a.b": "y.a.b"}, ["y.c.w"], ["x.c.w"],
             ["y.c -> (unused)", "y -> x"], id="what-a-line-would-load",
         ),
@@ -211,7 +218,9 @@ def test_a_tied_target_needs_one_of_its_names():
     assert written(plan, source, target) == ["emb -> wte"]
 
 
-@pytest.mark.parametrize("old", ["a+b.w", "a b.w", "é.w", "a->b.w", "# a.w", "a.*.w", "a\nb.w", "(a.w"])
+@pytest.mark.parametrize(
+    "old", ["a+b.w", "a b.w", "é.w", "a->b.w", "# a.w", "a.*.w", "a\nb.w", "(a.w"]
+)
 def test_any_source_name_can_be_written(old):
     written(*by_hand({"x.w": old, "y.w": "y.w"}, [old, "y.w"], ["x.w", "y.w"]))
 

@@ -101,7 +101,9 @@ def test_names_are_looked_for_below_wrappers_on_both_sides():
 
 
 def test_one_source_for_many_targets():
-    lines = "\n".join(f"b.*.qkv.weight[{n}/3] -> e.*.{part}.weight" for n, part in enumerate("qkv", 1))
+    lines = "\n".join(
+        f"b.*.qkv.weight[{n}/3] -> e.*.{part}.weight" for n, part in enumerate("qkv", 1)
+    )
     made = steps(lines, FUSED, QKV)
     assert made["e.1.v.weight"].operation == Operation((piece("b.1.qkv.weight", (12, 4), 8, 12),))
     assert all(isinstance(step, Assemble) for step in made.values())
@@ -216,7 +218,8 @@ SOURCE = {"q.weight": (4, 4), "k.weight": (4, 4), "wide": (4, 6), "conv": (4, 2,
         ("wide[2:9] -> fused", (7, 6), "wide has 4 rows, and no rows 2 to 9"),
         ("q.weight + 0 -> fused", (4, 4), "1 '0' must share what is left equally"),
         ("q.weight + 0 + 0 -> fused", (7, 4), "2 '0' must share what is left equally"),
-        ("q.weight + v.weight -> fused", (8, 4), "for fused: no source tensor is called 'v.weight'"),
+        ("q.weight + v.weight -> fused", (8, 4),
+         "for fused: no source tensor is called 'v.weight'"),
         ("q.wieght[1/2] -> fused", (2, 4),
          "no source tensor is called 'q.wieght'; did you mean q.weight?"),
         ("q.weight + k.weight -> fusd", (8, 4),
@@ -239,7 +242,10 @@ def test_a_square_matrix_is_turned_where_that_is_said_and_only_there():
 
 
 def test_every_problem_is_named_at_once():
-    text = "q.weight[1/3] -> a\nnothing -> x\nq.weight + k.weight -> b\nwide -> b\nk.weight + q.weight -> b"
+    text = (
+        "q.weight[1/3] -> a\nnothing -> x\nq.weight + k.weight -> b\nwide -> b\n"
+        "k.weight + q.weight -> b"
+    )
     with pytest.raises(RenameError) as caught:
         plan(text, SOURCE, {"a": (1, 4), "b": (8, 4)})
     problems = {problem.line: problem.message for problem in caught.value.problems}
@@ -254,6 +260,9 @@ def test_recipes_go_with_structure_too():
     names = SourceNames(tuple(specs(source)))
     target = [*specs({n.replace("e", "blocks", 1): s for n, s in source.items()})]
     made = plan_transfer(
-        list(names.specs), target, match="structure", renames="e.0.odd.weight^T -> blocks.0.odd.weight"
+        list(names.specs),
+        target,
+        match="structure",
+        renames="e.0.odd.weight^T -> blocks.0.odd.weight",
     )
     assert made.by_target["blocks.0.odd.weight"].operation.pieces[0].transposed
