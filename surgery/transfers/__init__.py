@@ -3,7 +3,7 @@
 Read top to bottom it is the pipeline: :mod:`~surgery.transfers.source` (what holds the old
 weights), :mod:`~surgery.transfers.renames` and :mod:`~surgery.transfers.names` (source name to
 target name), :mod:`~surgery.transfers.plan` (specs to a plan), :mod:`~surgery.transfers.apply`
-(the plan into a model or a file).
+(the plan into a model or a file), :mod:`~surgery.transfers.mapping` (the plan into a rename file).
 """
 
 from __future__ import annotations

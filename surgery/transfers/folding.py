@@ -325,8 +325,9 @@ def _readings(weighed: Iterable[tuple[Fold, int]]) -> dict[Path, list[Fold]]:
     by_source: dict[Path, Counter[Fold]] = defaultdict(Counter)
     for fold, weight in weighed:
         by_source[fold.source][fold] += weight
+    most = {source: max(weights.values()) for source, weights in by_source.items()}
     return {
-        source: [fold for fold, weight in weights.items() if weight == max(weights.values())]
+        source: [fold for fold, weight in weights.items() if weight == most[source]]
         for source, weights in by_source.items()
     }
 
