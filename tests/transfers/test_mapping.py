@@ -328,3 +328,24 @@ def test_the_file_loads_the_same_values():
     transfer(old, new[1], renames=text)
     for name, value in new[0].state_dict().items():
         assert torch.equal(value, new[1].state_dict()[name]), name
+
+
+def test_a_bias_that_would_be_zeros_alone_stays_fresh_and_is_in_no_line():
+    rest = {"norm.weight": (8,), "norm.bias": (8,), "up.weight": (16, 8), "down.weight": (8, 16)}
+    fused = {"attn.qkv.weight": (24, 8), "attn.q_bias": (8,), "attn.v_bias": (8,)}
+    apart = {f"attn.{part}_proj.weight": (8, 8) for part in "qkv"}
+    apart |= {f"attn.{part}_proj.bias": (8,) for part in "qkv"}
+    ours, theirs = (
+        [
+            TensorSpec(f"{stem}.{at}.{name}", shape, "float32")
+            for at in range(3)
+            for name, shape in (layer | rest).items()
+        ]
+        for stem, layer in (("blocks", fused), ("layers", apart))
+    )
+    source, target = SourceNames(tuple(ours)), ModelSpec.from_tensors(theirs)
+    plan = make_plan(source, target, match="structure")
+    assert set(plan.names("fresh")) == {f"layers.{at}.attn.k_proj.bias" for at in range(3)}
+    lines = written(plan, source, target)
+    assert "blocks.*.attn.qkv.weight[2/3] -> layers.*.attn.k_proj.weight" in lines
+    assert not any("k_proj.bias" in line for line in lines)
