@@ -17,6 +17,7 @@ from surgery_cli.diff import diff
 from surgery_cli.groups import groups
 from surgery_cli.identify import identify_command
 from surgery_cli.inspect import inspect
+from surgery_cli.map import map_command
 from surgery_cli.schedule import schedule
 from surgery_cli.signals import Ended, ending_signals_raise
 from surgery_cli.transfer import transfer
@@ -120,6 +121,7 @@ def surgery() -> None:
 
 for command in (
     transfer,
+    map_command,
     groups,
     schedule,
     convert,

@@ -151,6 +151,28 @@ def key_option(command: Command) -> Command:
     )(command)
 
 
+def hint_option(command: Command) -> Command:
+    """``--hint``, where structure decides."""
+    return click.option(
+        "--hint",
+        "hints",
+        multiple=True,
+        metavar="'SOURCE = TARGET'",
+        help="Settle what structure leaves open, such as 'conv3 = reduce'; may be repeated.",
+    )(command)
+
+
+def min_loaded_option(command: Command) -> Command:
+    """``--min-loaded``, where a plan may be refused."""
+    return click.option(
+        "--min-loaded",
+        type=click.FloatRange(0, 1),
+        default=0.5,
+        show_default=True,
+        help="Share of the new parameters below which nothing is written.",
+    )(command)
+
+
 def open_files(paths: Sequence[Path], key: str | None) -> list[Checkpoint]:
     """Open the files, at ``key`` those that have it; a file with a single state dict needs none.
 

@@ -5,7 +5,8 @@ weights), :mod:`~surgery.transfers.renames`, then :mod:`~surgery.transfers.names
 :mod:`~surgery.transfers.by_structure` (source name to target name),
 :mod:`~surgery.transfers.decide` (specs to a :mod:`~surgery.transfers.plan`),
 :mod:`~surgery.transfers.gathering` (a plan to values), :mod:`~surgery.transfers.apply` (into a
-live model) and :mod:`~surgery.transfers.tofile` (into a new file).
+live model), :mod:`~surgery.transfers.tofile` (into a new file) and
+:mod:`~surgery.transfers.mapping` (a plan to a rename file).
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def match_by_structure(
     """
     found = _found(_weights(sources, ties), target, hints, code)
     by_target = {pair.target.name: _resized(pair) for pair in found.resized}
-    by_target |= {step.target.name: _match(step, sources) for step in found.steps}
+    # A bias of zeros alone has no source: the softmax does not see a bias of k, so it stays fresh.
+    by_target |= {step.target.name: _match(step, sources) for step in found.steps if step.sources}
     by_target |= {match.target: match for match in _integers(sources, target)}
     return Matches(
         by_target,

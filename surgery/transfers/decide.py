@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from surgery.collecting import collector_paused
-from surgery.errors import CheckpointError, SurgeryError, TransferRefused
+from surgery.errors import CheckpointError, RenameError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.adapters.asked import Asked
 from surgery.transfers.adapters.choose import Choice
 from surgery.transfers.adapters.layers import Moved, relayer
 from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike, is_index, match_by_structure
+from surgery.transfers.given import Given, given_by
 from surgery.transfers.names import Match, Matches, SourceNames, match_names
 from surgery.transfers.operations import Operation
 from surgery.transfers.plan import (
@@ -61,9 +62,10 @@ def make_plan(
     _check_match(match, hints)
     _check_on_mismatch(on_mismatch)
     _refuse_flattened(source.specs)
-    renamed = _renamed(source, renames)
+    renamed, given = _renamed(source, renames, target)
     code = code if renames is None else replace(code, source=None)
-    matches = _matches(source, renamed, target, match, hints, code)
+    found = _matches(source, given.left(renamed), target, match, hints, code)
+    matches = given.added_to(found)
     aliases = {name: names for names in target.ties for name in names}
     layers = [asked for asked in adapters if asked.adapter.name == "depth"]
     relayered = relayer(layers, matches, renamed, target.by_name)
@@ -71,7 +73,8 @@ def make_plan(
     others = [asked for asked in adapters if asked not in layers]
     choice = _choice(renamed, matches, target, others, automatic=on_mismatch == "adapt")
     unread = dict(source.unread)
-    decide = _Decision(renamed, matches, target, aliases, unread, choice, relayered.moved)
+    moved, left_out = relayered.moved, given.left_out
+    decide = _Decision(renamed, matches, target, aliases, unread, choice, moved, left_out)
     steps = tuple(map(decide.step, target.tensors))
     choice.refuse_unused()
     return TransferPlan(
@@ -162,16 +165,23 @@ class _Entry:
     lines: tuple[int, ...] = ()
 
 
-def _renamed(source: SourceNames, renames: Renames | None) -> dict[str, _Entry]:
-    """Source tensors by new name; two names of one tensor may land on one."""
+def _renamed(
+    source: SourceNames, renames: Renames | None, target: ModelSpec
+) -> tuple[dict[str, _Entry], Given]:
+    """Source tensors by new name, and what the lines say besides; two names of one tensor may
+    land on one.
+    """
     if renames is None:
-        return {spec.name: _Entry(spec) for spec in source.specs}
-    new_names = renames.apply(spec.name for spec in source.specs)
+        return {spec.name: _Entry(spec) for spec in source.specs}, Given()
+    new_names, problems = renames.applied(spec.name for spec in source.specs)
+    given, more = given_by(renames, source.specs, new_names, target)
+    if problems or more:
+        raise RenameError(renames.path, [*problems, *more])
     tied = {name: group[0] for group in source.ties for name in group}
     by_new: dict[str, _Entry] = {}
     clashes = []
     for spec in source.specs:
-        new, lines = new_names[spec.name]
+        new, lines = given.names[spec.name], new_names[spec.name][1]
         other = by_new.setdefault(new, _Entry(spec, lines)).spec
         if other is not spec and tied.get(other.name) != tied.get(spec.name, spec.name):
             clashes.append(f"{other.name} and {spec.name} -> {new}")
@@ -180,7 +190,7 @@ def _renamed(source: SourceNames, renames: Renames | None) -> dict[str, _Entry]:
             f"{renames.path} sends two source tensors to one name; nothing was changed",
             first_lines(clashes, 10),
         )
-    return by_new
+    return by_new, given
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +204,7 @@ class _Decision:
     unread: Mapping[str, str]
     choice: Choice
     moved: Mapping[str, Moved]
+    left_out: Mapping[str, str]
     found: dict[tuple[object, ...], tuple[Match, str] | None] = field(default_factory=dict)
     tied_adapted: dict[tuple[object, ...], Adapt | None] = field(default_factory=dict)
 
@@ -353,6 +364,8 @@ def _unused(
         new = new_names.get(spec.name, spec.name)
         if spec.name in tied_to_used:
             yield Unused(spec, "another name of a tensor that is used", expected=True)
+        elif new in decide.left_out:
+            yield Unused(spec, decide.left_out[new], expected=True)
         elif new in left_out:
             yield Unused(spec, "in a layer that was left out, as asked", expected=True)
         elif spec.name in misfit:

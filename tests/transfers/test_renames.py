@@ -100,3 +100,35 @@ def test_a_file_that_cannot_be_read(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(RenameError, match=r"map\.txt: cannot be read: "):
         read_renames(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param("aux -> (unused)", ["aux.w", "a.aux.b"], id="a-segment-anywhere"),
+        pytest.param("head.* -> (unused)", ["head.0.w"], id="a-glob"),
+        pytest.param(r"^aux\. -> (unused)", ["aux.w"], id="a-regex"),
+        pytest.param("aux -> (unused)", ["module.aux.w"], id="below-a-wrapper"),
+        pytest.param(r"^aux -> (unused)", ["module.aux.w"], id="anchored-below-a-wrapper"),
+        pytest.param("a.w -> ", ["a.w"], id="nothing-is-left-of-the-name"),
+    ],
+)
+def test_what_is_left_out_has_no_new_name(text, names):
+    assert rename(text, *names, "other.w") == [*[""] * len(names), "other.w"]
+
+
+def test_the_earlier_line_has_the_text_of_what_a_later_one_would_leave_out():
+    assert rename("fc.b -> head.b\nfc -> (unused)", "fc.w", "fc.b") == ["", "head.b"]
+    with pytest.raises(RenameError, match="'fc.w' .* only what an earlier line has renamed"):
+        rename("fc -> head\nfc.w -> (unused)", "fc.w")
+
+
+def test_an_anchored_and_a_free_line_both_reach_below_a_wrapper():
+    text = r"^layers\.0 -> blocks.1" + "\nln -> norm"
+    assert rename(text, "module.layers.0.ln.w") == ["blocks.1.norm.w"]
+
+
+def test_a_line_for_each_of_many_layers_reaches_only_its_own():
+    names = [f"layers.{at}.w" for at in range(300)]
+    text = "\n".join(f"layers.{at} -> blocks.{at + 1}" for at in range(300))
+    assert rename(text, *names) == [f"blocks.{at + 1}.w" for at in range(300)]
