@@ -12,11 +12,13 @@ from surgery_cli.console import note_shard, print_json, print_note, progress
 from surgery_cli.options import (
     ArchitectureName,
     build_options,
+    check_source_options,
     hint_option,
     key_option,
     min_loaded_option,
     output_options,
     refuse_existing,
+    source_options,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ Examples:
 )
 @build_options
 @hint_option
+@source_options
 @key_option
 @min_loaded_option
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -53,6 +56,8 @@ def map_command(
     arguments: dict[str, Any],
     num_classes: int | None,
     hints: tuple[str, ...],
+    source_arch: str | None,
+    source_arguments: dict[str, Any],
     key: str | None,
     min_loaded: float,
     force: bool,
@@ -67,7 +72,25 @@ def map_command(
     if out is not None:
         refuse_existing(out, force)
     note_shard(old)
-    job = _plan(old, new_arch, arguments, num_classes, hints, key)
+    check_source_options(source_arch, source_arguments)
+    with progress(f"reading {old}"):
+        from surgery.checkpoint import open_checkpoint
+
+        source = open_checkpoint(old, key=key)
+    with progress(f"building {new_arch}"):
+        from surgery.architectures import find_architecture
+        from surgery.transfers.tofile import plan_file_transfer
+
+        job = plan_file_transfer(
+            source,
+            find_architecture(new_arch),
+            arguments=arguments,
+            num_classes=num_classes,
+            match="structure",
+            hints=hints,
+            source_architecture=find_architecture(source_arch) if source_arch else None,
+            source_arguments=source_arguments,
+        )
     job.plan.refuse_unless(min_loaded=min_loaded)
     from surgery.transfers.mapping import map_heading, write_renames
     from surgery.transfers.source import names_of
@@ -86,31 +109,6 @@ def map_command(
         click.echo(text, nl=False)
     if out is not None:
         print_note(f"wrote {out}")
-
-
-def _plan(
-    old: Path,
-    new_arch: str,
-    arguments: dict[str, Any],
-    num_classes: int | None,
-    hints: tuple[str, ...],
-    key: str | None,
-) -> FileTransfer:
-    from surgery.architectures import find_architecture
-    from surgery.checkpoint import open_checkpoint
-    from surgery.transfers.tofile import plan_file_transfer
-
-    with progress(f"reading {old}"):
-        source = open_checkpoint(old, key=key)
-    with progress(f"building {new_arch}"):
-        return plan_file_transfer(
-            source,
-            find_architecture(new_arch),
-            arguments=arguments,
-            num_classes=num_classes,
-            match="structure",
-            hints=hints,
-        )
 
 
 def _write(out: Path, text: str) -> None:

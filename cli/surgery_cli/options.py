@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -60,7 +60,7 @@ def build_options(command: Command) -> Command:
 
 
 def proof_options(command: Command) -> Command:
-    """``--verify``, and what it needs to know of the architecture that OLD was saved from."""
+    """``--verify`` and ``--input``."""
     command = click.option(
         "--input",
         "shape",
@@ -68,6 +68,15 @@ def proof_options(command: Command) -> Command:
         metavar="3x224x224",
         help="What --verify shows both networks, without the batch.  [default: what both take]",
     )(command)
+    return click.option(
+        "--verify",
+        is_flag=True,
+        help="Run both networks in float64 and write only if they compute the same.",
+    )(command)
+
+
+def source_options(command: Command) -> Command:
+    """``--source-arch`` and ``--source-arg``: the network that a checkpoint was saved from."""
     command = click.option(
         "--source-arg",
         "source_arguments",
@@ -76,17 +85,20 @@ def proof_options(command: Command) -> Command:
         metavar="K=V",
         help="An argument of the source architecture's constructor; may be repeated.",
     )(command)
-    command = click.option(
+    return click.option(
         "--source-arch",
         type=ArchitectureName(),
         metavar="ARCH",
-        help="The architecture that OLD was saved from, for --verify and --match structure.",
+        help="The architecture that OLD was saved from: what --verify runs, and structure's clue.",
     )(command)
-    return click.option(
-        "--verify",
-        is_flag=True,
-        help="Run both networks in float64 and write only if they compute the same.",
-    )(command)
+
+
+def check_source_options(source_arch: str | None, arguments: Mapping[str, Any]) -> None:
+    """Raise SurgeryError for arguments of an architecture that nobody named."""
+    if arguments and source_arch is None:
+        raise SurgeryError(
+            "--source-arg is an argument of the architecture that --source-arch names"
+        )
 
 
 def _parse_shape(

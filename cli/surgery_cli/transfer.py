@@ -19,10 +19,15 @@ from surgery_cli.console import (
 from surgery_cli.options import (
     ArchitectureName,
     build_options,
+    check_source_options,
+    hint_option,
+    key_option,
+    min_loaded_option,
     output_options,
     proof_options,
     refuse_outputs,
     shard_option,
+    source_options,
 )
 
 if TYPE_CHECKING:
@@ -69,13 +74,7 @@ A rename file has one `pattern -> replacement` a line:
     show_default=True,
     help="How tensors are brought together.",
 )
-@click.option(
-    "--hint",
-    "hints",
-    multiple=True,
-    metavar="'SOURCE = TARGET'",
-    help="Settle what structure leaves open, such as 'conv3 = reduce'; may be repeated.",
-)
+@hint_option
 @click.option("--map", "renames", type=click.Path(path_type=Path), help="A rename file.")
 @click.option(
     "--on-mismatch",
@@ -91,14 +90,8 @@ A rename file has one `pattern -> replacement` a line:
     metavar="PATTERN=ADAPTER[:K=V,...]",
     help="Compute these tensors so, such as pos_embed=pos-embed; may be repeated.",
 )
-@click.option("--key", help="Which state dict, where OLD holds several; . for the file itself.")
-@click.option(
-    "--min-loaded",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Share of the new parameters below which nothing is written.",
-)
+@key_option
+@min_loaded_option
 @click.option("--strict", is_flag=True, help="Accept no difference but --adapt.")
 @click.option(
     "--seed",
@@ -108,6 +101,7 @@ A rename file has one `pattern -> replacement` a line:
     show_default=True,
     help="Seed of fresh initial values.",
 )
+@source_options
 @proof_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option(
@@ -222,10 +216,7 @@ def _check_proof_options(
         )
     if shape and not verify:
         raise SurgeryError("--input is for --verify")
-    if source_arguments and source_arch is None:
-        raise SurgeryError(
-            "--source-arg is an argument of the architecture that --source-arch names"
-        )
+    check_source_options(source_arch, source_arguments)
     if source_arch and not verify and match != "structure":
         raise SurgeryError("--source-arch is for --verify and for --match structure")
 
