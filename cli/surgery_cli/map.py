@@ -92,7 +92,7 @@ def map_command(
             source_arguments=source_arguments,
         )
     job.plan.refuse_unless(min_loaded=min_loaded)
-    from surgery.transfers.mapping import map_heading, write_renames
+    from surgery.transfers.renaming.mapping import map_heading, write_renames
     from surgery.transfers.source import names_of
 
     text = write_renames(

@@ -33,7 +33,7 @@ from surgery_cli.options import (
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint
     from surgery.proof import Proof
-    from surgery.transfers.renames import Renames
+    from surgery.transfers.renaming.renames import Renames
     from surgery.transfers.tofile import FileTransfer
 
 
@@ -254,7 +254,7 @@ def _prove(
 def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint, Renames | None]:
     with progress(f"reading {old}"):
         from surgery.checkpoint import open_checkpoint
-        from surgery.transfers.renames import read_renames
+        from surgery.transfers.renaming.renames import read_renames
 
         return open_checkpoint(old, key=key), read_renames(renames)
 

@@ -1,12 +1,12 @@
 """The three-step transfer: plan what goes where, look at it, apply it.
 
 Read top to bottom it is the pipeline: :mod:`~surgery.transfers.source` (what holds the old
-weights), :mod:`~surgery.transfers.renames`, then :mod:`~surgery.transfers.names` or
+weights), :mod:`~surgery.transfers.renaming.renames`, then :mod:`~surgery.transfers.names` or
 :mod:`~surgery.transfers.by_structure` (source name to target name),
 :mod:`~surgery.transfers.decide` (specs to a :mod:`~surgery.transfers.plan`),
 :mod:`~surgery.transfers.gathering` (a plan to values), :mod:`~surgery.transfers.apply` (into a
 live model), :mod:`~surgery.transfers.tofile` (into a new file) and
-:mod:`~surgery.transfers.mapping` (a plan to a rename file).
+:mod:`~surgery.transfers.renaming.mapping` (a plan to a rename file).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from surgery.transfers.decide import make_plan
 from surgery.transfers.names import SourceNames
 from surgery.transfers.outcome import TransferOutcome
 from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, TransferPlan, Unused
-from surgery.transfers.renames import RenamesLike, read_renames
+from surgery.transfers.renaming.renames import RenamesLike, read_renames
 from surgery.transfers.source import names_of, open_source
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from surgery.transfers.adapters.asked import Asked
 from surgery.transfers.adapters.choose import Choice
 from surgery.transfers.adapters.layers import Moved, relayer
 from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike, is_index, match_by_structure
-from surgery.transfers.given import Given, given_by
 from surgery.transfers.names import Match, Matches, SourceNames, match_names
 from surgery.transfers.operations import Operation
 from surgery.transfers.plan import (
@@ -27,7 +26,8 @@ from surgery.transfers.plan import (
     shape_text,
 )
 from surgery.transfers.refusal import first_lines
-from surgery.transfers.renames import Renames
+from surgery.transfers.renaming.given import Given, given_by
+from surgery.transfers.renaming.renames import Renames
 from surgery.wrappers import unwrap_name, unwrap_names
 
 MATCHES = ("names", "structure")

@@ -19,7 +19,7 @@ from surgery.transfers.decide import make_plan
 from surgery.transfers.gathering import gathered, keeping, refuse_torn_ties
 from surgery.transfers.outcome import TransferOutcome
 from surgery.transfers.plan import TransferPlan
-from surgery.transfers.renames import RenamesLike, read_renames
+from surgery.transfers.renaming.renames import RenamesLike, read_renames
 from surgery.transfers.source import Source, names_of
 
 

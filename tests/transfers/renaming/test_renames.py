@@ -1,7 +1,7 @@
 import pytest
 
 from surgery.errors import RenameError
-from surgery.transfers.renames import parse_renames, read_renames
+from surgery.transfers.renaming.renames import parse_renames, read_renames
 
 
 def rename(text, *names):

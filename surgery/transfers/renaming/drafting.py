@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from surgery.errors import SurgeryError
-from surgery.transfers.folding import Fold, factor, fold_numbers, fold_pairs
-from surgery.transfers.renames import UNUSED, Rename, Renames
+from surgery.transfers.renaming.folding import Fold, factor, fold_numbers, fold_pairs
+from surgery.transfers.renaming.renames import UNUSED, Rename, Renames
 from surgery.wrappers import unwrap_name, unwrap_names
 
 _PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*\Z")

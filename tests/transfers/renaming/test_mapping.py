@@ -20,11 +20,11 @@ from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers import plan_transfer, transfer
 from surgery.transfers.decide import make_plan
-from surgery.transfers.mapping import write_renames
 from surgery.transfers.names import SourceNames
 from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.plan import Assemble, KeepInit, Load, TransferPlan, Unused
-from surgery.transfers.renames import parse_renames
+from surgery.transfers.renaming.mapping import write_renames
+from surgery.transfers.renaming.renames import parse_renames
 from surgery.transfers.source import Tensors, names_of
 
 
@@ -296,7 +296,7 @@ import random
 from random_networks import make_network, write
 from surgery.specs import ModelSpec
 from surgery.transfers.decide import make_plan
-from surgery.transfers.mapping import write_renames
+from surgery.transfers.renaming.mapping import write_renames
 from surgery.transfers.names import SourceNames
 for seed in range(30):
     rng = random.Random(seed)

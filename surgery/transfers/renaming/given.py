@@ -9,8 +9,8 @@ from typing import TypeVar
 from surgery.errors import Problem
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.names import Match, Matches
-from surgery.transfers.recipes import Made, resolve
-from surgery.transfers.renames import Renames
+from surgery.transfers.renaming.recipes import Made, resolve
+from surgery.transfers.renaming.renames import Renames
 from surgery.wrappers import unwrap_names
 
 #: Source name -> its new name and the lines that made it.

@@ -12,7 +12,7 @@ r"""The rename file: ``pattern -> replacement`` a line, text -> :class:`Renames`
 All lines look at the name as it stands in the file, so two lines can swap two names; where two
 lines want the same text, the earlier has it. A match starts and ends at a dot or at an end of
 the name: ``layer1`` never touches ``layer10``, and ``mlp`` never ``cpb_mlp``. The last line is a
-recipe, which makes one tensor of rows of others: see :mod:`surgery.transfers.recipes`.
+recipe, which makes one tensor of rows of others: see :mod:`surgery.transfers.renaming.recipes`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.errors import Problem, RenameError, did_you_mean
-from surgery.transfers.recipes import Recipe, is_recipe, read_recipe
+from surgery.transfers.renaming.recipes import Recipe, is_recipe, read_recipe
 from surgery.wrappers import unwrap_name
 
 _PLAIN = re.compile(r"[\w.\-]*\Z")

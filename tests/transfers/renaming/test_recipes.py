@@ -10,8 +10,8 @@ from surgery.transfers.apply import apply_to_model
 from surgery.transfers.names import SourceNames
 from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.plan import Assemble
-from surgery.transfers.recipes import is_recipe
-from surgery.transfers.renames import parse_renames
+from surgery.transfers.renaming.recipes import is_recipe
+from surgery.transfers.renaming.renames import parse_renames
 from surgery.transfers.source import Tensors
 
 

@@ -15,13 +15,13 @@ from surgery.collecting import collector_paused
 from surgery.errors import RenameError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import make_plan
-from surgery.transfers.drafting import Line, Wanted, draft, is_odd
-from surgery.transfers.folding import fold_numbers
 from surgery.transfers.names import SourceNames
 from surgery.transfers.operations import Operation, Piece, rows
 from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, Step, TransferPlan, shape_text
-from surgery.transfers.recipes import Recipe, Term, read_recipe, resolve
-from surgery.transfers.renames import parse_renames
+from surgery.transfers.renaming.drafting import Line, Wanted, draft, is_odd
+from surgery.transfers.renaming.folding import fold_numbers
+from surgery.transfers.renaming.recipes import Recipe, Term, read_recipe, resolve
+from surgery.transfers.renaming.renames import parse_renames
 
 _NO_FILE = "no rename file says what this plan says; transfer by it (--match structure) instead"
 
