@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from surgery.collecting import collector_paused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import SourceNames
 from surgery.transfers.structure.attention import bias_alone, join_attention
@@ -82,6 +83,7 @@ class StructureMatch:
 _SAME_NETWORK = 0.5
 
 
+@collector_paused()
 def match_structure(
     source: SourceNames,
     target: ModelSpec,
@@ -290,8 +292,9 @@ def _made(
 
 def _told(pair: LayerPair, hints: Hints) -> bool:
     """Whether a hint names the projections of an attention, so that no word has to say more."""
-    attends = makes_parts(pair.source) or makes_parts(pair.target)
-    return attends and hints.tell(words_of(pair.source), words_of(pair.target))
+    if not hints.hints or not (makes_parts(pair.source) or makes_parts(pair.target)):
+        return False
+    return hints.tell(words_of(pair.source), words_of(pair.target))
 
 
 def _steps(pair: LayerPair, told: bool, turning: bool) -> list[StructureStep]:
