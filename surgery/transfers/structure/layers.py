@@ -186,12 +186,9 @@ def _inputs_last(shape: Shape) -> bool:
     """Whether a convolution of other frameworks keeps its pixels first: (3, 3, in, out), where
     torch has (out, in, 3, 3). They are left alone, since depthwise ones are written in two ways.
     """
-    return (
-        len(shape) == 4
-        and shape[0] == shape[1]
-        and shape[2:] != (1, 1)
-        and (shape[0] == 1 or shape[2] != shape[3])
-    )
+    if len(shape) != 4 or shape[0] != shape[1] or shape.count(1) > 2:
+        return False
+    return shape[2:] != (1, 1) and (shape[0] == 1 or shape[2] != shape[3])
 
 
 def _compound(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:
