@@ -113,12 +113,12 @@ def build(name: str) -> nn.Module:
     return TRANSFORMERS[model]()
 
 
-def _image_classifier(name: str, **config: object) -> Callable[[], nn.Module]:
+def _image_classifier(name: str, head: str = "", **config: object) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         import transformers
 
         settings = getattr(transformers, f"{name}Config")(num_labels=1000, **config)
-        return getattr(transformers, f"{name}ForImageClassification")(settings)
+        return getattr(transformers, f"{name}ForImageClassification{head}")(settings)
 
     return make
 
@@ -208,15 +208,32 @@ TRANSFORMERS = {
 _VGG = [8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"]
 _SWIN = {"embed_dim": 24, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
 _VIT = {"img_size": 64, "embed_dim": 48, "num_heads": 3}
+_TRANSFORMER = {
+    "image_size": 64,
+    "hidden_size": 48,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 11,
+    "intermediate_size": 192,
+}
+_BEIT = {
+    "use_relative_position_bias": True, "layer_scale_init_value": 0.1, "use_mean_pooling": True
+}  # fmt: skip
 SMALLER = {
     "tv:vgg16_bn": _torchvision_vgg,
     "timm:vgg16_bn": _timm_vgg,
     "tv:vit_b_32": _torchvision_vit,
     "timm:vit_base_patch32_224": _timm("vit_base_patch32_224", **_VIT),
     "timm:vit_base_patch16_224": _timm("vit_base_patch16_224", **_VIT),
-    "hf:vit": _image_classifier(
-        "ViT", image_size=64, hidden_size=48, num_attention_heads=3, intermediate_size=192
+    "hf:vit": _image_classifier("ViT", **{**_TRANSFORMER, "num_hidden_layers": 12}),
+    "hf:beit": _image_classifier("Beit", **_TRANSFORMER, **_BEIT),
+    "timm:beit_base_patch16_224": _timm("beit_base_patch16_224", **_VIT, depth=11),
+    "hf:deit": _image_classifier("DeiT", "WithTeacher", **_TRANSFORMER),
+    "timm:deit_base_distilled_patch16_224": _timm(
+        "deit_base_distilled_patch16_224", **_VIT, depth=11
     ),
+    "hf:hiera": _image_classifier("Hiera", depths=[1, 2, 7, 2], embed_dim=24),
+    "timm:hiera_tiny_224": _timm("hiera_tiny_224", embed_dim=24),
+    "hf:mobilevitv2": _image_classifier("MobileViTV2", width_multiplier=0.5),
     "tv:swin_t": _torchvision_swin(1),
     "timm:swin_tiny_patch4_window7_224": _timm("swin_tiny_patch4_window7_224", **_SWIN),
     "hf:swin": _image_classifier("Swin", **_SWIN),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from surgery.errors import SurgeryError
 from surgery.specs import TensorSpec
 from surgery.wrappers import unwrap_names
 
@@ -22,6 +23,8 @@ Signature = tuple[tuple[str, Shape], ...]
 
 
 _PICTURE_CHANNELS = 4
+#: Python cannot walk modules that are nested deeper, and every part of a path is held.
+_DEEPEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +145,19 @@ def layers_of(specs: Iterable[TensorSpec]) -> list[Layer]:
     """The floating-point tensors as layers, in the order of their names.
 
     Integers are indexes and flags, which a constructor computes; only a norm's counter of
-    batches goes along with its norm.
+    batches goes along with its norm. Raises :class:`~surgery.errors.SurgeryError` for names that
+    no module can have.
     """
     specs = [s for s in specs if s.is_floating or s.name.endswith("num_batches_tracked")]
     clean = unwrap_names(spec.name for spec in specs)
     siblings: dict[Path, dict[str, TensorSpec]] = defaultdict(dict)
     for spec in specs:
         *above, leaf = clean[spec.name].split(".")
+        if len(above) > _DEEPEST:
+            raise SurgeryError(
+                f"a name of {len(above) + 1:,} segments, {spec.name[:40]!r}...: modules are nested "
+                f"{_DEEPEST:,} deep at most"
+            )
         siblings[tuple(above)][leaf] = spec
     layers: dict[Path, list[Leaf]] = defaultdict(list)
     for path, leaves in siblings.items():
