@@ -41,13 +41,15 @@ class Leaf:
 @dataclass(frozen=True)
 class Layer:
     """Tensors that go together. ``path`` is unwrapped; ``transposed`` says that the weight is
-    stored (in, out), as GPT-2's Conv1D does; None where its shape does not tell.
+    stored (in, out), as GPT-2's Conv1D does; None where its shape does not tell. ``packed`` says
+    that half of its rows seem to gate the other half.
     """
 
     path: Path
     leaves: tuple[Leaf, ...]
     transposed: bool | None = False
     flat: bool = False
+    packed: bool = False
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import SourceNames
 from surgery.transfers.structure.attention import bias_alone, join_attention
 from surgery.transfers.structure.consistency import contradicted
-from surgery.transfers.structure.gates import join_gates
+from surgery.transfers.structure.gates import join_gates, packed
 from surgery.transfers.structure.hints import Hints, read_hints
 from surgery.transfers.structure.layers import (
     Layer,
@@ -108,7 +108,7 @@ def match_structure(
     )
     widths = any(map(bias_alone, sides))
     ours, theirs = (join_attention(layers, widths=widths) for layers in sides)
-    ours, theirs = _flattened(*join_gates(ours, theirs))
+    ours, theirs = (_with_packed(side) for side in _flattened(*join_gates(ours, theirs)))
     orders = Orders(
         _sequences(source_model, ours, source_calls), _sequences(target, theirs, target_calls)
     )
@@ -174,6 +174,11 @@ def _firsts(
         found = [place(clean[leaf.spec.name]) for leaf in layer.leaves]
         if known := [at for at in found if at is not None]:
             yield layer.path, min(known)
+
+
+def _with_packed(layers: list[Layer]) -> list[Layer]:
+    gating = packed(layers)
+    return [replace(x, packed=True) if x.path in gating else x for x in layers]
 
 
 def _flattened(ours: list[Layer], theirs: list[Layer]) -> tuple[list[Layer], list[Layer]]:

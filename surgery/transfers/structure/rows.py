@@ -88,7 +88,7 @@ def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
     said = " and ".join(
         str(x or f"{n} says nothing") for x, n in zip((ours, theirs), names, strict=True)
     )
-    raise LayoutUnknown(f"{said}: {_DOUBT[_gates(ours) or _gates(theirs)]}")
+    raise LayoutUnknown(f"{said}: {_DOUBT[source.packed or _gates(ours) or _gates(theirs)]}")
 
 
 _DOUBT = {
@@ -103,6 +103,8 @@ def _gates(found: Fused | None) -> bool:
 
 def _fused_leaf(layer: Layer, leaf: Leaf) -> Fused | None:
     found = None if len(leaf.part) == 1 else fused(leaf.spec.name)
+    if found is None and layer.packed and not leaf.part:
+        return Fused(layer.path[-1], "")
     # An input projection of three times its inputs is torch's fused attention, others are not.
     if found and found.word.endswith("in_proj") and not _even(layer, found.order):
         return None

@@ -63,6 +63,17 @@ def test_a_random_network_written_down_twice_is_never_mapped_wrongly(seed):
     assert sorted([*done, *said, *match.without_source]) == sorted(s.name for s in target.specs)
 
 
+@pytest.mark.parametrize("seed", [1004, 1831, 2317])
+def test_writings_that_once_were_mapped_wrongly(seed):
+    """Halves of one matrix that gate each other under plain names, and a norm that stands in a
+    module with a matrix of which the rest was decided before.
+    """
+    rng = random.Random(seed)
+    network = make_network(rng)
+    source, target = write(network, rng), write(network, rng)
+    assert wrong_steps(decide(source, target), source, target) == []
+
+
 def test_random_networks_are_right_refused_and_never_wrong():
     counts = {"right": 0, "refused": 0, "wrong": 0, "whole": 0}
     for seed in range(400):
