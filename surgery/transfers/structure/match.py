@@ -115,7 +115,8 @@ def match_structure(
     pairing = pair_layers(*_shared(ours, theirs), read, orders)
     pairing = _consistent(pairing, ours, theirs, orders)
     made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
-    read.refuse_unused(_paths(ours), _paths(theirs))
+    if read.hints:
+        read.refuse_unused(_paths(ours), _paths(theirs))
     different = _different(len(pairing.pairs), min(len(ours), len(theirs)))
     if different:
         return _result({}, [], source, target, different)
