@@ -39,9 +39,9 @@ class Writing:
 
 def make_network(rng: random.Random) -> list[Logical]:
     """Stages of blocks of one kind, a stem before and a norm and a head behind."""
-    kind = rng.choice(["basic", "bottleneck", "transformer", "mixer", "inverted"])
+    kind = rng.choice(["basic", "bottleneck", "transformer", "gated", "mixer", "inverted"])
     width = rng.choice([8, 12])
-    norm = "norm" if kind in ("transformer", "mixer") else "batchnorm"
+    norm = "norm" if kind in ("transformer", "gated", "mixer") else "batchnorm"
     layers = [
         Logical(None, "stem", "conv3", (width, 3)),
         Logical(None, "stem_norm", norm, (width,)),
@@ -52,7 +52,7 @@ def make_network(rng: random.Random) -> list[Logical]:
         for block in range(rng.randint(1, 4)):
             first = block == 0
             inputs = width if first else out
-            if kind in ("transformer", "mixer") and inputs != out:
+            if kind in ("transformer", "gated", "mixer") and inputs != out:
                 layers.append(Logical((stage, -1), "reduce", "linear", (out, inputs)))
                 inputs = out
             layers += _block(
@@ -85,6 +85,15 @@ def _block(at: tuple[int, int], kind: str, i: int, o: int, shortcut: bool) -> li
                 Logical(at, "out", "linear", (o, o)),
                 Logical(at, "norm_two", "norm", (o,)),
                 Logical(at, "up", "linear", (2 * o, o)),
+                Logical(at, "down", "linear", (o, 2 * o)),
+            ]
+        case "gated":
+            return [
+                Logical(at, "norm_one", "norm", (o,)),
+                Logical(at, "attention", "attention", (o,)),
+                Logical(at, "out", "linear", (o, o)),
+                Logical(at, "norm_two", "norm", (o,)),
+                Logical(at, "gated", "gated", (2 * o, o)),
                 Logical(at, "down", "linear", (o, 2 * o)),
             ]
         case _:
@@ -122,6 +131,7 @@ _NAMES = {
     "out": ["attn.proj", "self_attention.out_proj", "attention.output.dense", "attn.o", "wo"],
     "up": ["mlp.fc1", "mlp.0", "intermediate.dense", "feed_forward.w1", "lin1"],
     "down": ["mlp.fc2", "mlp.3", "output.dense", "feed_forward.w2", "lin2"],
+    "gated": ["mlp", "ffn", "mlp.gated", "feed_forward", "swiglu"],
     "up_two": ["channel.fc1", "mlp2.0", "intermediate2.dense", "feed_forward2.w1", "lin3"],
     "down_two": ["channel.fc2", "mlp2.3", "output2.dense", "feed_forward2.w2", "lin4"],
 }
@@ -237,13 +247,35 @@ def _tensors(layer: Logical, path: str, rng: random.Random, book: dict):
             if layer.kind == "batchnorm":
                 yield f"{path}.running_mean", layer.sizes, held("mean")
                 yield f"{path}.running_var", layer.sizes, held("var")
+        case "gated":
+            yield from _gated(path, layer.sizes, held, book)
         case _:
             yield from _attention(path, layer.sizes[0], held, book)
 
 
+#: How one may write gate and up: the names, and what each holds.
+_GATES = [
+    (("gate_proj", "g"), ("up_proj", "u")),
+    (("gate", "g"), ("up", "u")),
+    (("w1", "g"), ("w3", "u")),
+    (("gate_up_proj", "gu"),),
+    (("up_gate_proj", "ug"),),
+    (("w13", "gu"),),
+    # Nothing tells which comes first in these.
+    (("fc1", "gu"),),
+    (("w_in", "ug"),),
+]
+
+
+def _gated(path: str, sizes: tuple[int, int], held, book: dict):
+    form = book.setdefault("gates", book["rng"].choice(_GATES))
+    for name, parts in form:
+        yield f"{path}.{name}.weight", (sizes[0] * len(parts), sizes[1]), held("weight", parts)
+
+
 def _attention(path: str, width: int, held, book: dict):
     form = book.setdefault(
-        "attention", book["rng"].choice(["qkv", "in_proj", "split", "split", "qv"])
+        "attention", book["rng"].choice(["qkv", "in_proj", "heads", "split", "split", "qv"])
     )
     three = (3 * width, width)
     match form:
@@ -253,6 +285,12 @@ def _attention(path: str, width: int, held, book: dict):
         case "in_proj":
             yield f"{path}.in_proj_weight", three, held("weight", "qkv")
             yield f"{path}.in_proj_bias", (3 * width,), held("bias", "qkv")
+        case "heads":  # interleaved per head: no row is that of a block
+            word = book.setdefault(
+                "heads", book["rng"].choice(["query_key_value", "attn_qkv.query_key_value"])
+            )
+            yield f"{path}.{word}.weight", three, held("weight", "h")
+            yield f"{path}.{word}.bias", three[:1], held("bias", "h")
         case "qv":
             yield f"{path}.qkv.weight", three, held("weight", "qkv")
             yield f"{path}.q_bias", (width,), held("bias", "q")

@@ -9,6 +9,7 @@ from torch import nn
 
 from surgery.describe import describe
 from surgery.transfers.assembled import make_tensor
+from surgery.transfers.names import SourceNames
 from surgery.transfers.source import Tensors, names_of
 from surgery.transfers.structure import StructureMatch, match_structure
 
@@ -21,7 +22,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     """All parameters and persistent floating buffers random, scaled so that signals survive."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point() or name.endswith(_COMPUTED):
+        if not tensor.numel() or not tensor.is_floating_point() or name.endswith(_COMPUTED):
             continue
         if tensor.numel() == max(tensor.shape, default=1):
             tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75)
@@ -46,6 +47,12 @@ def matched(
     """What the names and shapes of ``source`` decide for ``target``."""
     state = source.state_dict() if isinstance(source, nn.Module) else source
     return match_structure(names_of(Tensors(state)), describe(target), **options)
+
+
+def matched_unbuilt(source: nn.Module, target: nn.Module) -> StructureMatch:
+    """The same for models on the meta device, whose tensors have no memory to be tied by."""
+    ours = describe(source)
+    return match_structure(SourceNames(ours.tensors, ours.ties), describe(target))
 
 
 @torch.no_grad()
@@ -106,12 +113,81 @@ def build(name: str) -> nn.Module:
     return TRANSFORMERS[model]()
 
 
-def _image_classifier(name: str, **config: object) -> Callable[[], nn.Module]:
+def _image_classifier(name: str, head: str = "", **config: object) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         import transformers
 
         settings = getattr(transformers, f"{name}Config")(num_labels=1000, **config)
-        return getattr(transformers, f"{name}ForImageClassification")(settings)
+        return getattr(transformers, f"{name}ForImageClassification{head}")(settings)
+
+    return make
+
+
+def unbuilt(name: str) -> nn.Module:
+    """The same without values, for names and shapes; torchvision's regnets cannot be made
+    so, since they compute with values while they are built.
+    """
+    with torch.device("cpu" if name.startswith("tv:regnet") else "meta"):
+        return build(name)
+
+
+def smaller(name: str) -> nn.Module:
+    """The same classes and depth as :func:`build` gives, in fewer channels where those are what
+    a test would wait for.
+    """
+    return SMALLER[name]() if name in SMALLER else build(name)
+
+
+def _timm(name: str, **sizes: object) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import timm
+
+        return timm.create_model(name, **sizes)
+
+    return make
+
+
+def _torchvision_vgg() -> nn.Module:
+    from torchvision.models.vgg import VGG, make_layers
+
+    with torch.device("meta"):  # its linear layers are 120 million weights
+        model = VGG(make_layers([2, "M"]), init_weights=False)
+    model.features = make_layers(_VGG, batch_norm=True)
+    sizes = [(_VGG[-2] * 49, 64), (64, 64), (64, 1000)]
+    for at, (inputs, outputs) in zip((0, 3, 6), sizes, strict=True):
+        model.classifier[at] = nn.Linear(inputs, outputs)
+    return model
+
+
+def _timm_vgg() -> nn.Module:
+    from timm.models.vgg import VGG, ClassifierHead, ConvMlp
+
+    with torch.device("meta"):
+        model = VGG(_VGG, norm_layer=nn.BatchNorm2d)
+    model.features.to_empty(device="cpu")
+    model.pre_logits = ConvMlp(_VGG[-2], 64, 7)
+    model.head = ClassifierHead(64, 1000)
+    return model
+
+
+def _torchvision_vit() -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(64, 32, 12, 3, 48, 192)
+
+
+def _torchvision_swin(version: int) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        from torchvision.models import swin_transformer as swin
+
+        heads, window = [3, 6, 12, 24], [8, 8] if version == 2 else [7, 7]
+        parts = {
+            "block": swin.SwinTransformerBlockV2,
+            "downsample_layer": swin.PatchMergingV2,
+        }
+        return swin.SwinTransformer(
+            [4, 4], 24, [2, 2, 6, 2], heads, window, **(parts if version == 2 else {})
+        )
 
     return make
 
@@ -127,4 +203,41 @@ TRANSFORMERS = {
     "swin": _image_classifier("Swin"),
     "swinv2": _image_classifier("Swinv2", image_size=256, window_size=8),
     "mobilenetv2": _image_classifier("MobileNetV2", tf_padding=False),
+}
+#: VGG-16 in an eighth of its channels.
+_VGG = [8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"]
+_SWIN = {"embed_dim": 24, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
+_VIT = {"img_size": 64, "embed_dim": 48, "num_heads": 3}
+_TRANSFORMER = {
+    "image_size": 64,
+    "hidden_size": 48,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 11,
+    "intermediate_size": 192,
+}
+_BEIT = {
+    "use_relative_position_bias": True, "layer_scale_init_value": 0.1, "use_mean_pooling": True
+}  # fmt: skip
+SMALLER = {
+    "tv:vgg16_bn": _torchvision_vgg,
+    "timm:vgg16_bn": _timm_vgg,
+    "tv:vit_b_32": _torchvision_vit,
+    "timm:vit_base_patch32_224": _timm("vit_base_patch32_224", **_VIT),
+    "timm:vit_base_patch16_224": _timm("vit_base_patch16_224", **_VIT),
+    "hf:vit": _image_classifier("ViT", **{**_TRANSFORMER, "num_hidden_layers": 12}),
+    "hf:beit": _image_classifier("Beit", **_TRANSFORMER, **_BEIT),
+    "timm:beit_base_patch16_224": _timm("beit_base_patch16_224", **_VIT, depth=11),
+    "hf:deit": _image_classifier("DeiT", "WithTeacher", **_TRANSFORMER),
+    "timm:deit_base_distilled_patch16_224": _timm(
+        "deit_base_distilled_patch16_224", **_VIT, depth=11
+    ),
+    "hf:hiera": _image_classifier("Hiera", depths=[1, 2, 7, 2], embed_dim=24),
+    "timm:hiera_tiny_224": _timm("hiera_tiny_224", embed_dim=24),
+    "hf:mobilevitv2": _image_classifier("MobileViTV2", width_multiplier=0.5),
+    "tv:swin_t": _torchvision_swin(1),
+    "timm:swin_tiny_patch4_window7_224": _timm("swin_tiny_patch4_window7_224", **_SWIN),
+    "hf:swin": _image_classifier("Swin", **_SWIN),
+    "tv:swin_v2_t": _torchvision_swin(2),
+    "timm:swinv2_tiny_window8_256": _timm("swinv2_tiny_window8_256", **_SWIN),
+    "hf:swinv2": _image_classifier("Swinv2", image_size=256, window_size=8, **_SWIN),
 }

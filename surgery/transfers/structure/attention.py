@@ -86,6 +86,9 @@ def _fits(
     transposed = True in flags
     inputs = {leaf.spec.numel // rows_of(leaf, transposed) for leaf in weights}
     parts = "".join(leaf.part for leaf in biases)
-    blocks = len(weights) > 1 or rows_of(weights[0], transposed) % 3 == 0
+    rows = rows_of(weights[0], transposed)
+    blocks = len(weights) > 1 or (
+        rows == 3 * max(inputs) if len(weights[0].spec.shape) > 2 else rows % 3 == 0
+    )
     alike = len(inputs) == 1 or (widths and len(weights) == 3)
     return blocks and alike and len(parts) == len(set(parts))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from surgery.transfers.structure.layers import Layer, Path
@@ -114,22 +114,29 @@ def _out_of_place(pairs: Sequence[LayerPair], orders: Orders) -> dict[int, str]:
     A side that names no embedding may still hold the norm beside the embedding, or run it before
     its numbered blocks.
     """
+    doubtful = [at for at, pair in enumerate(pairs) if _in_one_embedding(pair)]
+    if not doubtful:
+        return {}
     early = _before_blocks(orders.source), _before_blocks(orders.target)
     ours = _pairs_by_module([pair.source.path for pair in pairs])
     theirs = _pairs_by_module([pair.target.path for pair in pairs])
     found = {}
-    for at, pair in enumerate(pairs):
-        here, there = _embeds(pair.source.path), _embeds(pair.target.path)
-        roles, shapes = zip(*pair.source.signature, strict=True)
-        if here == there or "mean" in roles or any(len(shape) > 1 for shape in shapes):
-            continue
-        if (here or pair.source.path in early[0]) and (there or pair.target.path in early[1]):
-            continue
+    for at in doubtful:
+        pair, here = pairs[at], _embeds(pairs[at].source.path)
         path, modules = (pair.target.path, theirs) if here else (pair.source.path, ours)
+        if path in early[here]:
+            continue
         beside = [pairs[x] for x in modules.get(_smallest(path, modules), ()) if x != at]
         if not beside or not all(_embeds((p.source if here else p.target).path) for p in beside):
             found[at] = "only one of them is an embedding's"
     return found
+
+
+def _in_one_embedding(pair: LayerPair) -> bool:
+    """Whether it is a norm, without statistics, that one side alone counts as an embedding's."""
+    if _embeds(pair.source.path) == _embeds(pair.target.path):
+        return False
+    return not pair.source.is_matrix and not pair.source.of_role("mean")
 
 
 def _before_blocks(sequences: Sequences) -> set[Path]:
@@ -195,6 +202,8 @@ def _mixed(
     left = [[x for x in side if id(x) not in paired] for side in (sources, targets)]
     kinds = [{x.signature for x in side if x.kernels} for side in left]
     stems = [{x.kernels for x in side if x.kernels} for side in left]
+    if not all(stems):
+        return {}
     found = {}
     for at, pair in enumerate(pairs):
         for side, layer in enumerate((pair.source, pair.target)):
@@ -218,11 +227,15 @@ def _shifted(
     """
     ours, theirs = _families(sources), _families(targets)
     links: dict[tuple[Family, Family], dict[tuple[str, str], list[int]]] = defaultdict(dict)
+    matched: tuple[dict[Family, set[str]], ...] = (defaultdict(set), defaultdict(set))
     for at, pair in enumerate(pairs):
-        for family, member in _places(pair.source.path, ours):
-            for other, partner in _places(pair.target.path, theirs):
+        here, there = _places(pair.source.path, ours), _places(pair.target.path, theirs)
+        for side, places in zip(matched, (here, there), strict=True):
+            for family, member in places:
+                side[family].add(member)
+        for family, member in here:
+            for other, partner in there:
                 links[family, other].setdefault((member, partner), []).append(at)
-    matched = _matched(pairs, ours, theirs)
     found: dict[int, str] = {}
     for (family, other), members in links.items():
         sides = matched[0][family], matched[1][other]
@@ -231,22 +244,6 @@ def _shifted(
             len(theirs[other]),
         ):
             found |= _misplaced(ours[family], theirs[other], members)
-    return found
-
-
-def _matched(
-    pairs: Sequence[LayerPair], ours: Mapping[Family, object], theirs: Mapping[Family, object]
-) -> tuple[dict[Family, set[str]], dict[Family, set[str]]]:
-    """The numbered siblings on either side that have a pair in them."""
-    found: tuple[dict[Family, set[str]], dict[Family, set[str]]] = (
-        defaultdict(set),
-        defaultdict(set),
-    )
-    for pair in pairs:
-        for family, member in _places(pair.source.path, ours):
-            found[0][family].add(member)
-        for family, member in _places(pair.target.path, theirs):
-            found[1][family].add(member)
     return found
 
 
@@ -277,11 +274,9 @@ def _families(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
     }
 
 
-def _places(path: Path, families: Mapping[Family, object]) -> Iterator[tuple[Family, str]]:
-    for depth, segment in enumerate(path):
-        family = path[:depth], numbering(segment)[0]
-        if family in families:
-            yield family, segment
+def _places(path: Path, families: Mapping[Family, object]) -> list[tuple[Family, str]]:
+    found = ((path[:depth], numbering(segment)[0]) for depth, segment in enumerate(path))
+    return [(key, segment) for key, segment in zip(found, path, strict=True) if key in families]
 
 
 def _misplaced(

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
-from surgery.transfers.structure.layers import Layer, Path, Signature
-from surgery.transfers.structure.words import gate_part
+from surgery.transfers.structure.layers import Layer, Path, Shape, Signature
+from surgery.transfers.structure.words import concepts, gate_part
 
 
 def join_gates(ours: list[Layer], theirs: list[Layer]) -> tuple[list[Layer], list[Layer]]:
@@ -21,6 +21,51 @@ def join_gates(ours: list[Layer], theirs: list[Layer]) -> tuple[list[Layer], lis
     here = _whole(ours, mine - yours, yours - mine)
     there = _whole(theirs, yours - mine, mine - yours)
     return _replaced(ours, here, there), _replaced(theirs, there, here)
+
+
+#: A module with more linear layers than this is no block.
+_BLOCK = 16
+
+
+def packed(layers: Iterable[Layer]) -> frozenset[Path]:
+    """The linear layers that make twice as many rows as another one beside them takes in: (2n, c)
+    where the innermost module with either has (c, n), and not (c, 2n). One half of them gates
+    the other, and it may be either. Tables of embeddings are none, whatever their size.
+    """
+    shapes = {x.path: shape for x in layers if (shape := _linear(x))}
+    known = {*shapes.values()}
+    wide = {
+        path: (rows, inputs)
+        for path, (rows, inputs) in shapes.items()
+        if rows > inputs and rows % 2 == 0 and (inputs, rows // 2) in known
+    }
+    beside: dict[Path, list[Shape]] = defaultdict(list)
+    for path, shape in shapes.items() if wide else ():
+        for depth in range(1, len(path)):
+            beside[path[:depth]].append(shape)
+    return frozenset(path for path, shape in wide.items() if _gates(path, shape, beside))
+
+
+def _linear(layer: Layer) -> Shape:
+    weights = layer.of_role("weight")
+    if len(weights) != 1 or len(weights[0].spec.shape) != 2 or _embeds(layer.path):
+        return ()
+    return dict(layer.signature)["weight"]
+
+
+def _embeds(path: Path) -> bool:
+    return any(not concepts(segment).isdisjoint(("embed", "position")) for segment in path)
+
+
+def _gates(path: Path, shape: Shape, beside: Mapping[Path, Sequence[Shape]]) -> bool:
+    rows, inputs = shape
+    for depth in range(len(path) - 1, 0, -1):
+        held = beside[path[:depth]]
+        if len(held) > _BLOCK:
+            return False
+        if (inputs, rows) in held or (inputs, rows // 2) in held:
+            return (inputs, rows) not in held
+    return False
 
 
 def _whole(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from surgery.errors import SurgeryError
 from surgery.specs import TensorSpec
 from surgery.wrappers import unwrap_names
 
@@ -22,6 +23,8 @@ Signature = tuple[tuple[str, Shape], ...]
 
 
 _PICTURE_CHANNELS = 4
+#: Python cannot walk modules that are nested deeper, and every part of a path is held.
+_DEEPEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,15 @@ class Leaf:
 @dataclass(frozen=True)
 class Layer:
     """Tensors that go together. ``path`` is unwrapped; ``transposed`` says that the weight is
-    stored (in, out), as GPT-2's Conv1D does; None where its shape does not tell.
+    stored (in, out), as GPT-2's Conv1D does; None where its shape does not tell. ``packed`` says
+    that half of its rows seem to gate the other half.
     """
 
     path: Path
     leaves: tuple[Leaf, ...]
     transposed: bool | None = False
     flat: bool = False
+    packed: bool = False
 
     @property
     def name(self) -> str:
@@ -142,13 +147,19 @@ def layers_of(specs: Iterable[TensorSpec]) -> list[Layer]:
     """The floating-point tensors as layers, in the order of their names.
 
     Integers are indexes and flags, which a constructor computes; only a norm's counter of
-    batches goes along with its norm.
+    batches goes along with its norm. Raises :class:`~surgery.errors.SurgeryError` for names that
+    no module can have.
     """
     specs = [s for s in specs if s.is_floating or s.name.endswith("num_batches_tracked")]
     clean = unwrap_names(spec.name for spec in specs)
     siblings: dict[Path, dict[str, TensorSpec]] = defaultdict(dict)
     for spec in specs:
         *above, leaf = clean[spec.name].split(".")
+        if len(above) > _DEEPEST:
+            raise SurgeryError(
+                f"a name of {len(above) + 1:,} segments, {spec.name[:40]!r}...: modules are nested "
+                f"{_DEEPEST:,} deep at most"
+            )
         siblings[tuple(above)][leaf] = spec
     layers: dict[Path, list[Leaf]] = defaultdict(list)
     for path, leaves in siblings.items():
@@ -186,12 +197,9 @@ def _inputs_last(shape: Shape) -> bool:
     """Whether a convolution of other frameworks keeps its pixels first: (3, 3, in, out), where
     torch has (out, in, 3, 3). They are left alone, since depthwise ones are written in two ways.
     """
-    return (
-        len(shape) == 4
-        and shape[0] == shape[1]
-        and shape[2:] != (1, 1)
-        and (shape[0] == 1 or shape[2] != shape[3])
-    )
+    if len(shape) != 4 or shape[0] != shape[1] or shape.count(1) > 2:
+        return False
+    return shape[2:] != (1, 1) and (shape[0] == 1 or shape[2] != shape[3])
 
 
 def _compound(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:

@@ -10,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from surgery.collecting import collector_paused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.names import SourceNames
 from surgery.transfers.plan import RefusedGroup
 from surgery.transfers.structure.attention import bias_alone, join_attention
 from surgery.transfers.structure.consistency import contradicted
 from surgery.transfers.structure.evidence import AS_REGISTERED
-from surgery.transfers.structure.gates import join_gates
+from surgery.transfers.structure.gates import join_gates, packed
 from surgery.transfers.structure.hints import Hints, read_hints
 from surgery.transfers.structure.layers import (
     Layer,
@@ -77,6 +78,7 @@ class StructureMatch:
 _SAME_NETWORK = 0.5
 
 
+@collector_paused()
 def match_structure(
     source: SourceNames,
     target: ModelSpec,
@@ -101,14 +103,15 @@ def match_structure(
     )
     widths = any(map(bias_alone, sides))
     ours, theirs = (join_attention(layers, widths=widths) for layers in sides)
-    ours, theirs = _flattened(*join_gates(ours, theirs))
+    ours, theirs = (_with_packed(side) for side in _flattened(*join_gates(ours, theirs)))
     orders = Orders(
         _sequences(source_model, ours, source_calls), _sequences(target, theirs, target_calls)
     )
     pairing = pair_layers(*_shared(ours, theirs), read, orders)
     pairing = _consistent(pairing, ours, theirs, orders)
     made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
-    read.refuse_unused(_paths(ours), _paths(theirs))
+    if read.hints:
+        read.refuse_unused(_paths(ours), _paths(theirs))
     different = _different(len(pairing.pairs), min(len(ours), len(theirs)))
     if different:
         return _result({}, [], source, target, different)
@@ -167,6 +170,11 @@ def _firsts(
         found = [place(clean[leaf.spec.name]) for leaf in layer.leaves]
         if known := [at for at in found if at is not None]:
             yield layer.path, min(known)
+
+
+def _with_packed(layers: list[Layer]) -> list[Layer]:
+    gating = packed(layers)
+    return [replace(x, packed=True) if x.path in gating else x for x in layers]
 
 
 def _flattened(ours: list[Layer], theirs: list[Layer]) -> tuple[list[Layer], list[Layer]]:
@@ -285,8 +293,9 @@ def _made(
 
 def _told(pair: LayerPair, hints: Hints) -> bool:
     """Whether a hint names the projections of an attention, so that no word has to say more."""
-    attends = makes_parts(pair.source) or makes_parts(pair.target)
-    return attends and hints.tell(words_of(pair.source), words_of(pair.target))
+    if not hints.hints or not (makes_parts(pair.source) or makes_parts(pair.target)):
+        return False
+    return hints.tell(words_of(pair.source), words_of(pair.target))
 
 
 def _steps(pair: LayerPair, told: bool, turning: bool) -> list[StructureStep]:

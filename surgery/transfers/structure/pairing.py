@@ -281,15 +281,17 @@ class Solution:
         numbered = all(node and numbering(node[-1])[1] for node in (*sources, *targets))
         if len(matrices) > (1 if numbered else _RICH):
             return True
-        flat = self._flat(self.sources, sources[0]) and self._flat(self.targets, targets[0])
-        return (
-            flat and _sizes_tell(layers, matrices) and not self._named_elsewhere(sources, targets)
+        if not _sizes_tell(layers, matrices) or self._named_elsewhere(sources, targets):
+            return False
+        return self._unbroken(self.group.sources, self.sources, sources[0]) and self._unbroken(
+            self.group.targets, self.targets, targets[0]
         )
 
-    def _flat(self, columns: Iterable[Path], node: Path) -> bool:
-        """Whether no layer of a module lies in a numbered one inside it."""
-        inner = (path[len(node) :] for path in columns if inside(path, node))
-        return not any(len(path) > 1 and numbering(path[0])[1] for path in inner)
+    def _unbroken(self, columns: Iterable[Path], left: Mapping[Path, int], node: Path) -> bool:
+        """Whether no layer of a module lies in a numbered one inside it, and none was paired."""
+        inner = [path for path in columns if inside(path, node)]
+        deep = any(len(path) > len(node) + 1 and numbering(path[len(node)])[1] for path in inner)
+        return not deep and all(path in left for path in inner)
 
     def _named_elsewhere(self, sources: Sequence[Path], targets: Sequence[Path]) -> bool:
         """Whether a layer in one side's modules has its name, and its kind, outside the other's."""

@@ -7,6 +7,7 @@ others interleave them per head, or per group of heads. So a name must say it, o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 from surgery.transfers.structure.layers import Layer, Leaf, Path, rows_of
 from surgery.transfers.structure.pairing import LayerPair, Open
@@ -50,12 +51,17 @@ def fused(name: str) -> Fused | None:
     while above:
         if found := _fused(above[-1]):
             return found
-        if not all(word in _WITHIN or word.isdigit() for word in tokens(above[-1])):
+        if not _is_within(above.pop()):
             return None
-        above.pop()
     return None
 
 
+@cache
+def _is_within(segment: str) -> bool:
+    return all(word in _WITHIN or word.isdigit() for word in tokens(segment))
+
+
+@cache
 def _fused(segment: str) -> Fused | None:
     order = fused_order(segment)
     if order is None:
@@ -82,7 +88,7 @@ def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
     said = " and ".join(
         str(x or f"{n} says nothing") for x, n in zip((ours, theirs), names, strict=True)
     )
-    raise LayoutUnknown(f"{said}: {_DOUBT[_gates(ours) or _gates(theirs)]}")
+    raise LayoutUnknown(f"{said}: {_DOUBT[source.packed or _gates(ours) or _gates(theirs)]}")
 
 
 _DOUBT = {
@@ -97,6 +103,8 @@ def _gates(found: Fused | None) -> bool:
 
 def _fused_leaf(layer: Layer, leaf: Leaf) -> Fused | None:
     found = None if len(leaf.part) == 1 else fused(leaf.spec.name)
+    if found is None and layer.packed and not leaf.part:
+        return Fused(layer.path[-1], "")
     # An input projection of three times its inputs is torch's fused attention, others are not.
     if found and found.word.endswith("in_proj") and not _even(layer, found.order):
         return None
@@ -141,6 +149,8 @@ def without_turned(pair: LayerPair) -> tuple[LayerPair, Open | None]:
     (``q_proj``) those of one half with those of the other; the shapes are the same
     (transformers, convert_llama_weights_to_hf.py, ``permute``).
     """
+    if not (_turns(pair.source) and _turns(pair.target)):
+        return pair, None
     ours, theirs = _ends(pair.source), _ends(pair.target)
     one, other = _TURNED
     if not ((ours & one and theirs & other) or (ours & other and theirs & one)):
@@ -164,9 +174,11 @@ def _divided(layer: Layer) -> tuple[Layer, Layer]:
 
 def may_turn(source: Layer, target: Layer) -> bool:
     """Whether both make q and k, under other words."""
-    return _ends(source) != _ends(target) and all(
-        any({"q", "k"} & {*leaf.part} for leaf in layer.leaves) for layer in (source, target)
-    )
+    return _turns(source) and _turns(target) and _ends(source) != _ends(target)
+
+
+def _turns(layer: Layer) -> bool:
+    return any("q" in leaf.part or "k" in leaf.part for leaf in layer.leaves)
 
 
 def _ends(layer: Layer) -> set[str]:

@@ -73,7 +73,7 @@ def _pieces(
 ) -> tuple[list[Piece], tuple[str, ...]]:
     """The rows that fill a leaf, from top to bottom, and what was said of their order."""
     found = source.of_role(leaf.role)
-    if same := [other for other in found if other.part == leaf.part]:
+    if same := [other for other in found if _same_part(other, leaf, found, target)]:
         reason = "" if told else same_rows(source, target, same[0], leaf)
         return [_whole(source, same[0])], (reason,) if reason else ()
     if not found:
@@ -90,6 +90,14 @@ def _pieces(
     height = _height(source, target)
     reason = f"rows taken as blocks of {in_words(parts)}"
     return [_piece(source, found, part, height) for part in leaf.part], (reason,)
+
+
+def _same_part(other: Leaf, leaf: Leaf, found: Sequence[Leaf], target: Layer) -> bool:
+    """Whether two leaves are one, as far as the parts go that their names tell: a fused leaf is
+    one with a whole one that does not tell its parts, if its word does.
+    """
+    whole = len(found) == len(target.of_role(leaf.role)) == 1
+    return other.part == leaf.part or (whole and "" in (other.part, leaf.part))
 
 
 _DOUBT = defaultdict(lambda: ": they may be interleaved per head", {"g": "", "u": "", "1": ""})

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from two_implementations import load, matched, unloaded
 
+from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.assembled import make_tensor
 from surgery.transfers.names import SourceNames
@@ -247,3 +248,32 @@ def test_kernels_with_pixels_first_are_left_alone():
 def test_square_convolutions_of_torch_are_not_taken_for_others():
     source = specs(a__weight=(8, 8, 3, 3), b__weight=(1, 1, 5, 5), c__weight=(9, 1, 3, 3))
     assert len(steps(plan(source, source))) == 3
+
+
+STRANGE = [
+    (),
+    specs(weight=(4,), bias=(4,)),
+    (TensorSpec("", (3,), "float32"), TensorSpec("..", (3,), "float32")),
+    tuple(TensorSpec(str(at), (3,), "float32") for at in range(40)),
+    tuple(TensorSpec(f"{'ab'[at % 2] * at}.fc.weight", (3, 3), "float32") for at in range(40)),
+    (TensorSpec("a", (), "float32"), TensorSpec("b", (0, 3), "float32")),
+    (TensorSpec("9" * 5000 + ".weight", (3,), "float32"),),
+    (TensorSpec("\ud800.weight", (3,), "float32"), TensorSpec("\u0663.bias", (3,), "float32")),
+]
+
+
+@pytest.mark.parametrize("source", STRANGE)
+@pytest.mark.parametrize("target", STRANGE)
+def test_strange_names_end_in_a_result(source, target):
+    match = plan(source, target)
+    done = {step.target.name for step in match.steps}
+    said = {name for group in match.refused for name in group.targets}
+    assert done | said | {*match.without_source} == {spec.name for spec in target}
+    if source is target and source:
+        assert all(step.target in step.sources for step in match.steps)
+
+
+def test_a_name_that_no_module_can_have_is_an_error():
+    deep = (TensorSpec("a." * 2000 + "weight", (3,), "float32"),)
+    with pytest.raises(SurgeryError, match="2,001 segments"):
+        plan(deep, deep)

@@ -7,8 +7,9 @@ import torch
 import transformers
 from torch import nn
 from torch.nn import functional as F
-from two_implementations import difference, load, matched, randomised, unloaded, with_eps
+from two_implementations import calls_of, difference, load, matched, randomised, unloaded, with_eps
 
+from surgery.describe import describe
 from surgery.errors import SurgeryError
 
 BERT = {
@@ -208,6 +209,112 @@ def test_gate_and_up_and_how_q_and_k_are_turned_are_settled_by_hints():
             "attention_norm": "input_layernorm",
         }.items():
             assert pairs[f"layers.{layer}.{ours}.weight"] == f"model.layers.{layer}.{theirs}.weight"
+
+
+def phi3(**more):
+    return transformers.Phi3ForCausalLM(transformers.Phi3Config(**{**LLAMA, **more}))
+
+
+EVEN = {"num_key_value_heads": 4}
+
+
+def even_phi3():
+    return phi3(**EVEN)
+
+
+def even_llama():
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**LLAMA, **EVEN}))
+
+
+@pytest.mark.parametrize("ways", [(even_llama, even_phi3), (even_phi3, even_llama)])
+def test_fused_attention_and_fused_gates_of_one_network(ways):
+    source, target = (randomised(make(), seed) for seed, make in enumerate(ways))
+    match = matched(source, target)
+    assert not unloaded(match, target)
+    load(match, source.state_dict(), target)
+    assert difference(with_eps(source), with_eps(target), WORDS) < 1e-9
+
+
+def test_grouped_queries_are_not_taken_out_of_a_fused_matrix():
+    source, target = phi3(), llama()
+    projections = (".q_proj", ".k_proj", ".v_proj")
+    wanted = {n for n, _ in target.named_parameters() if any(part in n for part in projections)}
+    assert unloaded(matched(source, target), target) == wanted
+
+
+def opt():
+    return transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            vocab_size=101,
+            hidden_size=32,
+            ffn_dim=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            word_embed_proj_dim=32,
+            pad_token_id=0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+class OwnOPT(OwnGPT):
+    """OPT as one writes it oneself: two places before the first, and another activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos = nn.Embedding(66, 32)
+
+    def forward(self, words):
+        x = self.tok(words) + self.pos(torch.arange(words.shape[1]) + 2)
+        for block in self.blocks:
+            shape = (*x.shape[:2], block.heads, -1)
+            parts = block.qkv(block.ln1(x)).chunk(3, -1)
+            q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + block.proj(mixed.transpose(1, 2).reshape(x.shape))
+            x = x + block.fc2(block.fc1(block.ln2(x)).relu())
+        return self.head(self.norm(x))
+
+
+@pytest.mark.parametrize("ways", [(opt, OwnOPT), (OwnOPT, opt)], ids=["from_opt", "to_opt"])
+def test_opt_and_ones_own(ways):
+    source, target = (randomised(make(), seed) for seed, make in enumerate(ways))
+    match = matched(source, target)
+    assert not unloaded(match, target)
+    load(match, source.state_dict(), target)
+    assert difference(with_eps(source), with_eps(target), WORDS) < 1e-9
+
+
+class OwnBert(nn.Module):
+    """BERT around torch's own encoder: nothing says that ``ln`` is the embedding's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok, self.pos, self.seg = (nn.Embedding(n, 32) for n in (101, 64, 2))
+        self.ln = nn.LayerNorm(32)
+        layer = nn.TransformerEncoderLayer(32, 4, 128, 0.0, "gelu", batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+
+    def forward(self, words):
+        places = self.pos(torch.arange(words.shape[1]))
+        return self.encoder(self.ln(self.tok(words) + places + self.seg(torch.zeros_like(words))))
+
+
+def encoder_only():
+    return transformers.BertModel(transformers.BertConfig(**BERT), add_pooling_layer=False)
+
+
+@pytest.mark.parametrize("ways", [(encoder_only, OwnBert), (OwnBert, encoder_only)])
+def test_bert_and_torchs_encoder_with_the_order_in_which_both_run(ways):
+    source, target = (randomised(make(), seed) for seed, make in enumerate(ways))
+    assert len(unloaded(matched(source, target), target)) == 2
+    calls = {"source_calls": calls_of(source, WORDS), "target_calls": calls_of(target, WORDS)}
+    match = matched(source, target, source_model=describe(source), **calls)
+    assert not unloaded(match, target)
+    load(match, source.state_dict(), target)
+    assert difference(with_eps(source), with_eps(target), WORDS) < 1e-9
 
 
 @pytest.mark.parametrize(

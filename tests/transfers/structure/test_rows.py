@@ -225,7 +225,8 @@ def test_gate_and_up_fused_and_split(split, fused, pieces):
         ("gate_up_proj", "gate_and_up", True),
         ("gate_up_proj", "up_gate_proj", False),
         ("gate_up_proj", "fc1", False),
-        ("fc1", "weights_in", True),
+        ("fc1", "weights_in", False),
+        ("fc1", "fc1", True),
     ],
 )
 def test_gate_and_up_fused_on_both_sides(one, other, copied):
