@@ -108,7 +108,10 @@ class Layer:
         if len(shapes) == 1:
             return shapes[0]
         inputs = dict.fromkeys(shape[1:] for shape in shapes)
-        return (sum(shape[0] for shape in shapes), *(size for shape in inputs for size in shape))
+        return (
+            sum((*shape, 1)[0] for shape in shapes),
+            *(size for shape in inputs for size in shape),
+        )
 
     def _rows(self, role: str) -> int:
         return sum(rows_of(leaf, bool(self.transposed)) for leaf in self.of_role(role))
@@ -170,7 +173,9 @@ def layers_of(specs: Iterable[TensorSpec]) -> list[Layer]:
 
 
 def _has_values(leaves: Sequence[Leaf]) -> bool:
-    return any(leaf.role != "batches" and leaf.spec.numel for leaf in leaves)
+    return all(leaf.spec.numel for leaf in leaves) and any(
+        leaf.role != "batches" for leaf in leaves
+    )
 
 
 def _role(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:

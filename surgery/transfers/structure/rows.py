@@ -119,6 +119,8 @@ def _even(layer: Layer, order: str) -> bool:
     if "g" in order:
         return True
     weights = layer.of_role("weight")
+    if not all(w.spec.numel and w.spec.shape for w in weights):
+        return False
     inputs = {w.spec.numel // rows_of(w, bool(layer.transposed)) for w in weights}
     rows = sum(rows_of(w, bool(layer.transposed)) for w in weights if len(w.part) != 1)
     flat = all(len(w.spec.shape) == 2 for w in weights)

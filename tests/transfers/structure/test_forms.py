@@ -252,6 +252,9 @@ def test_square_convolutions_of_torch_are_not_taken_for_others():
 
 STRANGE = [
     (),
+    specs(a__w_g=(8, 1), a__qkv__weight=(), a__kv_scale=(), up__weight=(1, 1), gate_up=(2,)),
+    specs(b__g_w=(8, 1), b__Wqkv__weight=(), b__kv_gain=(), gate__weight=(1, 1), up_gate=(2,)),
+    specs(qkv__weight=(0, 3), qkv__bias=(4,), q__weight=(3,), k__weight=(3,), v__weight=(3,)),
     specs(weight=(4,), bias=(4,)),
     (TensorSpec("", (3,), "float32"), TensorSpec("..", (3,), "float32")),
     tuple(TensorSpec(str(at), (3,), "float32") for at in range(40)),
