@@ -161,6 +161,9 @@ _PART_WORDS = {
 #: Names of fused projections that are q, k and v in this order, each a block of rows, though
 #: they do not say it.
 _BLOCKS = (("in", "proj"), ("c", "attn"))
+#: Names that speak of blocks and are as often something else: ``qkv_proj`` is interleaved per head
+#: in much tutorial code, and lies in groups of its own order in CodeGen.
+_NO_BLOCKS = (("qkv", "proj"),)
 
 
 def _bare(segment: str) -> tuple[str, ...]:
@@ -174,12 +177,14 @@ def attention_part(segment: str) -> tuple[str, str] | None:
     >>> attention_part("q_proj"), attention_part("to_kv"), attention_part("fc1")
     (('q', 'proj'), ('kv', 'to'), None)
 
-    Of ``query_key_value`` the order is not known: some libraries interleave it per head, so it
-    is not named here.
+    Of ``query_key_value`` and ``qkv_proj`` the order is not known: some libraries interleave
+    them per head, so they are not named here.
     """
     words = _bare(segment)
     if words in _BLOCKS:
         return "qkv", ""
+    if words in _NO_BLOCKS:
+        return None
     parts = [word for word in words if word in _PART_WORDS]
     if len(parts) != 1:
         return None
@@ -197,6 +202,8 @@ def fused_order(segment: str) -> str | None:
     words = _bare(segment)
     if words in _BLOCKS:
         return "qkv"
+    if words in _NO_BLOCKS:
+        return ""
     if any(_CONCEPT.get(word) == "norm" for word in words):
         return None
     gates = "".join(_GATES.get(word, "") for word in words)
