@@ -63,7 +63,12 @@ def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
 
 def _hint_notes(plan: TransferPlan) -> Iterator[str]:
     """How to settle what stayed open, with names of the first group."""
-    for group in plan.refused[:1]:
+    for name in dict.fromkeys(group.fused for group in plan.refused if group.fused):
+        yield (
+            f"a hint says how fused rows lie: --hint '{name} = q, k, v' for three blocks, or "
+            f"--hint '{name} = 8 x (q, k, v)' for 8 heads one after the other"
+        )
+    for group in [group for group in plan.refused if not group.fused][:1]:
         source, target = _telling_part(group.sources), _telling_part(group.targets)
         yield (
             f"a hint settles what is left open: --hint '{source} = {target}', where these two are "

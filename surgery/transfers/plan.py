@@ -164,12 +164,14 @@ class Unused:
 @dataclass(frozen=True, slots=True)
 class RefusedGroup:
     """Target tensors that nothing tells apart, the sources that any of them may come from, and
-    why that stayed open. A hint settles it.
+    why that stayed open. A hint settles it. ``fused`` names a projection that makes q, k and v in
+    rows of an unknown order, where that is the reason.
     """
 
     targets: tuple[str, ...]
     sources: tuple[str, ...]
     reason: str
+    fused: str = ""
 
     def __str__(self) -> str:
         return f"{', '.join(self.targets)} <- one of {', '.join(self.sources)}: {self.reason}"
@@ -255,7 +257,12 @@ class TransferPlan:
             "parameters": list(self.parameters),
             "ties": [list(names) for names in self.ties],
             "refused": [
-                {"targets": list(g.targets), "sources": list(g.sources), "reason": g.reason}
+                {
+                    "targets": list(g.targets),
+                    "sources": list(g.sources),
+                    "reason": g.reason,
+                    "fused": g.fused,
+                }
                 for g in self.refused
             ],
         }
@@ -273,7 +280,9 @@ class TransferPlan:
             ties=tuple(tuple(names) for names in data["ties"]),
             unread=tuple((name, reason) for name, reason in data["unread"]),
             refused=tuple(
-                RefusedGroup(tuple(row["targets"]), tuple(row["sources"]), row["reason"])
+                RefusedGroup(
+                    tuple(row["targets"]), tuple(row["sources"]), row["reason"], row["fused"]
+                )
                 for row in data["refused"]
             ),
         )

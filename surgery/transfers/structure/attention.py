@@ -6,8 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from surgery.transfers.structure.hints import Hints, LayoutHint
 from surgery.transfers.structure.layers import Layer, Leaf, Path, rows_of
 from surgery.transfers.structure.words import attention_part
+
+NO_HINTS = Hints()
 
 
 def bias_alone(layers: Sequence[Layer]) -> bool:
@@ -22,9 +25,12 @@ def bias_alone(layers: Sequence[Layer]) -> bool:
     )
 
 
-def join_attention(layers: Sequence[Layer], *, widths: bool = False) -> list[Layer]:
+def join_attention(
+    layers: Sequence[Layer], hints: Hints = NO_HINTS, *, widths: bool = False
+) -> list[Layer]:
     """Join sibling projections that make q, k and v of one attention; others stay as they are.
-    ``widths`` says that they may have inputs of several widths.
+    ``hints`` may say how the rows of fused ones lie; ``widths`` says that they may have inputs of
+    several widths.
 
     The joined layer stands at the projections' parent, under ``qkv``. Its signature is that of
     the fused projection, so that either form finds the other.
@@ -32,9 +38,14 @@ def join_attention(layers: Sequence[Layer], *, widths: bool = False) -> list[Lay
     families: dict[tuple[Path, str], list[tuple[str, Layer]]] = defaultdict(list)
     for layer in layers:
         found = attention_part(layer.path[-1]) if layer.path else None
+        layout = hints.layout(layer.path)
+        if layout and _is_projection(layer):
+            hints.use(layout)
+            layer = _laid_out(layer, layout)
+            found = layout.parts, found[1] if found else ""
         if found and _is_projection(layer):
             part, stem = found
-            families[layer.path[:-1], stem if part != "qkv" else ""].append((part, layer))
+            families[layer.path[:-1], stem if len(part) < 3 else ""].append((part, layer))
     joined: dict[Path, Layer] = {}
     for (parent, stem), members in families.items():
         if stem and _lone_biases(families.get((parent, ""), ())):
@@ -42,6 +53,10 @@ def join_attention(layers: Sequence[Layer], *, widths: bool = False) -> list[Lay
         if whole := _join(parent, stem, members, widths):
             joined |= {member.path: whole for _, member in members}
     return list({id(layer): layer for layer in (joined.get(x.path, x) for x in layers)}.values())
+
+
+def _laid_out(layer: Layer, layout: LayoutHint) -> Layer:
+    return replace(layer, leaves=tuple(replace(x, groups=layout.groups) for x in layer.leaves))
 
 
 def _is_projection(layer: Layer) -> bool:
@@ -87,8 +102,11 @@ def _fits(
     inputs = {leaf.spec.numel // rows_of(leaf, transposed) for leaf in weights}
     parts = "".join(leaf.part for leaf in biases)
     rows = rows_of(weights[0], transposed)
-    blocks = len(weights) > 1 or (
-        rows == 3 * max(inputs) if len(weights[0].spec.shape) > 2 else rows % 3 == 0
+    told = any(leaf.groups for leaf in weights)
+    blocks = (
+        told
+        or len(weights) > 1
+        or (rows == 3 * max(inputs) if len(weights[0].spec.shape) > 2 else rows % 3 == 0)
     )
     alike = len(inputs) == 1 or (widths and len(weights) == 3)
     return blocks and alike and len(parts) == len(set(parts))

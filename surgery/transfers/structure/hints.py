@@ -1,7 +1,13 @@
-"""``conv3 = reduce``: what a person says where names and shapes leave it open."""
+"""What a person says where names and shapes leave it open.
+
+``conv3 = reduce`` pairs two layers. ``query_key_value = 8 x (q, k, v)`` says how the rows of a
+fused projection lie, on whichever side it is: eight times those of q, k and v, a head at a time;
+``qkv_proj = q, k, v`` are three blocks.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +32,27 @@ class Hint:
         return _has(path, self.target)
 
 
+@dataclass(frozen=True, slots=True)
+class LayoutHint:
+    """The rows of a fused projection: ``parts`` in their order, ``groups`` times."""
+
+    name: Path
+    parts: str
+    groups: int
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.name)} = {layout_text(self.parts, self.groups)}"
+
+
+def layout_text(parts: str, groups: int) -> str:
+    """``q, k, v``, or ``8 x (q, k, v)``."""
+    text = ", ".join(parts)
+    return text if groups == 1 else f"{groups} x ({text})"
+
+
+_LAYOUT = re.compile(r"(?:([1-9]\d{0,5})\s*[xX*]\s*\()?\s*([qkv](?:\s*,\s*[qkv])+)\s*(\))?")
+
+
 def _has(path: Path, part: Path) -> bool:
     return any(path[at : at + len(part)] == part for at in range(len(path) - len(part) + 1))
 
@@ -39,13 +66,21 @@ class Hints:
     """The hints, and which of them have settled something."""
 
     hints: tuple[Hint, ...] = ()
-    used: set[Hint] = field(default_factory=set)
+    layouts: tuple[LayoutHint, ...] = ()
+    used: set[Hint | LayoutHint] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Hint]:
         return iter(self.hints)
 
-    def use(self, hint: Hint) -> None:
+    def __bool__(self) -> bool:
+        return bool(self.hints or self.layouts)
+
+    def use(self, hint: Hint | LayoutHint) -> None:
         self.used.add(hint)
+
+    def layout(self, path: Path) -> LayoutHint | None:
+        """How the rows of the projection at a path lie, if a hint says so."""
+        return next((x for x in self.layouts if path[-len(x.name) :] == x.name), None)
 
     def tell(self, sources: Sequence[Path], targets: Sequence[Path]) -> bool:
         """Whether a hint ends as one of either side's paths do; it counts as used then."""
@@ -57,11 +92,13 @@ class Hints:
 
     def refuse_unused(self, sources: Iterable[Path], targets: Iterable[Path]) -> None:
         """Raise :class:`~surgery.errors.SurgeryError` for hints that settled nothing."""
-        unused = [hint for hint in self.hints if hint not in self.used]
-        if unused:
-            sources, targets = list(sources), list(targets)
-            first, *more = (_why_unused(hint, sources, targets) for hint in unused)
-            raise SurgeryError(first, more)
+        sources, targets = list(sources), list(targets)
+        problems = [
+            *(_why_unused(x, sources, targets) for x in self.hints if x not in self.used),
+            *(_why_no_layout(x, [*sources, *targets]) for x in self.layouts if x not in self.used),
+        ]
+        if problems:
+            raise SurgeryError(problems[0], problems[1:])
 
 
 def _why_unused(hint: Hint, sources: Sequence[Path], targets: Sequence[Path]) -> str:
@@ -76,6 +113,16 @@ def _why_unused(hint: Hint, sources: Sequence[Path], targets: Sequence[Path]) ->
     )
 
 
+def _why_no_layout(hint: LayoutHint, paths: Sequence[Path]) -> str:
+    if not _ends(paths, hint.name):
+        near = did_you_mean(hint.name[-1], dict.fromkeys(s for path in paths for s in path))
+        return f"hint '{hint}': no projection is called {'.'.join(hint.name)!r}{near}"
+    return (
+        f"hint '{hint}' settles nothing: no fused projection of that name has rows that make "
+        f"{', '.join(hint.parts)} and could be left open by them"
+    )
+
+
 def read_hints(hints: Iterable[str] | Mapping[str, str]) -> Hints:
     """Texts ``"source = target"``, or a mapping, -> Hints.
 
@@ -84,13 +131,29 @@ def read_hints(hints: Iterable[str] | Mapping[str, str]) -> Hints:
     if isinstance(hints, str):
         hints = [hints]
     texts = [f"{a} = {b}" for a, b in hints.items()] if isinstance(hints, Mapping) else hints
-    return Hints(tuple(dict.fromkeys(map(_read_hint, texts))))
+    read = list(dict.fromkeys(map(_read_hint, texts)))
+    return Hints(
+        tuple(hint for hint in read if isinstance(hint, Hint)),
+        tuple(hint for hint in read if isinstance(hint, LayoutHint)),
+    )
 
 
-def _read_hint(text: str) -> Hint:
+def _read_hint(text: str) -> Hint | LayoutHint:
     source, equals, target = (part.strip() for part in text.partition("="))
     if not (equals and source and target) or "=" in target:
         raise SurgeryError(
-            f"a hint is 'source = target', whole names or segments of them, not {text!r}"
+            "a hint is 'source = target', whole names or segments of them, or "
+            f"'fused = 8 x (q, k, v)', not {text!r}"
         )
+    if layout := _LAYOUT.fullmatch(target):
+        return _read_layout(text, source, layout)
     return Hint(tuple(source.split(".")), tuple(target.split(".")))
+
+
+def _read_layout(text: str, source: str, layout: re.Match[str]) -> LayoutHint:
+    parts = "".join(c for c in layout[2] if c in "qkv")
+    if len({*parts}) != len(parts) or bool(layout[1]) != bool(layout[3]):
+        raise SurgeryError(
+            f"hint {text!r}: rows are each of q, k and v once, as in 'q, k, v' or '8 x (q, k, v)'"
+        )
+    return LayoutHint(tuple(source.split(".")), parts, int(layout[1] or 1))

@@ -31,11 +31,14 @@ _DEEPEST = 1000
 class Leaf:
     """One tensor of a layer. ``part`` says which of q, k and v it makes, in the order of its
     rows; empty where the layer is no attention projection, or where that order is unknown.
+    ``groups`` is how often the parts follow each other, 1 for blocks, where a hint says so; 0
+    where the name alone tells, which then means blocks.
     """
 
     role: str
     spec: TensorSpec
     part: str = ""
+    groups: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing
 from surgery.transfers.structure.resized import Resized, resized_of
 from surgery.transfers.structure.rows import (
     LayoutUnknown,
+    fused,
     makes_parts,
     may_turn,
     without_turned,
@@ -102,7 +103,7 @@ def match_structure(
         _layers(target.tensors, target.ties, target),
     )
     widths = any(map(bias_alone, sides))
-    ours, theirs = (join_attention(layers, widths=widths) for layers in sides)
+    ours, theirs = (join_attention(layers, read, widths=widths) for layers in sides)
     ours, theirs = (_with_packed(side) for side in _flattened(*join_gates(ours, theirs)))
     orders = Orders(
         _sequences(source_model, ours, source_calls), _sequences(target, theirs, target_calls)
@@ -110,7 +111,7 @@ def match_structure(
     pairing = pair_layers(*_shared(ours, theirs), read, orders)
     pairing = _consistent(pairing, ours, theirs, orders)
     made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
-    if read.hints:
+    if read:
         read.refuse_unused(_paths(ours), _paths(theirs))
     different = _different(len(pairing.pairs), min(len(ours), len(theirs)))
     if different:
@@ -286,8 +287,10 @@ def _made(
         try:
             made |= {step.target.name: step for step in _steps(rest, told, turning)}
         except LayoutUnknown as problem:
-            rest, turned = pair, Open((pair.source,), (pair.target,), str(problem))
-        refused += [_refused(turned)] if turned else []
+            open_pair = Open((pair.source,), (pair.target,), str(problem))
+            refused.append(_refused(open_pair, _unknown_rows(pair)))
+        else:
+            refused += [_refused(turned)] if turned else []
     return made, refused
 
 
@@ -311,12 +314,20 @@ _UNSAID = (
 )
 
 
-def _refused(group: Open) -> RefusedGroup:
+def _refused(group: Open, fused: str = "") -> RefusedGroup:
     return RefusedGroup(
         tuple(leaf.spec.name for layer in group.targets for leaf in layer.leaves),
         tuple(leaf.spec.name for layer in group.sources for leaf in layer.leaves),
         group.reason,
+        fused,
     )
+
+
+def _unknown_rows(pair: LayerPair) -> str:
+    """The word of a fused projection in a pair, rather one that says no order of its rows."""
+    leaves = (leaf for layer in (pair.source, pair.target) for leaf in layer.leaves)
+    found = [word for leaf in leaves if (word := fused(leaf.spec.name)) and "g" not in word.order]
+    return min(found, key=lambda word: bool(word.order)).word if found else ""
 
 
 def _tied(made: Mapping[str, StructureStep], target: ModelSpec) -> dict[str, StructureStep]:

@@ -132,7 +132,7 @@ def apart(leaf: Leaf) -> None:
 
     Raises :class:`LayoutUnknown` for a convolution: over pictures some interleave per head.
     """
-    if len(leaf.part) > 1 and len(leaf.spec.shape) > 2:
+    if len(leaf.part) > 1 and len(leaf.spec.shape) > 2 and not leaf.groups:
         raise LayoutUnknown(
             f"{leaf.spec.name} is a fused convolution: its rows may be interleaved per head"
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from surgery.specs import TensorSpec
 from surgery.transfers.operations import Operation, Piece
+from surgery.transfers.structure.hints import layout_text
 from surgery.transfers.structure.layers import Layer, Leaf, rows_of
 from surgery.transfers.structure.rows import LayoutUnknown, apart, in_words, same_rows
 
@@ -74,7 +75,7 @@ def _pieces(
     """The rows that fill a leaf, from top to bottom, and what was said of their order."""
     found = source.of_role(leaf.role)
     if same := [other for other in found if _same_part(other, leaf, found, target)]:
-        reason = "" if told else same_rows(source, target, same[0], leaf)
+        reason = "" if told or leaf.groups else same_rows(source, target, same[0], leaf)
         return [_whole(source, same[0])], (reason,) if reason else ()
     if not found:
         return [], ()
@@ -87,9 +88,10 @@ def _pieces(
         raise LayoutUnknown(f"{leaf.spec.name} and its sources are not named alike")
     for fused in (leaf, *found):
         apart(fused)
-    height = _height(source, target)
-    reason = f"rows taken as blocks of {in_words(parts)}"
-    return [_piece(source, found, part, height) for part in leaf.part], (reason,)
+    heights = _heights(source, target)
+    rows = Rows(source, tuple(found), heights)
+    layouts = dict.fromkeys(_layout(x) for x in (*found, leaf) if len(x.part) > 1)
+    return list(rows.of(leaf)), tuple(layouts)
 
 
 def _same_part(other: Leaf, leaf: Leaf, found: Sequence[Leaf], target: Layer) -> bool:
@@ -97,7 +99,15 @@ def _same_part(other: Leaf, leaf: Leaf, found: Sequence[Leaf], target: Layer) ->
     one with a whole one that does not tell its parts, if its word does.
     """
     whole = len(found) == len(target.of_role(leaf.role)) == 1
-    return other.part == leaf.part or (whole and "" in (other.part, leaf.part))
+    if other.part == leaf.part:
+        return len(leaf.part) < 2 or max(other.groups, 1) == max(leaf.groups, 1)
+    return whole and "" in (other.part, leaf.part)
+
+
+def _layout(leaf: Leaf) -> str:
+    if leaf.groups:
+        return f"rows taken as {layout_text(leaf.part, leaf.groups)}, as a hint says"
+    return f"rows taken as blocks of {in_words(leaf.part)}"
 
 
 _DOUBT = defaultdict(lambda: ": they may be interleaved per head", {"g": "", "u": "", "1": ""})
@@ -114,24 +124,80 @@ def _whole(source: Layer, leaf: Leaf) -> Piece:
     return Piece(leaf.spec, 0, rows_of(leaf, transposed) if shape else 1, transposed)
 
 
-def _height(source: Layer, target: Layer) -> int:
+def _heights(source: Layer, target: Layer) -> dict[str, int]:
     """Rows of each part.
 
     Where q, k and v are not three of one height a fused projection may hold them group by group,
-    as grouped-query attention does, and its name does not say so.
+    as grouped-query attention does, and its name does not say so: then a hint has to.
     """
     leaves = [(layer, leaf) for layer in (source, target) for leaf in layer.of_role("weight")]
-    heights = {rows_of(leaf, bool(layer.transposed)) / len(leaf.part) for layer, leaf in leaves}
-    if len(heights) > 1 or not (height := heights.pop()).is_integer():
+    rows = {leaf.part: rows_of(leaf, bool(layer.transposed)) for layer, leaf in leaves}
+    alone = {part: count for part, count in rows.items() if len(part) == 1}
+    told = any(leaf.groups for _, leaf in leaves)
+    heights = dict(alone)
+    for parts, count in rows.items():
+        unknown = [part for part in parts if part not in alone]
+        left = count - sum(alone.get(part, 0) for part in parts)
+        if unknown:
+            heights |= dict.fromkeys(unknown, left // len(unknown))
+        if left % max(len(unknown), 1) or (not unknown and left):
+            raise LayoutUnknown(f"{count} rows do not make {in_words(parts)}")
+    if not told and len({*heights.values()}) > 1:
         raise LayoutUnknown("q, k and v have different numbers of rows: they may be interleaved")
-    return int(height)
+    return heights
 
 
-def _piece(source: Layer, found: Sequence[Leaf], part: str, height: int) -> Piece:
-    for leaf in found:
-        if (at := leaf.part.find(part)) >= 0:
-            return Piece(leaf.spec, at * height, (at + 1) * height, _turned(source, leaf))
-    return Piece(None, 0, height)
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the rows of each part lie among a source's leaves; ``heights`` are all of a part's."""
+
+    source: Layer
+    leaves: tuple[Leaf, ...]
+    heights: Mapping[str, int]
+
+    def of(self, target: Leaf) -> Iterator[Piece]:
+        """The pieces that fill a target leaf, from top to bottom, neighbours joined."""
+        groups = max(target.groups, 1)
+        pieces: list[Piece] = []
+        for group in range(groups):
+            for part in target.part:
+                height = self._per_group(part, groups)
+                for piece in self._pieces(part, group * height, (group + 1) * height):
+                    if pieces and _follows(pieces[-1], piece):
+                        piece = replace(pieces.pop(), stop=piece.stop)
+                    pieces.append(piece)
+        yield from pieces
+
+    def _pieces(self, part: str, start: int, stop: int) -> Iterator[Piece]:
+        """Rows ``start`` to ``stop`` of those that make a part."""
+        leaf = next((leaf for leaf in self.leaves if part in leaf.part), None)
+        if leaf is None:
+            yield Piece(None, 0, stop - start)
+            return
+        groups, turned = max(leaf.groups, 1), _turned(self.source, leaf)
+        height = self._per_group(part, groups)
+        before = sum(self._per_group(p, groups) for p in leaf.part[: leaf.part.index(part)])
+        stride = sum(self._per_group(p, groups) for p in leaf.part)
+        while start < stop:
+            group, within = divmod(start, height)
+            count = min(stop - start, height - within)
+            at = group * stride + before + within
+            yield Piece(leaf.spec, at, at + count, turned)
+            start += count
+
+    def _per_group(self, part: str, groups: int) -> int:
+        height, rest = divmod(self.heights[part], groups)
+        if rest:
+            raise LayoutUnknown(
+                f"{self.heights[part]} rows of {part} cannot be cut into {groups} equal groups"
+            )
+        return height
+
+
+def _follows(one: Piece, other: Piece) -> bool:
+    """Whether two pieces are rows one behind the other of one source."""
+    same = (one.source, one.transposed) == (other.source, other.transposed)
+    return same and one.source is not None and one.stop == other.start
 
 
 def _notes(source: Layer, target: Layer, leaf: Leaf, pieces: Sequence[Piece]) -> Iterator[str]:

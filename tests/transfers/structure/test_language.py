@@ -229,7 +229,9 @@ def even_llama():
 @pytest.mark.parametrize("ways", [(even_llama, even_phi3), (even_phi3, even_llama)])
 def test_fused_attention_and_fused_gates_of_one_network(ways):
     source, target = (randomised(make(), seed) for seed, make in enumerate(ways))
-    match = matched(source, target)
+    alone = matched(source, target)
+    assert {group.fused for group in alone.refused} == {"qkv_proj"}
+    match = matched(source, target, hints=["qkv_proj = q, k, v"])
     assert not unloaded(match, target)
     load(match, source.state_dict(), target)
     assert difference(with_eps(source), with_eps(target), WORDS) < 1e-9
