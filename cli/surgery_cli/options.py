@@ -170,7 +170,8 @@ def hint_option(command: Command) -> Command:
         "hints",
         multiple=True,
         metavar="'SOURCE = TARGET'",
-        help="Settle what structure leaves open, such as 'conv3 = reduce'; may be repeated.",
+        help="Settle what structure leaves open, such as 'conv3 = reduce' or "
+        "'query_key_value = 8 x (q, k, v)'; may be repeated.",
     )(command)
 
 

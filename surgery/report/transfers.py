@@ -107,9 +107,25 @@ def _fresh_table(steps: Sequence[KeepInit]) -> Table:
 
 
 def _refused_table(groups: Sequence[RefusedGroup]) -> Table:
-    columns = (Column("target"), Column("is one of"), Column("why"))
+    """A row for all groups that are alike but for the number of their block."""
+    alike: dict[Hashable, list[RefusedGroup]] = {}
+    for group in groups:
+        words = [tuple(map(_words, names)) for names in (group.targets, group.sources)]
+        alike.setdefault((*words, group.reason), []).append(group)
+    columns = (
+        Column("target"),
+        Column("groups", number=True),
+        Column("is one of"),
+        Column("why"),
+    )
     rows = tuple(
-        (patterns(group.targets), patterns(group.sources), group.reason) for group in groups
+        (
+            patterns(name for group in found for name in group.targets),
+            str(len(found)),
+            patterns(name for group in found for name in group.sources),
+            found[0].reason,
+        )
+        for found in alike.values()
     )
     return Table("left open", columns, rows, "odd")
 

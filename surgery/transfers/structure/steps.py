@@ -79,8 +79,8 @@ def _pieces(
         return [_whole(source, same[0])], (reason,) if reason else ()
     if not found:
         return [], ()
-    parts = max((x.part for x in (leaf, *found)), key=lambda part: len(part))
     if not leaf.part or not all(other.part for other in found):
+        parts = "".join(dict.fromkeys(part for x in (*target.leaves, *found) for part in x.part))
         raise LayoutUnknown(
             f"which rows are {in_words(parts)} cannot be told from the names{_DOUBT[parts[:1]]}"
         )
