@@ -29,7 +29,7 @@ INDEXES = frozenset(
     }
 )
 
-HintsLike = Iterable[str] | Mapping[str, str]
+HintsLike = str | Iterable[str] | Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def match_by_structure(
 
 
 def _found(source: SourceNames, target: ModelSpec, hints: HintsLike, code: Code) -> StructureMatch:
-    hints = hints if isinstance(hints, Mapping) else tuple(hints)
+    hints = hints if isinstance(hints, str | Mapping) else tuple(hints)
     found = match_structure(source, target, hints=hints)
     if code.source is None and not found.by_registration:
         return found

@@ -98,7 +98,32 @@ def _matches(
     sources = {new: entry.spec for new, entry in renamed.items()}
     if match == "names":
         return match_names(sources, target.by_name)
-    return match_by_structure(sources, source.ties, target, hints, code)
+    named = _named(renamed, target)
+    left = {new: spec for new, spec in sources.items() if new not in named}
+    found = match_by_structure(left, source.ties, _without(target, named.values()), hints, code)
+    lines = {new_target: Match(new_target, new) for new, new_target in named.items()}
+    return replace(found, by_target={**found.by_target, **lines})
+
+
+def _named(renamed: Mapping[str, _Entry], target: ModelSpec) -> dict[str, str]:
+    """New name -> target name of the sources that a line calls as a target tensor is called: that
+    is said, and structure need not find it.
+    """
+    by_clean = {clean: raw for raw, clean in unwrap_names(target.by_name).items()}
+    return {
+        new: by_clean[unwrap_name(new)]
+        for new, entry in renamed.items()
+        if entry.lines and unwrap_name(new) in by_clean
+    }
+
+
+def _without(target: ModelSpec, names: Iterable[str]) -> ModelSpec:
+    """The target without some tensors, and without the other names of these."""
+    gone = set(names)
+    gone |= {name for group in target.ties if gone & {*group} for name in group}
+    if not gone:
+        return target
+    return replace(target, tensors=tuple(x for x in target.tensors if x.name not in gone))
 
 
 def _counted_names(target: ModelSpec) -> Iterable[str]:

@@ -323,3 +323,67 @@ def test_order_is_asked_for_only_where_something_goes_by_it():
     names = names_of(open_source(Split()))
     make_plan(names, describe(Fused()), match="structure", code=code)
     assert not asked
+
+
+# Ties, hints and lines together --------------------------------------------------------------
+
+
+class OldTied(nn.Module):
+    """A language model whose output matrix is its embedding, with a bias of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.Module()
+        self.embeddings.word_embeddings = nn.Embedding(11, 4)
+        self.dense = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.decoder = nn.Linear(4, 11)
+        self.decoder.weight = self.embeddings.word_embeddings.weight
+
+
+class NewTied(nn.Module):
+    """The same under other names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok = nn.Embedding(11, 4)
+        self.fc = nn.Linear(4, 4)
+        self.ln = nn.LayerNorm(4)
+        self.lm_out = nn.Linear(4, 11)
+        self.lm_out.weight = self.tok.weight
+
+
+@pytest.mark.parametrize("held_once", [False, True])
+def test_a_tied_embedding_is_found_beside_the_bias_of_its_head(held_once):
+    source, target = randomise(OldTied(), 1), randomise(NewTied(), 2)
+    state = dict(source.state_dict())
+    if held_once:
+        del state["decoder.weight"]
+    surgery.transfer(state, target, match="structure", strict=True)
+    assert torch.equal(target.tok.weight, source.decoder.weight)
+    assert torch.equal(target.lm_out.bias, source.decoder.bias)
+    assert target.lm_out.weight is target.tok.weight
+
+
+def test_a_line_that_names_a_target_needs_no_structure():
+    renames = {"apple": "river"}
+    source, target = randomise(Open(*OLD), 1), Open(*NEW)
+    outcome = surgery.transfer(source, target, match="structure", renames=renames, strict=True)
+    assert torch.equal(target.river.weight, source.apple.weight)
+    assert torch.equal(target.stone.weight, source.pear.weight)
+    (step, _) = outcome.plan.select("river")
+    assert step.via == ("renamed by line 1",)
+
+
+@pytest.mark.parametrize(
+    "hints",
+    [
+        ["apple = river", "pear = stone"],  # both, though one would do
+        "apple = river",
+        ["apple.weight = river.weight"],
+    ],
+)
+def test_hints_as_people_write_them(hints):
+    source, target = randomise(Open(*OLD), 1), Open(*NEW)
+    surgery.transfer(source, target, match="structure", hints=hints, strict=True)
+    assert torch.equal(target.river.weight, source.apple.weight)

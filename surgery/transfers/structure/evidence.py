@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from surgery.transfers.structure.hints import Hints
+from surgery.transfers.structure.hints import Hint, Hints
 from surgery.transfers.structure.layers import Path
 from surgery.transfers.structure.ordering import before, chain, natural
 from surgery.transfers.structure.sequence import Anchors
@@ -28,7 +28,8 @@ class Known:
     ``matrices`` are those that have inputs and outputs. ``learned`` are pairs that the same names
     have elsewhere. ``order`` is the place of each target among the layers as they were
     registered, empty where no code gave it; ``run`` that in which they run. ``anchors`` has both
-    orders of both sides, where they are known.
+    orders of both sides, where they are known. ``whole`` are the paths from the top of the
+    network, of sources and of targets, where there are hints.
     """
 
     hints: Hints
@@ -39,6 +40,12 @@ class Known:
     order: Mapping[Path, int] = field(default_factory=dict)
     run: Mapping[Path, int] = field(default_factory=dict)
     anchors: Anchors | None = None
+    whole: tuple[Mapping[Path, Sequence[Path]], ...] = ({}, {})
+
+    def names(self, hint: Hint, path: Path, side: int) -> bool:
+        """Whether a hint means what stands at a path here, or at any whole path of that."""
+        paths = (path, *self.whole[side].get(path, ()))
+        return any((hint.names_target if side else hint.names_source)(each) for each in paths)
 
 
 def settle(
@@ -94,13 +101,14 @@ def _same_row(
 def _by_hints(
     sources: Sequence[Path], targets: Sequence[Path], known: Known
 ) -> dict[Path, tuple[Path, str]]:
+    found: dict[Path, tuple[Path, str]] = {}
     for hint in known.hints:
-        ours = [path for path in sources if hint.names_source(path)]
-        theirs = [path for path in targets if hint.names_target(path)]
-        if len(ours) == len(theirs) == 1:
+        ours = [path for path in sources if known.names(hint, path, 0)]
+        theirs = [path for path in targets if known.names(hint, path, 1)]
+        if len(ours) == len(theirs) == 1 and theirs[0] not in {t for t, _ in found.values()}:
             known.hints.use(hint)
-            return {ours[0]: (theirs[0], f"hint {hint}")}
-    return {}
+            found.setdefault(ours[0], (theirs[0], f"{BY_HINT} {hint}"))
+    return found
 
 
 def _same_path(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
@@ -282,6 +290,8 @@ def _spanned(anchors: Sequence[Path], row: Sequence[Path]) -> list[Path]:
 
 
 Rule = Callable[[Sequence[Path], Sequence[Path], Known], Pairs]
+#: How a reason begins that a person gave.
+BY_HINT = "hint"
 #: What the reason says where it goes by the order in which code registers layers.
 AS_REGISTERED = "as registered"
 _RULES: tuple[tuple[Rule, str], ...] = (

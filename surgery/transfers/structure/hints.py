@@ -8,8 +8,8 @@ fused projection lie, on whichever side it is: eight times those of q, k and v, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from surgery.errors import SurgeryError, did_you_mean
 from surgery.transfers.structure.layers import Path
@@ -53,6 +53,10 @@ def layout_text(parts: str, groups: int) -> str:
 _LAYOUT = re.compile(r"(?:([1-9]\d{0,5})\s*[xX*]\s*\()?\s*([qkv](?:\s*,\s*[qkv])+)\s*(\))?")
 
 
+def _without_leaf(path: Path, names: Collection[str]) -> Path:
+    return path[:-1] if len(path) > 1 and ".".join(path) in names else path
+
+
 def _has(path: Path, part: Path) -> bool:
     return any(path[at : at + len(part)] == part for at in range(len(path) - len(part) + 1))
 
@@ -77,6 +81,19 @@ class Hints:
 
     def use(self, hint: Hint | LayoutHint) -> None:
         self.used.add(hint)
+
+    def of_layers(self, sources: Iterable[str], targets: Iterable[str]) -> Hints:
+        """The same hints; one that names a whole tensor speaks of its layer."""
+        if not self.hints:
+            return self
+        ours, theirs = set(sources), set(targets)
+        return replace(
+            self,
+            hints=tuple(
+                Hint(_without_leaf(x.source, ours), _without_leaf(x.target, theirs))
+                for x in self.hints
+            ),
+        )
 
     def layout(self, path: Path) -> LayoutHint | None:
         """How the rows of the projection at a path lie, if a hint says so."""

@@ -6,7 +6,7 @@ refused, group by group, with its candidates.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from surgery.transfers.names import SourceNames
 from surgery.transfers.plan import RefusedGroup
 from surgery.transfers.structure.attention import bias_alone, join_attention
 from surgery.transfers.structure.consistency import contradicted
-from surgery.transfers.structure.evidence import AS_REGISTERED
+from surgery.transfers.structure.evidence import AS_REGISTERED, BY_HINT
 from surgery.transfers.structure.gates import join_gates, packed
 from surgery.transfers.structure.hints import Hints, read_hints
 from surgery.transfers.structure.layers import (
@@ -97,7 +97,7 @@ def match_structure(
     the order of the code that made them, and ``source_calls`` how that runs. Raises
     :class:`~surgery.errors.SurgeryError` for hints that cannot be read or that settle nothing.
     """
-    read = read_hints(hints)
+    read = read_hints(hints).of_layers(_names(source.specs), _names(target.tensors))
     sides = (
         _layers(source.specs, source.ties, source_model),
         _layers(target.tensors, target.ties, target),
@@ -112,7 +112,7 @@ def match_structure(
     pairing = _consistent(pairing, ours, theirs, orders)
     made, refused = _made(pairing, read, turning=not any(map(_says_place, (*ours, *theirs))))
     if read:
-        read.refuse_unused(_paths(ours), _paths(theirs))
+        read.refuse_unused(_paths(ours, source.specs), _paths(theirs, target.tensors))
     different = _different(len(pairing.pairs), min(len(ours), len(theirs)))
     if different:
         return _result({}, [], source, target, different)
@@ -129,9 +129,16 @@ def _left(
     return [x for x in ours if id(x) not in used], [x for x in theirs if id(x) not in used]
 
 
-def _paths(layers: Iterable[Layer]) -> list[Path]:
-    """All paths that a hint may speak of: of layers, and of projections that make one layer."""
-    return [path for x in layers for path in dict.fromkeys((x.path, *words_of(x))) if path]
+def _names(specs: Iterable[TensorSpec]) -> Iterator[str]:
+    return (spec.name for spec in specs)
+
+
+def _paths(layers: Iterable[Layer], specs: Iterable[TensorSpec]) -> list[Path]:
+    """All paths that a hint may speak of: of layers, of projections that make one layer, and of
+    tensors, those under another name of a tied one included.
+    """
+    paths = [path for x in layers for path in dict.fromkeys((x.path, *words_of(x))) if path]
+    return [*paths, *(tuple(spec.name.split(".")) for spec in specs)]
 
 
 def _says_place(layer: Layer) -> bool:
@@ -142,11 +149,25 @@ def _says_place(layer: Layer) -> bool:
 def _layers(
     specs: Iterable[TensorSpec], ties: Iterable[tuple[str, ...]], model: ModelSpec | None
 ) -> list[Layer]:
-    """The layers of one side; of tied names the first by nature counts."""
-    doubled = {name for names in ties for name in sorted(names)[1:]}
-    layers = layers_of(spec for spec in specs if spec.name not in doubled)
+    """The layers of one side; of tied names the one that says most plainly what it is counts."""
+    layers = layers_of(_once(tuple(specs), ties))
     types = {module.path: module.types for module in model.modules} if model else {}
     return with_orientation(layers, {unwrap_name(path): found for path, found in types.items()})
+
+
+def _once(specs: Sequence[TensorSpec], ties: Iterable[tuple[str, ...]]) -> Iterator[TensorSpec]:
+    """The specs, every tied tensor under one of its names: one that has its module for itself
+    rather than a bias beside it, then one that speaks of an embedding.
+    """
+    modules = Counter(spec.name.rpartition(".")[0] for spec in specs)
+
+    def plainness(name: str) -> tuple[bool, bool, str]:
+        module = name.rpartition(".")[0]
+        spoken = frozenset().union(*map(concepts, module.split(".")))
+        return modules[module] > 1, "embed" not in spoken, name
+
+    doubled = {name for names in ties for name in sorted(names, key=plainness)[1:]}
+    yield from (spec for spec in specs if spec.name not in doubled)
 
 
 def _sequences(model: ModelSpec | None, layers: Sequence[Layer], calls: Sequence[str]) -> Sequences:
@@ -231,6 +252,8 @@ def _consistent(
 ) -> Pairing:
     """Pairs that others speak against are open again."""
     wrong = contradicted(pairing.pairs, ours, theirs, orders)
+    told = {at for at in wrong if pairing.pairs[at].why.startswith(BY_HINT)}
+    wrong = {at: why for at, why in wrong.items() if at not in told}  # a person knows better
     again = [
         Open((pair.source,), (pair.target,), f"of one shape, but {wrong[at]}")
         for at, pair in enumerate(pairing.pairs)

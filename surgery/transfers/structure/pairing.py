@@ -138,9 +138,21 @@ class Solution:
             learned=learned,
             order=self._places(self.orders.target.registered),
             run=self._places(self.orders.target.run),
+            whole=self._whole() if self.hints else ({}, {}),
         )
         while self._pair_nodes(known) or self._pair_alone() or self._settle(known):
             pass
+
+    def _whole(self) -> tuple[dict[Path, list[Path]], dict[Path, list[Path]]]:
+        """The paths from the top of the network of all layers and modules in this group."""
+        sides: tuple[dict[Path, list[Path]], dict[Path, list[Path]]] = ({}, {})
+        for scope in self.group.scopes:
+            for found, side in zip(sides, (scope.source, scope.target), strict=True):
+                for path, layer in side.layers.items():
+                    above = layer.path[: len(layer.path) - len(path)]
+                    for depth in range(1, len(path) + 1):
+                        found.setdefault(path[:depth], []).append((*above, *path[:depth]))
+        return sides
 
     def _places(self, order: Mapping[Path, int]) -> dict[Path, int]:
         """The places of target columns, as the first scope that has them tells."""
