@@ -91,7 +91,7 @@ def map_command(
             source_architecture=find_architecture(source_arch) if source_arch else None,
             source_arguments=source_arguments,
         )
-    job.plan.refuse_unless(min_loaded=min_loaded)
+    job.plan.refuse_unless(min_loaded=min_loaded, keep_open=True)
     from surgery.transfers.renaming.mapping import map_heading, write_renames
     from surgery.transfers.source import names_of
 

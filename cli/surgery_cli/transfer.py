@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,11 @@ A rename file has one `pattern -> replacement` a line:
 )
 @key_option
 @min_loaded_option
+@click.option(
+    "--keep-open",
+    is_flag=True,
+    help="Accept that what structure leaves open keeps its initial values.",
+)
 @click.option("--strict", is_flag=True, help="Accept no difference but --adapt.")
 @click.option(
     "--seed",
@@ -125,6 +131,7 @@ def transfer(
     adapters: tuple[str, ...],
     key: str | None,
     min_loaded: float,
+    keep_open: bool,
     strict: bool,
     seed: int,
     verify: bool,
@@ -191,12 +198,15 @@ def transfer(
             return None
         return _prove(job, source_arch, source_arguments, arguments, num_classes, shape, as_json)
 
+    refuse = partial(
+        job.plan.refuse_unless, min_loaded=min_loaded, strict=strict, keep_open=keep_open
+    )
     if why is not None:
         _show_origins(job, why, as_json)
     elif out is None or dry_run:
-        _show_plan(job, heading, min_loaded, strict, prove, as_json)
+        _show_plan(job, heading, refuse, prove, as_json)
     else:
-        job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+        refuse()
         _write(job, out, heading, strict, max_shard_bytes, prove(), as_json)
 
 
@@ -272,8 +282,7 @@ def _show_origins(job: FileTransfer, selector: str, as_json: bool) -> None:
 def _show_plan(
     job: FileTransfer,
     heading: str,
-    min_loaded: float,
-    strict: bool,
+    refuse: Callable[[], None],
     prove: Callable[[], Proof | None],
     as_json: bool,
 ) -> None:
@@ -282,7 +291,7 @@ def _show_plan(
 
     if not as_json:
         print_report(plan_report(job.plan, heading=(heading,)))
-    job.plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+    refuse()
     proof = prove()
     if as_json:
         label = job.architecture.label

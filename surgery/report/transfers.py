@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from surgery.report.folding import TENSORS, collapsed, collapsed_rows, first_pattern, patterns
 from surgery.report.tables import Column, Report, Table, pairs_table
 from surgery.report.texts import broken_notes, counted
+from surgery.transfers.refusal import hints_for
 
 if TYPE_CHECKING:
     from surgery.transfers.outcome import TransferOutcome
@@ -58,31 +59,7 @@ def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
         f"cast {cast}: {counted(count, 'tensor')}" for cast, count in sorted(plan.casts.items())
     )
     ties = tuple(f"tied, one tensor: {' = '.join(names)}" for names in plan.ties)
-    return (*casts, *ties, *_hint_notes(plan))
-
-
-def _hint_notes(plan: TransferPlan) -> Iterator[str]:
-    """How to settle what stayed open, with names of the first group."""
-    for name in dict.fromkeys(group.fused for group in plan.refused if group.fused):
-        yield (
-            f"a hint says how fused rows lie: --hint '{name} = q, k, v' for three blocks, or "
-            f"--hint '{name} = 8 x (q, k, v)' for 8 heads one after the other"
-        )
-    for group in [group for group in plan.refused if not group.fused][:1]:
-        source, target = _telling_part(group.sources), _telling_part(group.targets)
-        yield (
-            f"a hint settles what is left open: --hint '{source} = {target}', where these two are "
-            "one; any part of a name will do that no other of its group has"
-        )
-
-
-def _telling_part(names: Sequence[str]) -> str:
-    """A segment of the first layer's path that no other layer has, or else the whole path."""
-    paths = list(dict.fromkeys(tuple(name.split(".")[:-1]) for name in names))
-    first, *others = paths
-    beyond = {segment for path in others for segment in path}
-    telling = [segment for segment in first if segment not in beyond and not segment.isdecimal()]
-    return telling[0] if telling else ".".join(first)
+    return (*casts, *ties, *hints_for(plan.refused))
 
 
 def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
@@ -203,8 +180,8 @@ def _origin(source: dict[str, str], how: str) -> str:
     if all(old == new for new, old in source.items()):
         return f"same name{how and f', {how}'}"
     prefixes = {old.removesuffix(f".{new}") for new, old in source.items()}
-    if len(prefixes) == 1 and not prefixes & set(source.values()):
-        return f"{prefixes.pop()}.* ({how})"
+    if len(prefixes) == 1 and len(source) > 1 and not prefixes & set(source.values()):
+        return f"{prefixes.pop()}.*{how and f' ({how})'}"
     if how.startswith("prefix"):
         return how
     return f"{first_pattern(source.values())}{how and f' ({how})'}"

@@ -65,6 +65,10 @@ def plan_transfer(
     rename file's path, its text, or a mapping of patterns to replacements; ``key`` chooses among
     several state dicts in one file.
 
+    ``match="structure"`` brings two implementations of one network together, whatever their names
+    are; ``hints`` settle what it leaves open (``plan.refused``): ``"conv3 = reduce"`` pairs two
+    layers, ``"query_key_value = 8 x (q, k, v)"`` says how fused rows lie.
+
     ``on_mismatch="adapt"`` has tensors of another shape computed where an adapter fits them;
     ``adapters`` names them one by one, ``{"pos_embed": "pos-embed:old=14x14,new=7x28"}``.
     :mod:`surgery.transfers.adapters` lists them.
@@ -95,13 +99,15 @@ def transfer(
     adapters: AdaptersLike = None,
     min_loaded: float = 0.5,
     strict: bool = False,
+    keep_open: bool = False,
 ) -> TransferOutcome:
     """Filter and update: every tensor of ``source`` that fits goes into ``model``, in place.
 
     ``min_loaded`` is the share of the model's parameter elements, 0 to 1, below which nothing is
-    done; ``strict`` accepts no difference at all, save adapters that were named. ``on_mismatch``
-    and ``adapters`` as for :func:`plan_transfer`. Raises
-    :class:`~surgery.errors.TransferRefused` then, with the model bit for bit as it was.
+    done; ``strict`` accepts no difference at all, save adapters that were named; ``keep_open``
+    accepts that what structure leaves open keeps its values. The others are as for
+    :func:`plan_transfer`. Raises :class:`~surgery.errors.TransferRefused` for what is not
+    accepted, with the model bit for bit as it was.
     """
     opened = open_source(source, key)
     plan = make_plan(
@@ -114,7 +120,7 @@ def transfer(
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )
-    plan.refuse_unless(min_loaded=min_loaded, strict=strict)
+    plan.refuse_unless(min_loaded=min_loaded, strict=strict, keep_open=keep_open)
     return apply_to_model(plan, opened, model, strict=strict)
 
 

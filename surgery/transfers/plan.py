@@ -232,16 +232,20 @@ class TransferPlan:
 
         return selected(self, selector)
 
-    def refuse_unless(self, *, min_loaded: float = 0.5, strict: bool = False) -> None:
-        """Raise TransferRefused where too little would load, or ``strict`` finds a difference.
+    def refuse_unless(
+        self, *, min_loaded: float = 0.5, strict: bool = False, keep_open: bool = False
+    ) -> None:
+        """Raise TransferRefused where too little would load, where structure leaves groups open,
+        or where ``strict`` finds a difference.
 
-        ``min_loaded`` is a share from 0 to 1. ``strict`` accepts no fresh tensor and no unused
-        one, save those ``expected``, and no adapted one, save those whose adapter was
-        ``chosen`` by name.
+        ``min_loaded`` is a share from 0 to 1. ``keep_open`` accepts that what is open keeps its
+        initial values, though the network will then compute something else. ``strict`` accepts
+        no fresh tensor and no unused one, save those ``expected``, and no adapted one, save
+        those whose adapter was ``chosen`` by name.
         """
         from surgery.transfers.refusal import check
 
-        check(self, min_loaded, strict)
+        check(self, min_loaded, strict, keep_open)
 
     @collector_paused()
     def to_dict(self) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from surgery.errors import SurgeryError, TransferRefused
-from surgery.transfers.plan import Adapt, KeepInit, TransferPlan, shape_text
+from surgery.transfers.plan import Adapt, KeepInit, RefusedGroup, TransferPlan, shape_text
 
 
-def check(plan: TransferPlan, min_loaded: float, strict: bool) -> None:
-    """Raise TransferRefused where too little would load, or ``strict`` finds a difference."""
+def check(plan: TransferPlan, min_loaded: float, strict: bool, keep_open: bool) -> None:
+    """Raise as :meth:`~surgery.transfers.plan.TransferPlan.refuse_unless` does."""
     if not 0 <= min_loaded <= 1:
         raise SurgeryError(f"min_loaded is a share from 0 to 1, not {min_loaded}")
     if not any(step.status != "fresh" for step in plan.steps):
@@ -23,6 +23,16 @@ def check(plan: TransferPlan, min_loaded: float, strict: bool) -> None:
             f"only {plan.loaded_fraction * 100:.4g}% of the parameters would be loaded, and at "
             f"least {min_loaded * 100:.4g}% was asked for (min_loaded); nothing was changed",
             _why_so_little(plan),
+        )
+    if plan.refused and not keep_open:
+        count = sum(len(group.targets) for group in plan.refused)
+        raise TransferRefused(
+            f"structure leaves {_groups(plan)} of {count} tensors open; nothing was changed",
+            [
+                *first_lines([str(group) for group in plan.refused], 5),
+                *hints_for(plan.refused),
+                "or accept that they keep their initial values (keep_open, --keep-open)",
+            ],
         )
     if strict and (differences := _differences_of(plan)):
         raise TransferRefused(
@@ -90,6 +100,33 @@ def _likely_cause(plan: TransferPlan, fresh: Sequence[KeepInit]) -> str:
             "match='structure' (--match structure) brings two of one network together"
         )
     return "the source is another architecture, or another state dict inside the file (--key)"
+
+
+def hints_for(groups: Sequence[RefusedGroup]) -> list[str]:
+    """How to settle what stayed open: how fused rows lie, and the names of the first group."""
+    fused = [
+        f"a hint says how fused rows lie: --hint '{name} = q, k, v' for three blocks, or "
+        f"--hint '{name} = 8 x (q, k, v)' for 8 heads one after the other"
+        for name in dict.fromkeys(group.fused for group in groups if group.fused)
+    ]
+    for group in [group for group in groups if not group.fused][:1]:
+        ours, theirs = _telling_parts(group.sources), _telling_parts(group.targets)
+        fused.append(
+            f"a hint pairs two of them: --hint 'A = B', where A is {' or '.join(ours)}, and B is "
+            f"{' or '.join(theirs)}; nothing here says which"
+        )
+    return fused
+
+
+def _telling_parts(names: Sequence[str]) -> list[str]:
+    """For each of a few layers a segment of its path that no other has, or else the whole path."""
+    paths = list(dict.fromkeys(tuple(name.split(".")[:-1]) for name in names))
+    counts = Counter(segment for path in paths for segment in {*path})
+    told = [
+        next((s for s in path if counts[s] == 1 and not s.isdecimal()), ".".join(path))
+        for path in paths
+    ]
+    return [*told[:4], *(["..."] if len(told) > 4 else [])]
 
 
 def _groups(plan: TransferPlan) -> str:

@@ -202,9 +202,21 @@ def test_what_stays_open_is_said_group_by_group():
     )
     text = str(plan)
     assert "left open" in text
-    assert "--hint 'apple = river'" in text
+    assert "where A is apple or pear, and B is river or stone" in text
     with pytest.raises(TransferRefused, match="strict: 8 tensors differ"):
-        plan.refuse_unless(strict=True, min_loaded=0)
+        plan.refuse_unless(strict=True, keep_open=True)
+
+
+def test_what_stays_open_is_refused_unless_it_is_accepted():
+    source, target = randomise(Open(*OLD), 1), randomise(Open(*NEW), 2)
+    before = snapshot(target)
+    with pytest.raises(TransferRefused, match="leaves 1 group of 4 tensors open") as refused:
+        surgery.transfer(source, target, match="structure")
+    assert any("--hint" in line for line in refused.value.details)
+    assert same_bits(before, snapshot(target))
+    outcome = surgery.transfer(source, target, match="structure", keep_open=True)
+    assert len(outcome.loaded) == 6
+    assert torch.equal(target.river.weight, before["river.weight"])
 
 
 def test_too_much_left_open_is_refused_with_the_way_out():
