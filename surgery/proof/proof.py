@@ -165,6 +165,8 @@ class Proof:
             return f"{len(swapped)} tensors are in another's place"
         if self.contrary:
             return "the same weights move the two networks differently"
+        if self.random.finite and not self.random.agrees:
+            return "the outputs differ"
         if self.behind:
             return "not all that is mapped acts on what can be compared"
         if not self.moved:

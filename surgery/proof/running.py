@@ -35,6 +35,7 @@ class Side:
     ``steps`` say how its tensors are made of the checkpoint's; ``foreign`` are tensors of its own
     that have no part in the transfer: a new head here, the old one there. ``adapted`` are those
     between which an adapter stands, with its name: they hold other values on either side.
+    ``note`` is what a reader has to know of how the steps were found.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Side:
     steps: Mapping[str, Load | Assemble]
     foreign: frozenset[str] = frozenset()
     adapted: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     @cached_property
     def live(self) -> dict[str, torch.Tensor]:

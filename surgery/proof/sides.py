@@ -49,8 +49,7 @@ def make_sides(
     left = [unused.source for unused in plan.unused]
     ties = tuple(ties)
     names = SourceNames(tuple(dict.fromkeys((*specs, *computed_from, *left))), ties)
-    own_plan = make_plan(names, describe(source))
-    _refuse_other(own_plan, specs, labels[0])
+    own_plan, note = _own_plan(names, source, specs, labels[0])
     # An index that the target computes is computed by the source too: in float64, on both sides.
     used = {spec.name for spec in specs}
     used |= {name for group in ties if used & {*group} for name in group}
@@ -67,7 +66,7 @@ def make_sides(
     by_name = {s.name: adapter for s, adapter in computed_from.items() if s.name not in used}
     before = {name: by_name[at] for name, at in placed.items() if at in by_name}
     return (
-        replace(old, adapted=before),
+        replace(old, adapted=before, note=note),
         replace(new, adapted={step.target.name: step.adapter for step in adapted}),
     )
 
@@ -153,19 +152,48 @@ def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
     return one
 
 
-def _refuse_other(plan: TransferPlan, used: list[TensorSpec], label: str) -> None:
-    placed = {step.source.name for step in plan.steps if isinstance(step, Load)}
-    placed |= {unused.source.name for unused in plan.unused if unused.expected}
-    lost = [spec for spec in dict.fromkeys(used) if spec.name not in placed]
+def _own_plan(
+    names: SourceNames, source: nn.Module, used: list[TensorSpec], label: str
+) -> tuple[TransferPlan, str]:
+    """The plan that gives the source model the checkpoint's tensors, and what to say of it.
+
+    A library may write files under other names than its code has: then structure finds the places.
+    """
+    spec = describe(source)
+    plan = make_plan(names, spec)
+    lost = _lost(plan, used)
     if not lost:
-        return
+        return plan, ""
+    told = make_plan(names, spec, match="structure")
+    if _lost(told, used):
+        _refuse_other(plan, lost, label)
+    return told, (
+        f"{len(lost)} tensors have other names in the checkpoint than in {label}, and were given "
+        "their places there by structure; a mistake in that would show unless both sides have it"
+    )
+
+
+def _lost(plan: TransferPlan, used: list[TensorSpec]) -> list[TensorSpec]:
+    """What the model has no place for."""
+    placed = {
+        spec.name
+        for step in plan.steps
+        if isinstance(step, Load | Assemble)
+        for spec in step.sources
+    }
+    placed |= {unused.source.name for unused in plan.unused if unused.expected}
+    return [spec for spec in dict.fromkeys(used) if spec.name not in placed]
+
+
+def _refuse_other(plan: TransferPlan, lost: list[TensorSpec], label: str) -> None:
     misfit = {
         step.source.name: step for step in plan.steps if isinstance(step, KeepInit) and step.source
     }
+    with_arguments = ", with its arguments (--source-arg num_classes=10)" if misfit else ""
     raise SurgeryError(
         f"the source is no checkpoint of {label}: {len(lost)} of the tensors that are transferred "
-        "have no place in it; name the architecture that it was saved from (--source-arch), with "
-        "its arguments (--source-arg num_classes=10)",
+        "have no place in it; name the architecture that it was saved from (--source-arch)"
+        f"{with_arguments}",
         [_why_lost(spec, misfit) for spec in lost[:8]],
     )
 

@@ -395,6 +395,7 @@ def _of_chance(
 def _notes(source: Side, target: Side, whole: Sequence[str]) -> Iterator[str]:
     if whole:
         yield f"integers are not moved: {len(whole)} tensors, the first is {whole[0]}"
+    yield from filter(None, (source.note, target.note))
     for side in (source, target):
         if names := sorted(side.foreign - side.adapted.keys()):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

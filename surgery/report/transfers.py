@@ -127,13 +127,28 @@ def _how(step: Adapt) -> str:
 
 
 def _loaded_table(steps: Sequence[Load | Assemble]) -> Table:
-    sources = {step.target.name: tuple(s.name for s in step.sources) for step in steps}
+    sources = {step.target.name: tuple(_parts(step)) for step in steps}
     folded = collapsed((step.target, (step.reason, _kinship(step))) for step in steps)
     rows = tuple(
         (pattern, str(len(names)), shape, _origins({name: sources[name] for name in names}, how))
         for pattern, names, shape, (how, _) in folded
     )
     return Table("loaded", (*TENSORS, Column("from")), rows, "good")
+
+
+#: Parts of a tensor that are told one by one; more are the rows of heads, a few at a time.
+_MOST_PARTS = 4
+
+
+def _parts(step: Load | Assemble) -> Iterator[str]:
+    """Names of what a tensor is made of, from top to bottom, 0 for zeros."""
+    from surgery.transfers.plan import Load
+
+    if isinstance(step, Load) or len(step.operation.pieces) > _MOST_PARTS:
+        yield from (source.name for source in step.sources)
+    else:
+        for piece in step.operation.pieces:
+            yield piece.source.name if piece.source else "0"
 
 
 _NUMBER = re.compile(r"\d+")

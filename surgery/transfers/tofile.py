@@ -12,7 +12,9 @@ from surgery.checkpoint.progress import Progress, untold
 from surgery.checkpoint.writer import write
 from surgery.checkpoint.writing.casting import Casts, refuse_broken
 from surgery.checkpoint.writing.draft import Draft
+from surgery.errors import SurgeryError
 from surgery.record import Record
+from surgery.specs import ModelSpec
 from surgery.transfers.adapters.asked import AdaptersLike, read_asked
 from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike
 from surgery.transfers.decide import make_plan
@@ -21,6 +23,7 @@ from surgery.transfers.outcome import TransferOutcome
 from surgery.transfers.plan import TransferPlan
 from surgery.transfers.renaming.renames import RenamesLike, read_renames
 from surgery.transfers.source import Source, names_of
+from surgery.wrappers import unwrap_name, unwrap_names
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,16 @@ def plan_file_transfer(
     source was saved from: structure takes its code as evidence.
     """
     target = blueprint(architecture, arguments=arguments, num_classes=num_classes, seed=seed)
+    code = UNKNOWN
+    if match == "structure":
+        code = _code(source, target, source_architecture, source_arguments)
     plan = make_plan(
         names_of(source),
         target.spec,
         match=match,
         renames=read_renames(renames),
         hints=hints,
-        code=UNKNOWN if match == "names" else _code(target, source_architecture, source_arguments),
+        code=code,
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )
@@ -102,12 +108,27 @@ def plan_file_transfer(
 
 
 def _code(
-    target: Blueprint, source: Architecture | None, arguments: Mapping[str, Any] | None
+    checkpoint: Source,
+    target: Blueprint,
+    source: Architecture | None,
+    arguments: Mapping[str, Any] | None,
 ) -> Code:
     if source is None:
         return Code(target_order=lambda: target.order)
     saved = blueprint(source, arguments=arguments)
+    _refuse_other(checkpoint, saved.spec, source)
     return Code(saved.spec, lambda: saved.order, lambda: target.order)
+
+
+def _refuse_other(checkpoint: Source, saved: ModelSpec, architecture: Architecture) -> None:
+    """Raise SurgeryError where a checkpoint and what it is said to be saved from share nothing."""
+    known = {(unwrap_name(spec.name), spec.shape) for spec in saved.tensors}
+    names = unwrap_names(spec.name for spec in checkpoint.specs)
+    if not any((names[spec.name], spec.shape) in known for spec in checkpoint.specs):
+        raise SurgeryError(
+            f"the source is no checkpoint of {architecture.label}: not one tensor has a name and a "
+            "shape of it; name the architecture that it was saved from (--source-arch), or none"
+        )
 
 
 def apply_to_file(

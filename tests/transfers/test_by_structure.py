@@ -399,3 +399,23 @@ def test_hints_as_people_write_them(hints):
     source, target = randomise(Open(*OLD), 1), Open(*NEW)
     surgery.transfer(source, target, match="structure", hints=hints, strict=True)
     assert torch.equal(target.river.weight, source.apple.weight)
+
+
+def test_a_head_of_any_name_meets_its_counterpart():
+    class Other(Split):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cls, self.classifier = nn.Linear(6, 7), None
+
+    plan = surgery.plan_transfer(Other().state_dict(), Fused(), match="structure")
+    assert plan.by_target["head.weight"].reason == (
+        "shape differs: source cls.weight (7, 6), target (3, 6)"
+    )
+
+
+def test_an_architecture_that_shares_nothing_with_the_file_is_refused(tmp_path):
+    (tmp_path / "factory.py").write_text(FACTORIES)
+    old = surgery.open_checkpoint(saved(Split(), tmp_path / "old.safetensors"))
+    fused, _ = (find_architecture(f"{tmp_path}/factory.py:{n}") for n in ("Fused", "Split"))
+    with pytest.raises(SurgeryError, match="not one tensor has a name and a shape of it"):
+        plan_file_transfer(old, fused, match="structure", source_architecture=fused)

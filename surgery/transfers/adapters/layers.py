@@ -46,7 +46,7 @@ def relayer(
     left_out: set[str] = set()
     for one in asked:
         for path in _stacks(one, targets):
-            stack = _Stack(one, path, _source_path(path, found, targets), sources, targets)
+            stack = _Stack(one, path, _source_path(path, found, targets), sources, targets, found)
             left_out |= stack.left_out()
             for target, match, why in stack.pairs():
                 by_target.pop(target, None)
@@ -105,6 +105,7 @@ class _Stack:
     source_path: str
     sources: Collection[str]
     targets: Sequence[str]
+    found: Matches
 
     @property
     def how(self) -> str:
@@ -131,10 +132,18 @@ class _Stack:
             if layer is None or given[layer] == layer:
                 continue
             number = given[layer]
-            source = f"{self.source_path}.{number}.{rest}"
-            match = Match(target, source, f"layer {number} of the source")
             moved = Moved(reason, REFERENCES[self.how])
-            yield target, match if source in self.sources else None, moved
+            yield target, self._match(target, number, rest), moved
+
+    def _match(self, target: str, number: int, rest: str) -> Match | None:
+        """What the source's layer of that number gives, by its name or by a recipe."""
+        source, how = f"{self.source_path}.{number}.{rest}", f"layer {number} of the source"
+        if source in self.sources:
+            return Match(target, source, how)
+        made = self.found.by_target.get(f"{self.path}.{number}.{rest}")
+        if made is None or made.operation is None:
+            return None
+        return replace(made, target=target, via=f"{how}, {made.via}")
 
 
 def _layers(path: str, names: Iterable[str]) -> list[int]:

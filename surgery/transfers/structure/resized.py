@@ -48,6 +48,7 @@ def resized_of(
     found: list[tuple[Layer, Layer, str]] = []
     for rule, why in _rules(places):
         taken = _alone(*left, rule)
+        taken = [pair for pair in taken if rule is not _by_inputs or any(map(_is_head, pair))]
         found += [(*pair, why) for pair in taken if _comparable(*pair)]
         gone = {id(layer) for pair in taken for layer in pair}
         ours, theirs = left
@@ -68,6 +69,7 @@ def _rules(places: _Places) -> tuple[tuple[Rule, str], ...]:
         (lambda layer, side: _by_meaning(places.block, layer, side), "names of one meaning"),
         (lambda layer, side: _by_meaning(places.module, layer, side), "names of one meaning"),
         (_by_stem, "the only kernels of this size over pictures"),
+        (_by_inputs, "the only matrices left with these inputs, and a head"),
     )
 
 
@@ -90,7 +92,7 @@ _TELLING = frozenset(
 
 
 def _by_meaning(place: Callable[[Path, int], object], layer: Layer, side: int) -> Hashable:
-    spoken = frozenset().union(*map(concepts, layer.path)) & _TELLING
+    spoken = _spoken(layer)
     if not spoken.isdisjoint(("position", "type")):
         spoken -= {"embed"}
     if "head" in spoken:
@@ -105,6 +107,24 @@ def _by_meaning(place: Callable[[Path, int], object], layer: Layer, side: int) -
 def _by_stem(layer: Layer, _: int) -> Hashable:
     """Kernels of one size and number over pictures: only their input channels may differ."""
     return (layer.kernels, tuple(role for role, _ in layer.signature)) if layer.kernels else None
+
+
+def _by_inputs(layer: Layer, _: int) -> Hashable:
+    """Linear layers of one number of inputs: a head for other classes may have any name, as long
+    as it speaks of nothing else.
+    """
+    shapes = dict(layer.signature)
+    if len(shapes.get("weight", ())) != 2 or layer.transposed is None:
+        return None
+    return (shapes["weight"][1], tuple(shapes)) if _spoken(layer) <= {"head", "class"} else None
+
+
+def _is_head(layer: Layer) -> bool:
+    return "head" in _spoken(layer)
+
+
+def _spoken(layer: Layer) -> frozenset[str]:
+    return frozenset().union(*map(concepts, layer.path)) & _TELLING
 
 
 def _comparable(source: Layer, target: Layer) -> bool:
