@@ -284,10 +284,12 @@ def _spanned(anchors: Sequence[Path], row: Sequence[Path]) -> list[Path]:
 Rule = Callable[[Sequence[Path], Sequence[Path], Known], Pairs]
 #: What the reason says where it goes by the order in which code registers layers.
 AS_REGISTERED = "as registered"
+#: What it says where it goes by numbers, or by words of order, and by nothing else.
+BY_NUMBER = "order by name"
 _RULES: tuple[tuple[Rule, str], ...] = (
     (_same_path, "the same name in a pair of modules"),
     (_learned, "the same names as in other blocks"),
-    (_numbered, "order by name"),
+    (_numbered, BY_NUMBER),
     (_meaning, "words of one meaning"),
 )
 _LAST_RULES: tuple[tuple[Rule, str], ...] = (

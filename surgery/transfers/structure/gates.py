@@ -50,7 +50,8 @@ def _linear(layer: Layer) -> Shape:
     weights = layer.of_role("weight")
     if len(weights) != 1 or len(weights[0].spec.shape) != 2 or _embeds(layer.path):
         return ()
-    return dict(layer.signature)["weight"]
+    shape = dict(layer.signature)["weight"]
+    return shape if len(shape) == 2 else ()  # one output or input alone is no width
 
 
 def _embeds(path: Path) -> bool:

@@ -27,6 +27,7 @@ from surgery.transfers.structure.layers import (
     squeezed,
     with_orientation,
 )
+from surgery.transfers.structure.numbered import misnumbered
 from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing, pair_layers
 from surgery.transfers.structure.resized import Resized, resized_of
 from surgery.transfers.structure.rows import (
@@ -230,6 +231,7 @@ def _consistent(
 ) -> Pairing:
     """Pairs that others speak against are open again."""
     wrong = contradicted(pairing.pairs, ours, theirs, orders)
+    wrong |= misnumbered(pairing.pairs, ours, theirs)
     again = [
         Open((pair.source,), (pair.target,), f"of one shape, but {wrong[at]}")
         for at, pair in enumerate(pairing.pairs)
