@@ -8,11 +8,11 @@ neither is the first.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, repeat
 
 from surgery.transfers.structure.consistency import Family, families_of, pairs_by_module, places_in
 from surgery.transfers.structure.evidence import BY_NUMBER
@@ -105,6 +105,10 @@ class _Link:
         ours, theirs = self.rows[0].families[self.source], self.rows[1].families[self.target]
         return sorted((ours[one], theirs[other]) for one, other in self.members)
 
+    def partners(self, side: int) -> set[str]:
+        """The members of the other side's row that those of one side's lead to."""
+        return {members[1 - side] for members in self.members}
+
     @property
     def falls(self) -> bool:
         """Whether one row counts up where the other counts down."""
@@ -160,13 +164,13 @@ class _Enclosing:
         self._modules = tuple(map(pairs_by_module, self._paths))
 
     def __call__(self, link: _Link, side: int) -> bool:
-        ends, partners = (link.source, link.target), {ends[1 - side] for ends in link.members}
-        if len(partners) > 1:
-            return False
+        ends, (partner,) = (link.source, link.target), link.partners(side)
         path, held = ends[side][0], {*link.all}
         while path and held.issuperset(self._modules[side][path]):
             path = path[:-1]
-        around = (*ends[1 - side][0], *partners)
+        around = (*ends[1 - side][0], partner)
+        if held.issuperset(self._modules[1 - side][around]):
+            return True
         there = (self._paths[1 - side][at] for at in self._modules[side].get(path, ()))
         return bool(path) and all(inside(other, around) for other in there)
 
@@ -176,27 +180,49 @@ def _by_kind(links: Sequence[_Link], encloses: _Enclosing) -> dict[int, str]:
     number them in another way.
     """
     found: dict[int, str] = {}
+    for side in (0, 1):
+        merged = [link for link in links if _merges_list(link, side)]
+        alike = Counter(map(_row_and_kind, merged, repeat(side)))
+        for link in merged:
+            several = len(link.partners(side)) > 1
+            beside = alike[_row_and_kind(link, side)] > 1
+            if several or (beside and not encloses(link, side)):
+                found |= dict.fromkeys(link.all, _KIND_BY_KIND)
+        found |= _shared_lists(links, side)
     for link in links:
         ends = link.source, link.target
         lists = [rows.is_list(end) for rows, end in zip(link.rows, ends, strict=True)]
-        for side in (0, 1):
-            rich = link.rows[1 - side].is_rich(ends[1 - side])
-            if lists[side] and rich and link.merges[side] and not encloses(link, side):
-                found |= dict.fromkeys(link.all, _KIND_BY_KIND)
         if all(lists) and ends[0][1] != ends[1][1] and _varies(link) > 1:
             found |= dict.fromkeys(link.all, _KIND_BY_KIND)
-    for side in (0, 1):
-        found |= _shared_lists(links, side)
     return found
+
+
+def _row_and_kind(link: _Link, side: int) -> tuple[Family, Signature]:
+    """The row that a list on one side leads to, and what is in the list."""
+    return (link.source, link.target)[1 - side], link.pairs[link.all[0]].source.signature
+
+
+def _merges_list(link: _Link, side: int) -> bool:
+    """Whether several layers of a list, on one side, lead into one block of the other."""
+    ends = link.source, link.target
+    return (
+        link.merges[side]
+        and link.rows[side].is_list(ends[side])
+        and link.rows[1 - side].is_rich(ends[1 - side])
+    )
 
 
 def _varies(link: _Link) -> int:
     """The most places of one row's names in which numbers differ."""
     ends = (link.source, link.target)
     return max(
-        sum(len({*place}) > 1 for place in zip(*(numbering(m)[1] for m in rows.families[end])))
+        sum(len({*at}) > 1 for at in zip(*_numbers(rows, end), strict=True))
         for rows, end in zip(link.rows, ends, strict=True)
     )
+
+
+def _numbers(rows: _Rows, family: Family) -> list[tuple[int, ...]]:
+    return [numbering(member)[1] for member in rows.families[family]]
 
 
 def _shared_lists(links: Sequence[_Link], side: int) -> dict[int, str]:
@@ -309,5 +335,7 @@ def _numbered_twins(
     for (outputs, inputs), held in shapes.items():
         if len(held) == 2 and outputs != inputs and len(shapes.get((inputs, outputs), ())) == 1:
             yield from (
-                twins for twins in combinations(held, 2) if all(pairs[x].why == BY_NUMBER for x in twins)
+                twins
+                for twins in combinations(held, 2)
+                if all(pairs[x].why == BY_NUMBER for x in twins)
             )
