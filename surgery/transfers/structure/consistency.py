@@ -60,7 +60,7 @@ class _Modules:
 
     def __init__(self, paths: Sequence[Path], images: Sequence[Path]) -> None:
         self.paths = paths
-        self.members = _pairs_by_module(paths)
+        self.members = pairs_by_module(paths)
         self._images = images
         self._ends: dict[Path, tuple[list[int], list[int]]] = {}
 
@@ -85,7 +85,7 @@ class _Modules:
         return shared
 
 
-def _pairs_by_module(paths: Sequence[Path]) -> dict[Path, list[int]]:
+def pairs_by_module(paths: Sequence[Path]) -> dict[Path, list[int]]:
     found: dict[Path, list[int]] = defaultdict(list)
     for at, path in enumerate(paths):
         for depth in range(1, len(path)):
@@ -118,8 +118,8 @@ def _out_of_place(pairs: Sequence[LayerPair], orders: Orders) -> dict[int, str]:
     if not doubtful:
         return {}
     early = _before_blocks(orders.source), _before_blocks(orders.target)
-    ours = _pairs_by_module([pair.source.path for pair in pairs])
-    theirs = _pairs_by_module([pair.target.path for pair in pairs])
+    ours = pairs_by_module([pair.source.path for pair in pairs])
+    theirs = pairs_by_module([pair.target.path for pair in pairs])
     found = {}
     for at in doubtful:
         pair, here = pairs[at], _embeds(pairs[at].source.path)
@@ -225,11 +225,11 @@ def _shifted(
 
     The fifth block of one stage is not the first of another, whatever its shapes are.
     """
-    ours, theirs = _families(sources), _families(targets)
+    ours, theirs = families_of(sources), families_of(targets)
     links: dict[tuple[Family, Family], dict[tuple[str, str], list[int]]] = defaultdict(dict)
     matched: tuple[dict[Family, set[str]], ...] = (defaultdict(set), defaultdict(set))
     for at, pair in enumerate(pairs):
-        here, there = _places(pair.source.path, ours), _places(pair.target.path, theirs)
+        here, there = places_in(pair.source.path, ours), places_in(pair.target.path, theirs)
         for side, places in zip(matched, (here, there), strict=True):
             for family, member in places:
                 side[family].add(member)
@@ -259,7 +259,7 @@ def _one_row(members: Iterable[tuple[str, str]], ours: set[str], theirs: set[str
     )
 
 
-def _families(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
+def families_of(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
     """Numbered siblings and the rank of each, where there are two or more."""
     found: dict[Family, set[str]] = defaultdict(set)
     for layer in layers:
@@ -274,7 +274,7 @@ def _families(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
     }
 
 
-def _places(path: Path, families: Mapping[Family, object]) -> list[tuple[Family, str]]:
+def places_in(path: Path, families: Mapping[Family, object]) -> list[tuple[Family, str]]:
     found = ((path[:depth], numbering(segment)[0]) for depth, segment in enumerate(path))
     return [(key, segment) for key, segment in zip(found, path, strict=True) if key in families]
 

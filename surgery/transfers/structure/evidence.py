@@ -15,7 +15,7 @@ from surgery.transfers.structure.layers import Path
 from surgery.transfers.structure.ordering import before, chain, natural
 from surgery.transfers.structure.sequence import Anchors
 from surgery.transfers.structure.tree import inside
-from surgery.transfers.structure.words import concepts
+from surgery.transfers.structure.words import concepts, tokens
 
 Pairs = dict[Path, Path]
 
@@ -113,7 +113,12 @@ def _by_hints(
 
 def _same_path(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
     theirs = set(targets)
-    return {path: path for path in sources if path in theirs}
+    doubtful = _two_heads(sources) != _two_heads(targets)
+    return {
+        path: path
+        for path in sources
+        if path in theirs and not (doubtful and path and "head" in concepts(path[-1]))
+    }
 
 
 def _learned(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
@@ -155,6 +160,8 @@ def _around(source: Path, known: Known) -> Sequence[Path]:
 def _meaning(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
     """Words that one member of each side has and no other: ``shortcut`` against ``downsample``."""
     telling = _telling([*sources, *targets])
+    if _two_heads(sources) or _two_heads(targets):
+        telling = {path: words - {"head"} for path, words in telling.items()}
     speakers: dict[str, list[Path]] = defaultdict(list)
     for target in targets:
         for word in telling[target]:
@@ -174,6 +181,22 @@ def _telling(paths: Sequence[Path]) -> dict[Path, frozenset[str]]:
     spoken = {path: frozenset().union(*map(concepts, path)) for path in paths}
     common = frozenset.intersection(*spoken.values()) if spoken else frozenset()
     return {path: found - common for path, found in spoken.items()}
+
+
+#: Words for what a network puts out, beside those that make a head.
+_OUTPUTS = frozenset({"out", "output", "outputs", "last", "final", "logits", "prediction", "pred"})
+
+
+def _two_heads(paths: Sequence[Path]) -> bool:
+    """Whether a layer may be the head by its word, and one beside it by another: ``fc`` is the
+    head of many networks, and of those with an ``out`` it is a layer before it.
+    """
+    heads = {path[:-1] for path in paths if path and "head" in concepts(path[-1])}
+    return any(
+        path[:-1] in heads and not _OUTPUTS.isdisjoint(tokens(path[-1]))
+        for path in paths
+        if path and "head" not in concepts(path[-1])
+    )
 
 
 def _beside(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
@@ -294,10 +317,12 @@ Rule = Callable[[Sequence[Path], Sequence[Path], Known], Pairs]
 BY_HINT = "hint"
 #: What the reason says where it goes by the order in which code registers layers.
 AS_REGISTERED = "as registered"
+#: What it says where it goes by numbers, or by words of order, and by nothing else.
+BY_NUMBER = "order by name"
 _RULES: tuple[tuple[Rule, str], ...] = (
     (_same_path, "the same name in a pair of modules"),
     (_learned, "the same names as in other blocks"),
-    (_numbered, "order by name"),
+    (_numbered, BY_NUMBER),
     (_meaning, "words of one meaning"),
 )
 _LAST_RULES: tuple[tuple[Rule, str], ...] = (

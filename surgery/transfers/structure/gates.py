@@ -43,7 +43,30 @@ def packed(layers: Iterable[Layer]) -> frozenset[Path]:
     for path, shape in shapes.items() if wide else ():
         for depth in range(1, len(path)):
             beside[path[:depth]].append(shape)
-    return frozenset(path for path, shape in wide.items() if _gates(path, shape, beside))
+    gates = {path for path, shape in wide.items() if _gates(path, shape, beside)}
+    return frozenset(gates | _recurrent(shapes))
+
+
+#: Gates of torch's LSTM and GRU, the new state among them.
+_RECURRENT = (4, 3)
+
+
+def _recurrent(shapes: Mapping[Path, Shape]) -> set[Path]:
+    """Sibling matrices from the input and from the last state to all gates of a recurrent cell,
+    or of several layers of cells: (4n, c) beside (4n, n), and nothing beside them leads on from
+    4n. Gates come in any order.
+    """
+    beside: dict[Path, dict[Path, Shape]] = defaultdict(dict)
+    for path, shape in shapes.items():
+        beside[path[:-1]][path] = shape
+    found: set[Path] = set()
+    for held in beside.values():
+        for times in _RECURRENT if len(held) <= _BLOCK else ():
+            for rows in {rows for rows, inputs in held.values() if rows == times * inputs}:
+                cell = [path for path, shape in held.items() if shape[0] == rows]
+                if len(cell) % 2 == 0 and all(inputs != rows for _, inputs in held.values()):
+                    found.update(cell)
+    return found
 
 
 def _linear(layer: Layer) -> Shape:
@@ -51,7 +74,7 @@ def _linear(layer: Layer) -> Shape:
     if len(weights) != 1 or len(weights[0].spec.shape) != 2 or _embeds(layer.path):
         return ()
     shape = dict(layer.signature)["weight"]
-    return shape if len(shape) == 2 else ()
+    return shape if len(shape) == 2 else ()  # one output or input alone is no width
 
 
 def _embeds(path: Path) -> bool:

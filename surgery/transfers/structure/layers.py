@@ -169,7 +169,7 @@ def layers_of(specs: Iterable[TensorSpec]) -> list[Layer]:
         siblings[tuple(above)][leaf] = spec
     layers: dict[Path, list[Leaf]] = defaultdict(list)
     for path, leaves in siblings.items():
-        for leaf, spec in leaves.items():
+        for leaf, spec in sorted(leaves.items(), key=lambda item: (item[0] != "weight", item[0])):
             owner, role = _role(path, leaf, leaves)
             layers[owner].append(Leaf(role, spec))
     return [Layer(path, tuple(found)) for path, found in layers.items() if _has_values(found)]
@@ -270,5 +270,6 @@ def _orientation(
         return bool(own)
     for depth in range(len(layer.path) - 1, -1, -1):
         if kinds := below.get(layer.path[:depth]):
-            return next(iter(kinds)) if len(kinds) == 1 else None
+            # What blocks keep as (in, out) says nothing of a head outside of them.
+            return None if len(kinds) > 1 or (depth == 0 and True in kinds) else True in kinds
     return False

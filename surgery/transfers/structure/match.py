@@ -27,6 +27,7 @@ from surgery.transfers.structure.layers import (
     squeezed,
     with_orientation,
 )
+from surgery.transfers.structure.numbered import misnumbered
 from surgery.transfers.structure.pairing import LayerPair, Open, Orders, Pairing, pair_layers
 from surgery.transfers.structure.resized import Resized, resized_of
 from surgery.transfers.structure.rows import (
@@ -252,6 +253,7 @@ def _consistent(
 ) -> Pairing:
     """Pairs that others speak against are open again."""
     wrong = contradicted(pairing.pairs, ours, theirs, orders)
+    wrong |= misnumbered(pairing.pairs, ours, theirs)
     told = {at for at in wrong if pairing.pairs[at].why.startswith(BY_HINT)}
     wrong = {at: why for at, why in wrong.items() if at not in told}  # a person knows better
     again = [

@@ -88,13 +88,22 @@ def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
     said = " and ".join(
         str(x or f"{n} says nothing") for x, n in zip((ours, theirs), names, strict=True)
     )
-    raise LayoutUnknown(f"{said}: {_DOUBT[source.packed or _gates(ours) or _gates(theirs)]}")
+    gated = source.packed or target.packed or _gates(ours) or _gates(theirs)
+    raise LayoutUnknown(f"{said}: {_DOUBT[gated]}")
 
 
 _DOUBT = {
     False: "rows of q, k and v may be interleaved per head",
-    True: "either of gate and up may come first",
+    True: "gates, and what they gate, may come in any order",
 }
+
+#: torch's own words for the two matrices of a recurrent cell, whatever follows them.
+_OF_CELLS = frozenset({"ih", "hh"})
+
+
+def _plain(segment: str) -> str:
+    """``ih_l0`` of a network is ``ih`` of a cell."""
+    return next((word for word in tokens(segment) if word in _OF_CELLS), segment)
 
 
 def _gates(found: Fused | None) -> bool:
@@ -104,7 +113,7 @@ def _gates(found: Fused | None) -> bool:
 def _fused_leaf(layer: Layer, leaf: Leaf) -> Fused | None:
     found = None if len(leaf.part) == 1 else fused(leaf.spec.name)
     if found is None and layer.packed and not leaf.part:
-        return Fused(layer.path[-1], "")
+        return Fused(_plain(layer.path[-1]), "")
     # An input projection of three times its inputs is torch's fused attention, others are not.
     if found and found.word.endswith("in_proj") and not _even(layer, found.order):
         return None

@@ -11,6 +11,7 @@ from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.structure.hints import layout_text
 from surgery.transfers.structure.layers import Layer, Leaf, rows_of
 from surgery.transfers.structure.rows import LayoutUnknown, apart, in_words, same_rows
+from surgery.transfers.structure.words import gate_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _pieces(
         raise LayoutUnknown(
             f"which rows are {in_words(parts)} cannot be told from the names{_DOUBT[parts[:1]]}"
         )
-    if not _holds(source, leaf):
+    if not _holds(source, leaf) or not _under_one_word((leaf, *found)):
         raise LayoutUnknown(f"{leaf.spec.name} and its sources are not named alike")
     for fused in (leaf, *found):
         apart(fused)
@@ -116,6 +117,13 @@ _DOUBT = defaultdict(lambda: ": they may be interleaved per head", {"g": "", "u"
 def _holds(source: Layer, leaf: Leaf) -> bool:
     """Whether the source has the leaf's parts; of biases some may be missing, and are zero."""
     return {*leaf.part} <= {part for other in source.of_role("weight") for part in other.part}
+
+
+def _under_one_word(leaves: Sequence[Leaf]) -> bool:
+    """Whether parts that are known by their numbers alone (``w12``) are numbers of one word."""
+    numbered = [leaf.spec.name.split(".") for leaf in leaves if leaf.part.isdigit()]
+    words = (next(filter(None, map(gate_part, reversed(name))), ("", "")) for name in numbered)
+    return len({word for _, word in words}) < 2
 
 
 def _whole(source: Layer, leaf: Leaf) -> Piece:
