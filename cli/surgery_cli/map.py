@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     "map",
     epilog="""\b
 Examples:
-  surgery map hf_vit.safetensors vit_base_patch16_224 > vit.map
-  surgery transfer hf_vit.safetensors vit_base_patch16_224 --map vit.map
+  surgery map hf_vit/ vit_base_patch16_224 > vit.map
+  surgery transfer hf_vit/ vit_base_patch16_224 --map vit.map
   surgery map old.pth timm:resnet50 --hint 'conv3 = reduce' -o renames.txt
 """,
 )

@@ -45,7 +45,7 @@ Examples:
   surgery transfer old.pt timm:resnet50 --num-classes 10 -o new.safetensors
   surgery transfer last.ckpt models.py:make_net --arg width=64 --num-classes 5
   surgery transfer run.pth.tar timm:convnext_tiny --key state_dict_ema
-  surgery transfer hf_vit.safetensors vit_base_patch16_224 --match structure
+  surgery transfer hf_vit/ vit_base_patch16_224 --match structure
   surgery transfer old.safetensors like:new.safetensors --map renames.txt --strict
   surgery transfer old.pth timm:vgg16_bn --source-arch torchvision:vgg16_bn --verify
   surgery transfer big.index.json timm:vit_huge_patch14_224 --max-shard-size 1GB

@@ -419,3 +419,18 @@ def test_an_architecture_that_shares_nothing_with_the_file_is_refused(tmp_path):
     fused, _ = (find_architecture(f"{tmp_path}/factory.py:{n}") for n in ("Fused", "Split"))
     with pytest.raises(SurgeryError, match="not one tensor has a name and a shape of it"):
         plan_file_transfer(old, fused, match="structure", source_architecture=fused)
+
+
+class Untied(NewTied):
+    """Embedding and output matrix apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lm_out = nn.Linear(4, 11)
+
+
+def test_one_tensor_of_two_names_feeds_two_tensors():
+    source, target = randomise(OldTied(), 1), randomise(Untied(), 2)
+    surgery.transfer(source.state_dict(), target, match="structure", strict=True)
+    for tensor in (target.tok.weight, target.lm_out.weight):
+        assert torch.equal(tensor, source.decoder.weight)

@@ -100,7 +100,7 @@ def match_structure(
     """
     read = read_hints(hints).of_layers(_names(source.specs), _names(target.tensors))
     sides = (
-        _layers(source.specs, source.ties, source_model),
+        _layers(source.specs, _ties_of_both(source, target), source_model),
         _layers(target.tensors, target.ties, target),
     )
     widths = any(map(bias_alone, sides))
@@ -154,6 +154,15 @@ def _layers(
     layers = layers_of(_once(tuple(specs), ties))
     types = {module.path: module.types for module in model.modules} if model else {}
     return with_orientation(layers, {unwrap_name(path): found for path, found in types.items()})
+
+
+def _ties_of_both(source: SourceNames, target: ModelSpec) -> list[tuple[str, ...]]:
+    """The source's ties that the target may have too. Where it has none of their shape, each name
+    stands for itself: two tensors of the target may be given the values of one.
+    """
+    by_name = {spec.name: spec for spec in source.specs}
+    tied = {squeezed(target.by_name[name].shape) for names in target.ties for name in names}
+    return [names for names in source.ties if squeezed(by_name[names[0]].shape) in tied]
 
 
 def _once(specs: Sequence[TensorSpec], ties: Iterable[tuple[str, ...]]) -> Iterator[TensorSpec]:
