@@ -299,7 +299,8 @@ class _Decision:
         if match is None or _uncastable(self.sources[match.source].spec, tensor):
             return ""
         source, via = self.sources[match.source].spec, (*self.via(match), *more)
-        return self.choice.fitting(match.source, source, tensor, via)
+        # The adapter looks at the name that was matched: a tied head is a vocabulary, too.
+        return self.choice.fitting(match.source, source, self.target.by_name[name], via)
 
     def tied(self, tensor: TensorSpec) -> tuple[Match, str] | None:
         """The first match among the tensor's names that fits, looked for once: all its names

@@ -434,3 +434,16 @@ def test_one_tensor_of_two_names_feeds_two_tensors():
     surgery.transfer(source.state_dict(), target, match="structure", strict=True)
     for tensor in (target.tok.weight, target.lm_out.weight):
         assert torch.equal(tensor, source.decoder.weight)
+
+
+def test_a_tied_embedding_is_adapted_under_all_its_names():
+    class Longer(NewTied):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tok, self.lm_out = nn.Embedding(13, 4), nn.Linear(4, 13)
+            self.lm_out.weight = self.tok.weight
+
+    source, target = randomise(OldTied(), 1), randomise(Longer(), 2)
+    outcome = surgery.transfer(source, target, match="structure", on_mismatch="adapt")
+    assert {"tok.weight", "lm_out.weight"} <= {*outcome.adapted}
+    assert torch.equal(target.lm_out.weight[:11], source.decoder.weight)
