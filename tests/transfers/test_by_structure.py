@@ -447,3 +447,21 @@ def test_a_tied_embedding_is_adapted_under_all_its_names():
     outcome = surgery.transfer(source, target, match="structure", on_mismatch="adapt")
     assert {"tok.weight", "lm_out.weight"} <= {*outcome.adapted}
     assert torch.equal(target.lm_out.weight[:11], source.decoder.weight)
+
+
+class OpenBlocks(nn.Module):
+    """Blocks of two layers that nothing tells apart, and one that says which block it is in."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, 4)
+        self.blocks = nn.ModuleList(Open(*names) for _ in range(3))
+
+
+@pytest.mark.parametrize("hint", ["apple = river", "blocks.1.apple = blocks.1.river"])
+def test_a_hint_for_one_block_is_one_for_all_alike(hint):
+    source, target = randomise(OpenBlocks(*OLD), 1), OpenBlocks(*NEW)
+    surgery.transfer(source, target, match="structure", hints=hint, strict=True)
+    for one, other in zip(source.blocks, target.blocks, strict=True):
+        assert torch.equal(other.river.weight, one.apple.weight)
+        assert torch.equal(other.stone.weight, one.pear.weight)
