@@ -46,8 +46,9 @@ class _Rows:
         layers = list(layers)
         self.families = families_of(layers)
         self.members: dict[Family, dict[str, list[Layer]]] = defaultdict(lambda: defaultdict(list))
+        self.places = {layer.path: places_in(layer.path, self.families) for layer in layers}
         for layer in layers:
-            for family, member in places_in(layer.path, self.families):
+            for family, member in self.places[layer.path]:
                 self.members[family][member].append(layer)
         held = {family: list(found.values()) for family, found in self.members.items()}
         kinds = {family: _kinds(found) for family, found in held.items()}
@@ -129,8 +130,8 @@ class _Link:
 def _links(pairs: Sequence[LayerPair], ours: _Rows, theirs: _Rows) -> list[_Link]:
     found: dict[tuple[Family, Family], dict[tuple[str, str], list[int]]] = defaultdict(dict)
     for at, pair in enumerate(pairs):
-        there = places_in(pair.target.path, theirs.families)
-        for family, member in places_in(pair.source.path, ours.families):
+        there = theirs.places[pair.target.path]
+        for family, member in ours.places[pair.source.path]:
             for other, partner in there:
                 found[family, other].setdefault((member, partner), []).append(at)
     return [_Link(*key, (ours, theirs), pairs, members) for key, members in found.items()]
