@@ -6,7 +6,8 @@ Read from the outside in: :mod:`~surgery.transfers.structure.layers`,
 :mod:`~surgery.transfers.structure.pairing` (layers to pairs, module by module),
 :mod:`~surgery.transfers.structure.evidence`, :mod:`~surgery.transfers.structure.sequence` and
 :mod:`~surgery.transfers.structure.words` (what tells layers of one shape apart),
-:mod:`~surgery.transfers.structure.consistency` (pairs that others speak against),
+:mod:`~surgery.transfers.structure.consistency` and
+:mod:`~surgery.transfers.structure.numbered` (pairs that others speak against),
 :mod:`~surgery.transfers.structure.rows` and :mod:`~surgery.transfers.structure.steps` (pairs to
 operations, where the order of rows is known), :mod:`~surgery.transfers.structure.resized` (what is
 left over in another size) and :mod:`~surgery.transfers.structure.match` (all of it).

@@ -18,7 +18,7 @@ from surgery.transfers.structure.consistency import Family, families_of, pairs_b
 from surgery.transfers.structure.evidence import BY_NUMBER
 from surgery.transfers.structure.layers import Layer, Path, Signature
 from surgery.transfers.structure.pairing import LayerPair
-from surgery.transfers.structure.tree import inside
+from surgery.transfers.structure.tree import block_of, inside
 from surgery.transfers.structure.words import numbering, tokens
 
 
@@ -46,18 +46,20 @@ class _Rows:
         layers = list(layers)
         self.families = families_of(layers)
         self.members: dict[Family, dict[str, list[Layer]]] = defaultdict(lambda: defaultdict(list))
+        self.places = {layer.path: places_in(layer.path, self.families) for layer in layers}
         for layer in layers:
-            for family, member in places_in(layer.path, self.families):
+            for family, member in self.places[layer.path]:
                 self.members[family][member].append(layer)
-
-    def is_list(self, family: Family) -> bool:
-        """Whether it holds layers of one shape and nothing else, one at each number."""
-        held = list(self.members[family].values())
-        return all(len(layers) == 1 for layers in held) and len(_kinds(held)) == 1
-
-    def is_rich(self, family: Family) -> bool:
-        """Whether it holds layers of several shapes."""
-        return len(_kinds(self.members[family].values())) > 1
+        held = {family: list(found.values()) for family, found in self.members.items()}
+        kinds = {family: _kinds(found) for family, found in held.items()}
+        #: Those that hold layers of several shapes.
+        self.rich = {family for family, found in kinds.items() if len(found) > 1}
+        #: Those that hold layers of one shape and nothing else, one at each number.
+        self.lists = {
+            family
+            for family, found in held.items()
+            if family not in self.rich and all(len(layers) == 1 for layers in found)
+        }
 
 
 def _kinds(held: Iterable[Sequence[Layer]]) -> set[Signature]:
@@ -91,7 +93,7 @@ class _Link:
         """Whether two or more members of either row lead to as many of the other."""
         return len(self.members) > 1 and self._sizes == (len(self.members),) * 2
 
-    @property
+    @cached_property
     def _sizes(self) -> tuple[int, int]:
         return len({one for one, _ in self.members}), len({other for _, other in self.members})
 
@@ -128,8 +130,8 @@ class _Link:
 def _links(pairs: Sequence[LayerPair], ours: _Rows, theirs: _Rows) -> list[_Link]:
     found: dict[tuple[Family, Family], dict[tuple[str, str], list[int]]] = defaultdict(dict)
     for at, pair in enumerate(pairs):
-        there = places_in(pair.target.path, theirs.families)
-        for family, member in places_in(pair.source.path, ours.families):
+        there = theirs.places[pair.target.path]
+        for family, member in ours.places[pair.source.path]:
             for other, partner in there:
                 found[family, other].setdefault((member, partner), []).append(at)
     return [_Link(*key, (ours, theirs), pairs, members) for key, members in found.items()]
@@ -191,7 +193,7 @@ def _by_kind(links: Sequence[_Link], encloses: _Enclosing) -> dict[int, str]:
         found |= _shared_lists(links, side)
     for link in links:
         ends = link.source, link.target
-        lists = [rows.is_list(end) for rows, end in zip(link.rows, ends, strict=True)]
+        lists = [end in rows.lists for rows, end in zip(link.rows, ends, strict=True)]
         if all(lists) and ends[0][1] != ends[1][1] and _varies(link) > 1:
             found |= dict.fromkeys(link.all, _KIND_BY_KIND)
     return found
@@ -207,8 +209,8 @@ def _merges_list(link: _Link, side: int) -> bool:
     ends = link.source, link.target
     return (
         link.merges[side]
-        and link.rows[side].is_list(ends[side])
-        and link.rows[1 - side].is_rich(ends[1 - side])
+        and ends[side] in link.rows[side].lists
+        and ends[1 - side] in link.rows[1 - side].rich
     )
 
 
@@ -232,7 +234,7 @@ def _shared_lists(links: Sequence[_Link], side: int) -> dict[int, str]:
     parts: dict[Family, list[_Link]] = defaultdict(list)
     for link in links:
         end, other = (link.source, link.target) if side == 0 else (link.target, link.source)
-        if link.rows[side].is_list(end) and len(link.members) > 1:
+        if end in link.rows[side].lists and len(link.members) > 1:
             size = len(link.rows[1 - side].families[other])
             if size < len(link.rows[side].families[end]) and size == len(link.members):
                 parts[end].append(link)
@@ -240,7 +242,7 @@ def _shared_lists(links: Sequence[_Link], side: int) -> dict[int, str]:
     for shared in parts.values():
         ends = [link.target if side == 0 else link.source for link in shared]
         if len(shared) > 1 and not all(
-            _stages(one, other) and link.rows[1 - side].is_rich(one)
+            _stages(one, other) and one in link.rows[1 - side].rich
             for link, one, other in zip(shared, ends, ends[1:] + ends[:1], strict=True)
         ):
             found |= {at: _KIND_BY_KIND for link in shared for at in link.all}
@@ -255,16 +257,23 @@ def _stages(one: Family, other: Family) -> bool:
 
 def _counted_back(links: Sequence[_Link]) -> dict[int, str]:
     """Rows paired by their numbers beside rows of one length whose shapes pair them backwards."""
-    back = [x for x in links if x.is_one_to_one and x.told_by_shapes and x.falls]
+    back: dict[object, list[_Link]] = defaultdict(list)
+    for link in links:
+        if link.is_one_to_one and link.falls and link.told_by_shapes:
+            back[_block_and_length(link)].append(link)
     found: dict[int, str] = {}
     for link in links if back else ():
         if not link.is_one_to_one or link.told_by_shapes or link.falls:
             continue
-        for other in back:
-            if len(other.members) == len(link.members) and _near(link, other):
-                reason = "numbers beside it run backwards on one side, by their shapes"
-                found |= dict.fromkeys(link.all, reason)
+        if any(_near(link, other) for other in back.get(_block_and_length(link), ())):
+            reason = "numbers beside it run backwards on one side, by their shapes"
+            found |= dict.fromkeys(link.all, reason)
     return found
+
+
+def _block_and_length(link: _Link) -> tuple[Path | int, ...]:
+    ends = (block_of((*path, "")) for path, _ in (link.source, link.target))
+    return (*ends, len(link.members))
 
 
 def _near(one: _Link, other: _Link) -> bool:
@@ -287,11 +296,10 @@ def _climbing(links: Sequence[_Link]) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for link in links:
-        if not link.is_whole or link.told_by_shapes:
-            continue
         words = [_words(family) for family in (link.source, link.target)]
-        up = not _UP.isdisjoint(words[0] | words[1])
-        if up and words[0] != words[1] and _over_pictures(link):
+        if words[0] == words[1] or _UP.isdisjoint(words[0] | words[1]):
+            continue
+        if link.is_whole and not link.told_by_shapes and _over_pictures(link):
             reason = "levels of the way up may be numbered from either end"
             found |= dict.fromkeys(link.all, reason)
     return found
