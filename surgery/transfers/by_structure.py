@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.names import Match, Matches, SourceNames
-from surgery.transfers.operations import Operation
+from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.structure import (
     Resized,
     StructureMatch,
@@ -103,23 +103,28 @@ def _weights(sources: Mapping[str, TensorSpec], ties: Iterable[tuple[str, ...]])
     for new, spec in sources.items():
         new_names.setdefault(spec.name, []).append(new)
     tied = (tuple(new for old in names for new in new_names.get(old, ())) for names in ties)
-    specs = (replace(spec, name=new) for new, spec in sources.items() if not is_index(new))
+    specs = (
+        spec if spec.name == new else replace(spec, name=new)
+        for new, spec in sources.items()
+        if not is_index(new)
+    )
     return SourceNames(tuple(specs), tuple(names for names in tied if len(names) > 1))
 
 
 def _match(step: StructureStep, sources: Mapping[str, TensorSpec]) -> Match:
-    operation = step.operation
-    pieces = tuple(
-        replace(piece, source=piece.source and sources[piece.source.name])
-        for piece in operation.pieces
-    )
-    plain = operation.name(step.target.shape) == "copy"
-    return Match(
-        step.target.name,
-        operation.sources[0].name,
-        operation=None if plain else Operation(pieces, operation.transposed),
-        evidence=step.evidence,
-    )
+    operation, target = step.operation, step.target
+    first = operation.sources[0].name
+    if operation.is_copy(target.shape):
+        return Match(target.name, first, evidence=step.evidence)
+    made = Operation(tuple(_as_in_file(p, sources) for p in operation.pieces), operation.transposed)
+    return Match(target.name, first, operation=made, evidence=step.evidence)
+
+
+def _as_in_file(piece: Piece, sources: Mapping[str, TensorSpec]) -> Piece:
+    """The piece of the source under the name that it has there."""
+    if piece.source is None or sources[piece.source.name] is piece.source:
+        return piece
+    return replace(piece, source=sources[piece.source.name])
 
 
 def _integers(sources: Mapping[str, TensorSpec], target: ModelSpec) -> Iterator[Match]:

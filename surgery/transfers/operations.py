@@ -60,7 +60,19 @@ class Operation:
 
     @property
     def sources(self) -> tuple[TensorSpec, ...]:
+        if len(self.pieces) == 1 and self.pieces[0].source:
+            return (self.pieces[0].source,)
         return tuple(dict.fromkeys(piece.source for piece in self.pieces if piece.source))
+
+    def is_copy(self, target: Shape) -> bool:
+        """Whether the target is one source as it is."""
+        if self.transposed or len(self.pieces) > 1:
+            return False
+        (piece,) = self.pieces
+        source = piece.source
+        return (
+            source is not None and source.shape == target and piece.whole and not piece.transposed
+        )
 
     def name(self, target: Shape) -> str:
         """The operation in words: ``copy``, ``reshape``, ``transpose``, ``concatenate rows``,

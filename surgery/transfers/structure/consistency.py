@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from surgery.transfers.structure.layers import Layer, Path
-from surgery.transfers.structure.ordering import natural
 from surgery.transfers.structure.pairing import LayerPair, Orders
 from surgery.transfers.structure.sequence import Sequences
+from surgery.transfers.structure.siblings import Family, RowPairs
 from surgery.transfers.structure.tree import block_of, inside
-from surgery.transfers.structure.words import compare, concepts, numbering, tokens
+from surgery.transfers.structure.words import compare, concepts, tokens
 
 
 def contradicted(
@@ -24,14 +24,16 @@ def contradicted(
     sources: Sequence[Layer],
     targets: Sequence[Layer],
     orders: Orders,
+    rows: RowPairs,
 ) -> dict[int, str]:
     """Pairs, by their place in ``pairs``, that others speak against, each with the reason.
 
-    ``sources`` and ``targets`` are all layers of both sides, those without a pair included.
+    ``sources`` and ``targets`` are all layers of both sides, those without a pair included, and
+    ``rows`` their numbered siblings.
     """
     return {
         **_torn(pairs),
-        **_shifted(pairs, sources, targets),
+        **_shifted(pairs, rows),
         **_out_of_place(pairs, orders),
         **_crossed(pairs),
         **_mixed(pairs, sources, targets),
@@ -214,36 +216,24 @@ def _mixed(
     return found
 
 
-#: Numbered siblings: the module that holds them, and their name with its number left open.
-Family = tuple[Path, str]
-
-
-def _shifted(
-    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
-) -> dict[int, str]:
+def _shifted(pairs: Sequence[LayerPair], rows: RowPairs) -> dict[int, str]:
     """Pairs of numbered siblings that stand in different places of rows of different length.
 
     The fifth block of one stage is not the first of another, whatever its shapes are.
     """
-    ours, theirs = families_of(sources), families_of(targets)
-    links: dict[tuple[Family, Family], dict[tuple[str, str], list[int]]] = defaultdict(dict)
     matched: tuple[dict[Family, set[str]], ...] = (defaultdict(set), defaultdict(set))
-    for at, pair in enumerate(pairs):
-        here, there = places_in(pair.source.path, ours), places_in(pair.target.path, theirs)
-        for side, places in zip(matched, (here, there), strict=True):
-            for family, member in places:
+    for pair in pairs:
+        places = rows.ours.places[pair.source.path], rows.theirs.places[pair.target.path]
+        for side, found_there in zip(matched, places, strict=True):
+            for family, member in found_there:
                 side[family].add(member)
-        for family, member in here:
-            for other, partner in there:
-                links[family, other].setdefault((member, partner), []).append(at)
     found: dict[int, str] = {}
-    for (family, other), members in links.items():
+    for (family, other), members in rows.members.items():
         sides = matched[0][family], matched[1][other]
-        if _one_row(members, *sides) and (len(sides[0]), len(sides[1])) != (
-            len(ours[family]),
-            len(theirs[other]),
-        ):
-            found |= _misplaced(ours[family], theirs[other], members)
+        ranks = rows.ours.families[family], rows.theirs.families[other]
+        lengths = [len(ranks[0]), len(ranks[1])]
+        if _one_row(members, *sides) and [len(side) for side in sides] != lengths:
+            found |= _misplaced(*ranks, members)
     return found
 
 
@@ -257,26 +247,6 @@ def _one_row(members: Iterable[tuple[str, str]], ours: set[str], theirs: set[str
         and sources == ours
         and targets == theirs
     )
-
-
-def families_of(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:
-    """Numbered siblings and the rank of each, where there are two or more."""
-    found: dict[Family, set[str]] = defaultdict(set)
-    for layer in layers:
-        for depth, segment in enumerate(layer.path):
-            template, numbers = numbering(segment)
-            if numbers:
-                found[layer.path[:depth], template].add(segment)
-    return {
-        family: {m: rank for rank, m in enumerate(sorted(members, key=lambda m: natural((m,))))}
-        for family, members in found.items()
-        if len(members) > 1
-    }
-
-
-def places_in(path: Path, families: Mapping[Family, object]) -> list[tuple[Family, str]]:
-    found = ((path[:depth], numbering(segment)[0]) for depth, segment in enumerate(path))
-    return [(key, segment) for key, segment in zip(found, path, strict=True) if key in families]
 
 
 def _misplaced(

@@ -64,8 +64,15 @@ class Layer:
         names = {leaf.spec.name.rpartition(".")[2] for leaf in self.leaves}
         return len(self.leaves) == 1 and names == {*self.path[-1:]}
 
-    def of_role(self, role: str) -> list[Leaf]:
-        return [leaf for leaf in self.leaves if leaf.role == role]
+    def of_role(self, role: str) -> Sequence[Leaf]:
+        return self._by_role.get(role, ())
+
+    @cached_property
+    def _by_role(self) -> Mapping[str, list[Leaf]]:
+        found: dict[str, list[Leaf]] = {}
+        for leaf in self.leaves:
+            found.setdefault(leaf.role, []).append(leaf)
+        return found
 
     @cached_property
     def signature(self) -> Signature:

@@ -39,6 +39,7 @@ from surgery.transfers.structure.rows import (
     words_of,
 )
 from surgery.transfers.structure.sequence import Sequences
+from surgery.transfers.structure.siblings import row_pairs
 from surgery.transfers.structure.steps import StructureStep, steps_of
 from surgery.transfers.structure.words import concepts
 from surgery.wrappers import unwrap_name, unwrap_names
@@ -261,8 +262,9 @@ def _consistent(
     pairing: Pairing, ours: Sequence[Layer], theirs: Sequence[Layer], orders: Orders
 ) -> Pairing:
     """Pairs that others speak against are open again."""
-    wrong = contradicted(pairing.pairs, ours, theirs, orders)
-    wrong |= misnumbered(pairing.pairs, ours, theirs)
+    rows = row_pairs(pairing.pairs, ours, theirs)
+    wrong = contradicted(pairing.pairs, ours, theirs, orders, rows)
+    wrong |= misnumbered(pairing.pairs, rows)
     told = {at for at in wrong if pairing.pairs[at].why.startswith(BY_HINT)}
     wrong = {at: why for at, why in wrong.items() if at not in told}  # a person knows better
     again = [

@@ -14,22 +14,22 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, repeat
 
-from surgery.transfers.structure.consistency import Family, families_of, pairs_by_module, places_in
+from surgery.transfers.structure.consistency import pairs_by_module
 from surgery.transfers.structure.evidence import BY_NUMBER
 from surgery.transfers.structure.layers import Layer, Path, Signature
 from surgery.transfers.structure.pairing import LayerPair
+from surgery.transfers.structure.siblings import Family, RowPairs, Siblings
 from surgery.transfers.structure.tree import block_of, inside
 from surgery.transfers.structure.words import numbering, tokens
 
 
-def misnumbered(
-    pairs: Sequence[LayerPair], sources: Sequence[Layer], targets: Sequence[Layer]
-) -> dict[int, str]:
+def misnumbered(pairs: Sequence[LayerPair], rows: RowPairs) -> dict[int, str]:
     """Pairs, by their place in ``pairs``, whose numbers count other things, each with the reason.
 
-    ``sources`` and ``targets`` are all layers of both sides, those without a pair included.
+    ``rows`` are the numbered siblings of all layers, those without a pair included.
     """
-    links = _links(pairs, _Rows(sources), _Rows(targets))
+    sides = _Rows(rows.ours), _Rows(rows.theirs)
+    links = [_Link(*key, sides, pairs, members) for key, members in rows.members.items()]
     return {
         **_side_by_side(pairs),
         **_counted_back(links),
@@ -42,13 +42,11 @@ def misnumbered(
 class _Rows:
     """Numbered siblings of one side, and the layers in each."""
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
-        layers = list(layers)
-        self.families = families_of(layers)
+    def __init__(self, siblings: Siblings) -> None:
+        self.families = siblings.families
         self.members: dict[Family, dict[str, list[Layer]]] = defaultdict(lambda: defaultdict(list))
-        self.places = {layer.path: places_in(layer.path, self.families) for layer in layers}
-        for layer in layers:
-            for family, member in self.places[layer.path]:
+        for layer in siblings.layers:
+            for family, member in siblings.places[layer.path]:
                 self.members[family][member].append(layer)
         held = {family: list(found.values()) for family, found in self.members.items()}
         kinds = {family: _kinds(found) for family, found in held.items()}
@@ -125,16 +123,6 @@ class _Link:
             for found in self.members.values()
         ]
         return len({*held}) == len(held)
-
-
-def _links(pairs: Sequence[LayerPair], ours: _Rows, theirs: _Rows) -> list[_Link]:
-    found: dict[tuple[Family, Family], dict[tuple[str, str], list[int]]] = defaultdict(dict)
-    for at, pair in enumerate(pairs):
-        there = theirs.places[pair.target.path]
-        for family, member in ours.places[pair.source.path]:
-            for other, partner in there:
-                found[family, other].setdefault((member, partner), []).append(at)
-    return [_Link(*key, (ours, theirs), pairs, members) for key, members in found.items()]
 
 
 def _beside_their_blocks(links: Sequence[_Link]) -> dict[int, str]:
