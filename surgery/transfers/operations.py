@@ -91,6 +91,8 @@ class Operation:
 
     def fits(self, target: Shape) -> bool:
         """Whether the pieces fill the target: its rows, and in each row its length."""
+        if self.is_copy(target):
+            return True
         wanted = tuple(reversed(target)) if self.transposed else target
         per_row = math.prod(wanted[1:])
         if not wanted:

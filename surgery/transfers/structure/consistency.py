@@ -50,8 +50,8 @@ def _torn(pairs: Sequence[LayerPair]) -> dict[int, str]:
     for at, pair in enumerate(held):
         near, far = ours.smallest(at), theirs.smallest(at)
         if near and far:
-            there, here = ours.images(near, at), theirs.images(far, at)
-            if _apart(there, far) and _apart(here, near):
+            there = ours.images(near, at)
+            if _apart(there, far) and _apart(here := theirs.images(far, at), near):
                 one, two = f"{_name(near)} is {_name(there)}", f"{_name(far)} is {_name(here)}"
                 found[pair] = f"{one} and {two}, by what is beside it"
     return found

@@ -7,10 +7,11 @@ q, k and v of one attention are one layer, fused or split. A parameter that stan
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from surgery.errors import SurgeryError
 from surgery.specs import TensorSpec
@@ -61,23 +62,17 @@ class Layer:
     @property
     def stands_alone(self) -> bool:
         """Whether it is a parameter under its own name, which implementations keep anywhere."""
-        names = {leaf.spec.name.rpartition(".")[2] for leaf in self.leaves}
-        return len(self.leaves) == 1 and names == {*self.path[-1:]}
+        if len(self.leaves) > 1:
+            return False
+        return self.leaves[0].spec.name.rpartition(".")[2] == (self.path or ("",))[-1]
 
-    def of_role(self, role: str) -> Sequence[Leaf]:
-        return self._by_role.get(role, ())
-
-    @cached_property
-    def _by_role(self) -> Mapping[str, list[Leaf]]:
-        found: dict[str, list[Leaf]] = {}
-        for leaf in self.leaves:
-            found.setdefault(leaf.role, []).append(leaf)
-        return found
+    def of_role(self, role: str) -> list[Leaf]:
+        return [leaf for leaf in self.leaves if leaf.role == role]
 
     @cached_property
     def signature(self) -> Signature:
-        roles = sorted({leaf.role for leaf in self.leaves} - {"batches"})
-        return tuple((role, self._shape(role)) for role in roles)
+        leaves = tuple([(leaf.role, leaf.spec.shape, leaf.part) for leaf in self.leaves])
+        return _signature(leaves, bool(self.transposed), self.flat)
 
     @property
     def is_matrix(self) -> bool:
@@ -102,36 +97,44 @@ class Layer:
             return ()
         return (shapes[0][0], *shapes[0][2:])
 
-    def _shape(self, role: str) -> Shape:
-        leaves = self.of_role(role)
-        shapes = [squeezed(leaf.spec.shape) for leaf in leaves]
-        if role == "weight" and self.transposed:
-            shapes = [tuple(reversed(shape)) for shape in shapes]
-        if role == "weight" and self.flat:
-            shapes = [
-                (shape[0], leaf.spec.numel // shape[0])
-                for shape, leaf in zip(shapes, leaves, strict=True)
-            ]
-        if role == "bias" and any(leaf.part for leaf in leaves):
-            # A bias for q and v alone is a whole one whose k third is zero.
-            return (self._rows("weight"),)
-        if len(shapes) == 1:
-            return shapes[0]
-        inputs = dict.fromkeys(shape[1:] for shape in shapes)
-        return (
-            sum((*shape, 1)[0] for shape in shapes),
-            *(size for shape in inputs for size in shape),
-        )
 
-    def _rows(self, role: str) -> int:
-        return sum(rows_of(leaf, bool(self.transposed)) for leaf in self.of_role(role))
+@lru_cache(maxsize=4096)
+def _signature(
+    leaves: tuple[tuple[str, Shape, str], ...], transposed: bool, flat: bool
+) -> Signature:
+    """Of (role, shape, part) of the leaves; blocks that are repeated have it once."""
+    roles = sorted({role for role, *_ in leaves} - {"batches"})
+    return tuple((role, _shape(role, leaves, transposed, flat)) for role in roles)
+
+
+def _shape(
+    role: str, leaves: Sequence[tuple[str, Shape, str]], transposed: bool, flat: bool
+) -> Shape:
+    whole = [shape for own, shape, _ in leaves if own == role]
+    shapes = [squeezed(shape) for shape in whole]
+    if role == "weight" and transposed:
+        shapes = [tuple(reversed(shape)) for shape in shapes]
+    if role == "weight" and flat:
+        shapes = [(s[0], math.prod(shape) // s[0]) for s, shape in zip(shapes, whole, strict=True)]
+    if role == "bias" and any(part for own, _, part in leaves if own == role):
+        # A bias for q and v alone is a whole one whose k third is zero.
+        return (sum(_outputs("weight", s, transposed) for own, s, _ in leaves if own == "weight"),)
+    if len(shapes) == 1:
+        return shapes[0]
+    inputs = dict.fromkeys(shape[1:] for shape in shapes)
+    return (
+        sum((*shape, 1)[0] for shape in shapes),
+        *(size for shape in inputs for size in shape),
+    )
 
 
 def rows_of(leaf: Leaf, transposed: bool) -> int:
     """Outputs of a leaf: its first axis, or its last where it is stored (in, out)."""
-    if transposed and leaf.role == "weight" and len(leaf.spec.shape) == 2:
-        return leaf.spec.shape[1]
-    return leaf.spec.shape[0]
+    return _outputs(leaf.role, leaf.spec.shape, transposed)
+
+
+def _outputs(role: str, shape: Shape, transposed: bool) -> int:
+    return shape[1] if transposed and role == "weight" and len(shape) == 2 else shape[0]
 
 
 def squeezed(shape: Shape) -> Shape:

@@ -45,15 +45,14 @@ _WITHIN = frozenset({"linear", "conv", "convolution", "c", "bn", "norm", "layer"
 
 def fused(name: str) -> Fused | None:
     """What the name of a tensor says of its rows; None where it is no fused projection."""
-    *above, leaf = name.split(".")
-    if found := _fused(leaf):
-        return found
-    while above:
-        if found := _fused(above[-1]):
-            return found
-        if not _is_within(above.pop()):
-            return None
-    return None
+    above, _, segment = name.rpartition(".")
+    found = _fused(segment)
+    while above and found is None:
+        above, _, segment = above.rpartition(".")
+        found = _fused(segment)
+        if not _is_within(segment):
+            break
+    return found
 
 
 @cache

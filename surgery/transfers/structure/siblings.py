@@ -28,8 +28,12 @@ class Siblings:
         self.places = {layer.path: self._places(layer.path) for layer in self.layers}
 
     def _places(self, path: Path) -> list[tuple[Family, str]]:
-        found = ((path[:depth], numbering(segment)[0]) for depth, segment in enumerate(path))
-        return [(f, member) for f, member in zip(found, path, strict=True) if f in self.families]
+        found = []
+        for depth, segment in enumerate(path):
+            template, numbers = numbering(segment)
+            if numbers and (family := (path[:depth], template)) in self.families:
+                found.append((family, segment))
+        return found
 
 
 def _families(layers: Iterable[Layer]) -> dict[Family, dict[str, int]]:

@@ -99,9 +99,9 @@ def _same_part(other: Leaf, leaf: Leaf, found: Sequence[Leaf], target: Layer) ->
     """Whether two leaves are one, as far as the parts go that their names tell: a fused leaf is
     one with a whole one that does not tell its parts, if its word does.
     """
-    whole = len(found) == len(target.of_role(leaf.role)) == 1
     if other.part == leaf.part:
         return len(leaf.part) < 2 or max(other.groups, 1) == max(leaf.groups, 1)
+    whole = len(found) == len(target.of_role(leaf.role)) == 1
     return whole and "" in (other.part, leaf.part)
 
 
