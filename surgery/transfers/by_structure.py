@@ -129,10 +129,11 @@ def _as_in_file(piece: Piece, sources: Mapping[str, TensorSpec]) -> Piece:
 
 def _integers(sources: Mapping[str, TensorSpec], target: ModelSpec) -> Iterator[Match]:
     """Integers of one name and shape that are no index: structure looks at weights alone."""
-    by_clean = {clean: raw for raw, clean in unwrap_names(sources).items()}
-    for spec in target.tensors:
+    integers = [x for x in target.tensors if not (x.is_floating or is_index(x.name))]
+    by_clean = {clean: raw for raw, clean in unwrap_names(sources).items()} if integers else {}
+    for spec in integers:
         source = by_clean.get(unwrap_name(spec.name))
-        if source is None or spec.is_floating or is_index(spec.name):
+        if source is None:
             continue
         if sources[source].shape == spec.shape and not sources[source].is_floating:
             yield Match(spec.name, source, evidence=("integers of the same name and shape",))

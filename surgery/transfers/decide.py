@@ -109,12 +109,9 @@ def _named(renamed: Mapping[str, _Entry], target: ModelSpec) -> dict[str, str]:
     """New name -> target name of the sources that a line calls as a target tensor is called: that
     is said, and structure need not find it.
     """
-    by_clean = {clean: raw for raw, clean in unwrap_names(target.by_name).items()}
-    return {
-        new: by_clean[unwrap_name(new)]
-        for new, entry in renamed.items()
-        if entry.lines and unwrap_name(new) in by_clean
-    }
+    called = {new: unwrap_name(new) for new, entry in renamed.items() if entry.lines}
+    by_clean = {clean: raw for raw, clean in unwrap_names(target.by_name).items()} if called else {}
+    return {new: by_clean[clean] for new, clean in called.items() if clean in by_clean}
 
 
 def _without(target: ModelSpec, names: Iterable[str]) -> ModelSpec:

@@ -9,7 +9,7 @@ neither is the first.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, repeat
@@ -44,24 +44,29 @@ class _Rows:
 
     def __init__(self, siblings: Siblings) -> None:
         self.families = siblings.families
-        self.members: dict[Family, dict[str, list[Layer]]] = defaultdict(lambda: defaultdict(list))
-        for layer in siblings.layers:
-            for family, member in siblings.places[layer.path]:
-                self.members[family][member].append(layer)
-        held = {family: list(found.values()) for family, found in self.members.items()}
-        kinds = {family: _kinds(found) for family, found in held.items()}
-        #: Those that hold layers of several shapes.
-        self.rich = {family for family, found in kinds.items() if len(found) > 1}
-        #: Those that hold layers of one shape and nothing else, one at each number.
-        self.lists = {
-            family
-            for family, found in held.items()
-            if family not in self.rich and all(len(layers) == 1 for layers in found)
-        }
+        self._siblings = siblings
+        self._rich: dict[Family, bool] = {}
 
+    @cached_property
+    def members(self) -> Mapping[Family, Mapping[str, Sequence[Layer]]]:
+        """The layers in each member of each family."""
+        found: dict[Family, dict[str, list[Layer]]] = defaultdict(lambda: defaultdict(list))
+        for layer in self._siblings.layers:
+            for family, member in self._siblings.places[layer.path]:
+                found[family][member].append(layer)
+        return found
 
-def _kinds(held: Iterable[Sequence[Layer]]) -> set[Signature]:
-    return {layer.signature for layers in held for layer in layers}
+    def is_rich(self, family: Family) -> bool:
+        """Whether it holds layers of several shapes."""
+        if family not in self._rich:
+            held = self.members[family].values()
+            self._rich[family] = len({x.signature for layers in held for x in layers}) > 1
+        return self._rich[family]
+
+    def is_list(self, family: Family) -> bool:
+        """Whether it holds layers of one shape and nothing else, one at each number."""
+        alone = all(len(layers) == 1 for layers in self.members[family].values())
+        return alone and not self.is_rich(family)
 
 
 @dataclass(frozen=True)
@@ -181,8 +186,11 @@ def _by_kind(links: Sequence[_Link], encloses: _Enclosing) -> dict[int, str]:
         found |= _shared_lists(links, side)
     for link in links:
         ends = link.source, link.target
-        lists = [end in rows.lists for rows, end in zip(link.rows, ends, strict=True)]
-        if all(lists) and ends[0][1] != ends[1][1] and _varies(link) > 1:
+        if (
+            ends[0][1] != ends[1][1]
+            and all(rows.is_list(end) for rows, end in zip(link.rows, ends, strict=True))
+            and _varies(link) > 1
+        ):
             found |= dict.fromkeys(link.all, _KIND_BY_KIND)
     return found
 
@@ -197,8 +205,8 @@ def _merges_list(link: _Link, side: int) -> bool:
     ends = link.source, link.target
     return (
         link.merges[side]
-        and ends[side] in link.rows[side].lists
-        and ends[1 - side] in link.rows[1 - side].rich
+        and link.rows[side].is_list(ends[side])
+        and link.rows[1 - side].is_rich(ends[1 - side])
     )
 
 
@@ -222,7 +230,7 @@ def _shared_lists(links: Sequence[_Link], side: int) -> dict[int, str]:
     parts: dict[Family, list[_Link]] = defaultdict(list)
     for link in links:
         end, other = (link.source, link.target) if side == 0 else (link.target, link.source)
-        if end in link.rows[side].lists and len(link.members) > 1:
+        if len(link.members) > 1 and link.rows[side].is_list(end):
             size = len(link.rows[1 - side].families[other])
             if size < len(link.rows[side].families[end]) and size == len(link.members):
                 parts[end].append(link)
@@ -230,7 +238,7 @@ def _shared_lists(links: Sequence[_Link], side: int) -> dict[int, str]:
     for shared in parts.values():
         ends = [link.target if side == 0 else link.source for link in shared]
         if len(shared) > 1 and not all(
-            _stages(one, other) and one in link.rows[1 - side].rich
+            _stages(one, other) and link.rows[1 - side].is_rich(one)
             for link, one, other in zip(shared, ends, ends[1:] + ends[:1], strict=True)
         ):
             found |= {at: _KIND_BY_KIND for link in shared for at in link.all}
