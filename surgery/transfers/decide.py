@@ -160,6 +160,7 @@ def _choice(
     pairs = [
         (sources[match.source].spec, target.by_name[match.target])
         for match in matches.by_target.values()
+        if match.operation is None  # three projections in one are no change of width
     ]
     specs = {name: entry.spec for name, entry in sources.items()}
     return Choice(asked, automatic, specs, target, pairs)

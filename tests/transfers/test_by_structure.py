@@ -465,3 +465,12 @@ def test_a_hint_for_one_block_is_one_for_all_alike(hint):
     for one, other in zip(source.blocks, target.blocks, strict=True):
         assert torch.equal(other.river.weight, one.apple.weight)
         assert torch.equal(other.stone.weight, one.pear.weight)
+
+
+def test_fused_rows_are_no_change_of_width():
+    kept = surgery.plan_transfer(Split(num_classes=7), Fused(), match="structure")
+    adapted = surgery.plan_transfer(
+        Split(num_classes=7), Fused(), match="structure", on_mismatch="adapt"
+    )
+    assert adapted.names("loaded") == kept.names("loaded")
+    assert not adapted.names("adapted")  # other classes are not the same classes
