@@ -152,8 +152,9 @@ def transfer(
     it, else torchvision's.
 
     With --match structure names need not agree: two implementations of one network are brought
-    together by shapes, nesting and what their names mean. What nothing tells apart is left open
-    and said, until a --hint settles it; `surgery map` prints the result as a rename file.
+    together by shapes, nesting and what their names mean. What nothing tells apart is left open,
+    and nothing is written until a --hint settles it or --keep-open accepts it. `surgery map`
+    prints the result as a rename file.
 
     Tensors of the new architecture that OLD does not have get the architecture's own initial
     values. The output appears whole or not at all.
