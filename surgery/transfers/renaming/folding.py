@@ -139,10 +139,6 @@ def fold_numbers(tuples: Sequence[tuple[str, ...]]) -> list[Starred]:
     return sorted(folded, key=lambda starred: starred.members[0])
 
 
-#: For each text the positions of its numbers that a ``*`` stands for.
-Stars = list[tuple[int, ...]]
-
-
 def _fold_family(
     template: tuple[Path, ...], members: Sequence[tuple[int, tuple[Path, ...]]]
 ) -> Iterator[Starred]:

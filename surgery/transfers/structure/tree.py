@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 
 from surgery.transfers.structure.layers import Path
 from surgery.transfers.structure.words import numbering
@@ -53,6 +53,3 @@ class Numbers:
 
     def of(self, value: Hashable) -> int:
         return self._numbers.setdefault(value, len(self._numbers))
-
-    def all_of(self, values: Iterable[Hashable]) -> list[int]:
-        return [self.of(value) for value in values]
