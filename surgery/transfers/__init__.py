@@ -20,7 +20,7 @@ from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.adapters.asked import AdaptersLike, read_asked
 from surgery.transfers.apply import apply_to_model
-from surgery.transfers.by_structure import Code, HintsLike
+from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike
 from surgery.transfers.decide import make_plan
 from surgery.transfers.names import SourceNames
 from surgery.transfers.outcome import TransferOutcome
@@ -81,7 +81,7 @@ def plan_transfer(
         match=match,
         renames=read_renames(renames),
         hints=hints,
-        code=_code(source, target),
+        code=_code(match, source, target),
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )
@@ -116,7 +116,7 @@ def transfer(
         match=match,
         renames=read_renames(renames),
         hints=hints,
-        code=_code(source, model),
+        code=_code(match, source, model),
         on_mismatch=on_mismatch,
         adapters=read_asked(adapters),
     )
@@ -124,12 +124,14 @@ def transfer(
     return apply_to_model(plan, opened, model, strict=strict)
 
 
-def _code(source: object, target: object) -> Code:
-    """What live modules tell of their code."""
+def _code(match: str, source: object, target: object) -> Code:
+    """What live modules tell of their code; names do not ask."""
     from torch import nn
 
     from surgery.running_order import running_order
 
+    if match != "structure":
+        return UNKNOWN
     orders = [
         partial(running_order, side) if isinstance(side, nn.Module) else tuple
         for side in (source, target)

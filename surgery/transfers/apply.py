@@ -31,13 +31,15 @@ def apply_to_model(
     """Write the plan's values into ``model``, in place, so that an optimizer made earlier holds.
 
     Parameters stay the objects they are, on their device and in their dtype. A file is read
-    straight into their memory, every byte once; what an adapter computes is computed before
-    anything is written, and held until then. Raises, before anything is written,
-    :class:`~surgery.errors.SurgeryError` where the model is not the one that the plan was made
-    for or lies on the meta device, and :class:`~surgery.errors.ValueRefused` where the source
-    holds two different values for the names of one tied parameter and, under ``strict``, where a
-    cast breaks values. A file that fails or changes while it is read raises
-    :class:`~surgery.errors.CheckpointError`, which says if the model has been written to.
+    straight into their memory, every byte once; what an adapter computes, or what is joined of
+    several tensors, is made before anything is written, and held until then.
+
+    Raises, before anything is written, :class:`~surgery.errors.SurgeryError` where the model is
+    not the one that the plan was made for or lies on the meta device, and
+    :class:`~surgery.errors.ValueRefused` where the source holds two different values for the
+    names of one tied parameter and, under ``strict``, where a cast breaks values. A file that
+    fails or changes while it is read raises :class:`~surgery.errors.CheckpointError`, which says
+    if the model has been written to.
     """
     from surgery.checkpoint.filling import fill
 

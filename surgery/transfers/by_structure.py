@@ -64,10 +64,11 @@ def match_by_structure(
     # A bias of zeros alone has no source: the softmax does not see a bias of k, so it stays fresh.
     by_target |= {step.target.name: _match(step, sources) for step in found.steps if step.sources}
     by_target |= {match.target: match for match in _integers(sources, target)}
+    left_open = [(group, f"left open: {group.reason}") for group in found.refused]
     return Matches(
         by_target,
-        dict(_open_targets(found)),
-        dict(_open_sources(found)),
+        {name: why for group, why in left_open for name in group.targets},
+        {name: why for group, why in left_open for name in group.sources},
         unmatched_target=found.different or "no source tensor is its counterpart",
         unmatched_source=found.different or "no target tensor is its counterpart",
         refused=found.refused,
@@ -137,15 +138,3 @@ def _integers(sources: Mapping[str, TensorSpec], target: ModelSpec) -> Iterator[
             continue
         if sources[source].shape == spec.shape and not sources[source].is_floating:
             yield Match(spec.name, source, evidence=("integers of the same name and shape",))
-
-
-def _open_targets(found: StructureMatch) -> Iterator[tuple[str, str]]:
-    for group in found.refused:
-        for name in group.targets:
-            yield name, f"left open: {group.reason}"
-
-
-def _open_sources(found: StructureMatch) -> Iterator[tuple[str, str]]:
-    for group in found.refused:
-        for name in group.sources:
-            yield name, f"left open: {group.reason}"

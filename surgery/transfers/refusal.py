@@ -104,18 +104,18 @@ def _likely_cause(plan: TransferPlan, fresh: Sequence[KeepInit]) -> str:
 
 def hints_for(groups: Sequence[RefusedGroup]) -> list[str]:
     """How to settle what stayed open: how fused rows lie, and the names of the first group."""
-    fused = [
+    hints = [
         f"a hint says how fused rows lie: --hint '{name} = q, k, v' for three blocks, or "
         f"--hint '{name} = 8 x (q, k, v)' for 8 heads one after the other"
         for name in dict.fromkeys(group.fused for group in groups if group.fused)
     ]
     for group in [group for group in groups if not group.fused][:1]:
         ours, theirs = _telling_parts(group.sources), _telling_parts(group.targets)
-        fused.append(
+        hints.append(
             f"a hint pairs two of them: --hint 'A = B', where A is {' or '.join(ours)}, and B is "
             f"{' or '.join(theirs)}; nothing here says which"
         )
-    return fused
+    return hints
 
 
 def _telling_parts(names: Sequence[str]) -> list[str]:

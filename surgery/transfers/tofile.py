@@ -144,11 +144,11 @@ def apply_to_file(
 ) -> TransferOutcome:
     """Write the plan's tensors as a new file, with the initial values of what stays fresh.
 
-    Nothing is computed but casts, adapters and what ``target`` computes: everything else goes
-    from file to file. The new file appears whole or not at all, in the target's dtypes; names
-    of one tied tensor share one tensor. Raises as :func:`apply_to_model` does; the old file is
-    then as it was. ``max_shard_bytes`` and ``progress`` as for
-    :func:`surgery.checkpoint.writer.write`.
+    Nothing is computed but casts, adapters, rows that are joined and what ``target`` computes:
+    everything else goes from file to file. The new file appears whole or not at all, in the
+    target's dtypes; names of one tied tensor share one tensor. Raises as
+    :func:`~surgery.transfers.apply.apply_to_model` does; the old file is then as it was.
+    ``max_shard_bytes`` and ``progress`` as for :func:`surgery.checkpoint.writer.write`.
     """
     casts = Casts()
     own = target.initial((*plan.names("fresh"), *keeping(plan)))

@@ -474,3 +474,11 @@ def test_fused_rows_are_no_change_of_width():
     )
     assert adapted.names("loaded") == kept.names("loaded")
     assert not adapted.names("adapted")  # other classes are not the same classes
+
+
+def test_names_ask_nothing_of_the_code(monkeypatch):
+    """A module as the source would be described for nothing."""
+    asked = []
+    monkeypatch.setattr("surgery.transfers.Code", lambda *_: asked.append(1))
+    surgery.transfer(Fused(), Fused(), strict=True)
+    assert not asked
