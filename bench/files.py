@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from surgery.architectures import blueprint, find_architecture
 from surgery.checkpoint.writer import write
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.values import Computed
+from surgery.networks.architectures import blueprint, find_architecture
 from surgery.specs import TensorSpec
 
 _PIECE = 1 << 22

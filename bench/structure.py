@@ -11,7 +11,7 @@ SPECS = """
 import resource, sys, time
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers.decide import make_plan
-from surgery.transfers.names import SourceNames
+from surgery.specs import SourceSpec
 
 W, H = 64, 256
 
@@ -36,7 +36,7 @@ def split(blocks):
 """
 
 PLAN = """
-source = SourceNames(tuple({source}({blocks})))
+source = SourceSpec(tuple({source}({blocks})))
 target = ModelSpec.from_tensors(tuple({target}({blocks})))
 started = time.perf_counter()
 plan = make_plan(source, target, match="{match}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint, open_checkpoint, save
-    from surgery.conversion import ConversionOutcome, convert
+    from surgery.checkpoint.conversion import ConversionOutcome, convert
     from surgery.errors import SurgeryError, SurgeryWarning
     from surgery.heads import HeadSwap, plan_head, replace_head
     from surgery.patterns import select
@@ -43,7 +43,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Checkpoint": "surgery.checkpoint",
-    "ConversionOutcome": "surgery.conversion",
+    "ConversionOutcome": "surgery.checkpoint.conversion",
     "HeadSwap": "surgery.heads",
     "ModelSpec": "surgery.specs",
     "ParamGroups": "surgery.tuning",
@@ -60,7 +60,7 @@ _HOMES = {
     "build_optimizer": "surgery.tuning",
     "build_schedule": "surgery.training",
     "build_stages": "surgery.training",
-    "convert": "surgery.conversion",
+    "convert": "surgery.checkpoint.conversion",
     "gradual_unfreeze": "surgery.training",
     "load_optimizer_state": "surgery.training",
     "lr_range_test": "surgery.training",

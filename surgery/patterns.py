@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from surgery.describe import describe
 from surgery.errors import SelectorError, SurgeryError, did_you_mean
+from surgery.networks.describe import describe
 from surgery.record import read_record
 from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
 from surgery.wrappers import unwrap_name, unwrap_names

@@ -8,12 +8,14 @@ module, and can be written down as JSON and read back.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from surgery.collecting import collector_paused
+from surgery.errors import CheckpointError
 
 #: Bits per element of the dtypes that checkpoints hold, by torch's name without ``torch.``.
 DTYPE_BITS: Mapping[str, int] = {
@@ -77,10 +79,29 @@ class TensorSpec:
         name, shape, dtype = row
         return cls(str(name), tuple(map(int, shape)), str(dtype))
 
+    @classmethod
+    def of(cls, name: str, values: Any) -> TensorSpec:
+        """The spec of a tensor under the name it is to have; a dtype may be torch's or a text."""
+        return cls(name, tuple(values.shape), str(values.dtype).removeprefix("torch."))
+
     @property
     def is_floating(self) -> bool:
         """Whether the values are real or complex numbers rather than integers or flags."""
         return is_floating(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A checkpoint without its values: specs, names of one tensor, entries that cannot be read."""
+
+    specs: tuple[TensorSpec, ...]
+    ties: tuple[tuple[str, ...], ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = Counter(spec.name for spec in self.specs)
+        if doubled := [name for name, count in counts.items() if count > 1]:
+            raise CheckpointError(f"the source has {doubled[0]!r} more than once")
 
 
 @dataclass(frozen=True, slots=True)

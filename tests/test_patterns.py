@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tiny_models import TiedLanguageModel
 from torch import nn
 
-from surgery.describe import describe
 from surgery.errors import SelectorError
+from surgery.networks.describe import describe
 from surgery.patterns import is_bias, matches, module_subjects, parse_selector, select
 from surgery.specs import ModelSpec
 

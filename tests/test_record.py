@@ -3,8 +3,8 @@ import json
 import pytest
 from tiny_models import TinyNet
 
-from surgery.describe import describe
 from surgery.errors import CheckpointError
+from surgery.networks.describe import describe
 from surgery.record import Record, read_record
 
 SPEC = describe(TinyNet())

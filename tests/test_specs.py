@@ -7,7 +7,7 @@ import torchvision
 from tiny_models import TiedLanguageModel, TinyNet
 from torch import nn
 
-from surgery.describe import describe
+from surgery.networks.describe import describe
 from surgery.specs import DTYPE_BITS, ModelSpec, TensorSpec
 
 

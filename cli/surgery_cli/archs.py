@@ -26,7 +26,7 @@ def archs(pattern: str, as_json: bool) -> None:
     from surgery.errors import ArchitectureError
 
     with progress("asking timm and torchvision"):
-        from surgery.architectures import list_architectures
+        from surgery.networks.architectures import list_architectures
 
         names = list_architectures(pattern)
     if not names:

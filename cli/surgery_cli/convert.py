@@ -53,7 +53,7 @@ def convert(
     refuse_outputs(out, max_shard_bytes, force, other="OUT")
     with progress(f"reading {file}"):
         from surgery.checkpoint import open_checkpoint
-        from surgery.conversion import plan_conversion
+        from surgery.checkpoint.conversion import plan_conversion
 
         planned = plan_conversion(open_checkpoint(file, key=key), dtype=dtype)
     with byte_progress(f"writing {out}", planned.nbytes) as done:

@@ -42,7 +42,7 @@ def diff(
     Exits 0 where they agree and 1 where they differ, or where --verify finds one damaged.
     """
     from surgery.checkpoint import refuse_damage
-    from surgery.difference import compare
+    from surgery.checkpoint.difference import compare
     from surgery.report.contents import verified_note
     from surgery.report.differences import difference_report
 

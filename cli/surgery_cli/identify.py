@@ -48,9 +48,9 @@ def identify_command(
     built once, without values, which takes minutes; Ctrl-C is safe, and the next run goes on from
     there. Exits 1 where nothing fits.
     """
-    from surgery.identification import identify
+    from surgery.networks.identification import identify
+    from surgery.networks.survey import survey
     from surgery.report.identifications import identification_report
-    from surgery.survey import survey
 
     (checkpoint,) = open_files((file,), key)
     with count_progress("looking at every known architecture") as show:

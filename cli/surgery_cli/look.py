@@ -99,7 +99,7 @@ def look_at(
 
 
 def _look_at_architecture(name: str, arguments: Mapping[str, Any], num_classes: int | None) -> Look:
-    from surgery.architectures import blueprint, find_architecture
+    from surgery.networks.architectures import blueprint, find_architecture
 
     architecture = find_architecture(name)
     target = blueprint(architecture, arguments=arguments, num_classes=num_classes)

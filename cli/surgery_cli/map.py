@@ -78,7 +78,7 @@ def map_command(
 
         source = open_checkpoint(old, key=key)
     with progress(f"building {new_arch}"):
-        from surgery.architectures import find_architecture
+        from surgery.networks.architectures import find_architecture
         from surgery.transfers.tofile import plan_file_transfer
 
         job = plan_file_transfer(
@@ -92,8 +92,8 @@ def map_command(
             source_arguments=source_arguments,
         )
     job.plan.refuse_unless(min_loaded=min_loaded, keep_open=True)
-    from surgery.transfers.renaming.mapping import map_heading, write_renames
-    from surgery.transfers.source import names_of
+    from surgery.checkpoint.weights import names_of
+    from surgery.transfers.mapping import map_heading, write_renames
 
     text = write_renames(
         job.plan,

@@ -147,7 +147,7 @@ class ArchitectureName(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from surgery.architectures import list_architectures
+        from surgery.networks.architectures import list_architectures
 
         if "/" in incomplete or Path(incomplete).exists():
             return [CompletionItem(incomplete, type="file")]

@@ -33,8 +33,8 @@ from surgery_cli.options import (
 
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint
+    from surgery.matching.lines.renames import Renames
     from surgery.proof import Proof
-    from surgery.transfers.renaming.renames import Renames
     from surgery.transfers.tofile import FileTransfer
 
 
@@ -170,7 +170,7 @@ def transfer(
     note_shard(old)
     source, map_read = _read(old, key, renames)
     with progress(f"building {new_arch}"):
-        from surgery.architectures import find_architecture
+        from surgery.networks.architectures import find_architecture
         from surgery.transfers.tofile import plan_file_transfer
 
         architecture = find_architecture(new_arch)
@@ -242,7 +242,7 @@ def _prove(
     as_json: bool,
 ) -> Proof:
     """A person sees the report of a proof that fails, too."""
-    from surgery.architectures import find_architecture
+    from surgery.networks.architectures import find_architecture
     from surgery.proof import prove_file_transfer, refuse_unproven
     from surgery.report.proof import proof_report
 
@@ -265,7 +265,7 @@ def _prove(
 def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint, Renames | None]:
     with progress(f"reading {old}"):
         from surgery.checkpoint import open_checkpoint
-        from surgery.transfers.renaming.renames import read_renames
+        from surgery.matching.lines.renames import read_renames
 
         return open_checkpoint(old, key=key), read_renames(renames)
 

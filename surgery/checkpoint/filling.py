@@ -9,7 +9,8 @@ from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import OneAtATime, Reader
 from surgery.checkpoint.tensors import flat_pieces, memory, read_tensor
 from surgery.checkpoint.writing.casting import cast
-from surgery.checkpoint.writing.values import Values, is_plain, spec_of
+from surgery.checkpoint.writing.values import Values, is_plain
+from surgery.specs import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ def fill(target: torch.Tensor, values: Values, sources: OneAtATime) -> int:
     if not target.numel():
         return 0
     with torch.no_grad():
-        if isinstance(values, Place) and spec_of("", values) == spec_of("", target):
+        if isinstance(values, Place) and TensorSpec.of("", values) == TensorSpec.of("", target):
             _read_into(target, values, sources.reader(values.region.source))
             return 0
         if target.is_contiguous():

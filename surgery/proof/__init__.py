@@ -2,7 +2,7 @@
 
 Read top to bottom: :mod:`~surgery.proof.sides` (two models and a plan: which tensors of the
 checkpoint each takes), :mod:`~surgery.proof.parts` (which rows of them go where),
-:mod:`~surgery.inputs` (what to show them), :mod:`~surgery.proof.values` (random values for
+:mod:`~surgery.networks.inputs` (what to show them), :mod:`~surgery.proof.values` (random values for
 the mapping, the checkpoint's own for the weights), :mod:`~surgery.proof.running` under
 :mod:`~surgery.proof.watching` and :mod:`~surgery.proof.doubling` (one run, everything in
 float64, every call noted), :mod:`~surgery.proof.verify` (compare),
@@ -21,7 +21,7 @@ from surgery.proof.proof import Proof
 if TYPE_CHECKING:
     from torch import nn
 
-    from surgery.architectures import Architecture
+    from surgery.networks.architectures import Architecture
     from surgery.transfers.plan import TransferPlan
     from surgery.transfers.tofile import FileTransfer
 
@@ -109,7 +109,7 @@ def _built(
 ) -> nn.Module:
     import torch
 
-    from surgery.architectures import build
+    from surgery.networks.architectures import build
     from surgery.proof.doubling import in_float64
 
     with torch.random.fork_rng(devices=[]), in_float64():

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import gcd
 from typing import TYPE_CHECKING
 
-from surgery.transfers.operations import Piece, rows
+from surgery.matching.operations import Piece, rows
 from surgery.transfers.plan import Assemble, KeepInit, Step
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch
 from torch.func import functional_call
 
 from surgery.errors import SurgeryError
-from surgery.inputs import Example
+from surgery.networks.inputs import Example
 from surgery.proof.doubling import in_float64
 from surgery.proof.outputs import tensors_in
 from surgery.proof.parts import names_taken

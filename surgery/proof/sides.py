@@ -6,22 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from surgery.describe import describe
 from surgery.errors import SurgeryError
+from surgery.networks.describe import describe
 from surgery.proof.running import Side
 from surgery.proof.values import is_inexact
-from surgery.specs import TensorSpec
+from surgery.specs import SourceSpec, TensorSpec
 from surgery.transfers.decide import make_plan
-from surgery.transfers.names import SourceNames
-from surgery.transfers.plan import (
-    Adapt,
-    Assemble,
-    KeepInit,
-    Load,
-    Step,
-    TransferPlan,
-    shape_text,
-)
+from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, Step, TransferPlan, shape_text
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +39,7 @@ def make_sides(
     computed_from = {spec: step.adapter for step in adapted for spec in step.sources}
     left = [unused.source for unused in plan.unused]
     ties = tuple(ties)
-    names = SourceNames(tuple(dict.fromkeys((*specs, *computed_from, *left))), ties)
+    names = SourceSpec(tuple(dict.fromkeys((*specs, *computed_from, *left))), ties)
     own_plan, note = _own_plan(names, source, specs, labels[0])
     # An index that the target computes is computed by the source too: in float64, on both sides.
     used = {spec.name for spec in specs}
@@ -153,7 +144,7 @@ def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
 
 
 def _own_plan(
-    names: SourceNames, source: nn.Module, used: list[TensorSpec], label: str
+    names: SourceSpec, source: nn.Module, used: list[TensorSpec], label: str
 ) -> tuple[TransferPlan, str]:
     """The plan that gives the source model the checkpoint's tensors, and what to say of it.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from surgery.errors import SurgeryError
-from surgery.inputs import Example, examples, own_shapes
+from surgery.networks.inputs import Example, examples, own_shapes
 from surgery.proof.comparison import relative_difference, size_of
 from surgery.proof.outputs import main_output
 from surgery.proof.parts import Part, by_part, parts_of

@@ -14,9 +14,9 @@ from surgery.specs import TensorSpec
 
 if TYPE_CHECKING:
     from surgery.checkpoint import Contents, Verification
+    from surgery.checkpoint.conversion import ConversionOutcome
     from surgery.checkpoint.holding import StateDict
     from surgery.checkpoint.verification import Finding
-    from surgery.conversion import ConversionOutcome
 
 
 def contents_report(contents: Contents, verification: Verification | None = None) -> Report:

@@ -12,7 +12,7 @@ from surgery.report.texts import counted
 from surgery.specs import TensorSpec, is_floating
 
 if TYPE_CHECKING:
-    from surgery.difference import Difference, ValueDifference
+    from surgery.checkpoint.difference import Difference, ValueDifference
 
 
 def difference_report(

@@ -12,7 +12,7 @@ from surgery.report.texts import counted, percent_text
 from surgery.specs import TensorSpec
 
 if TYPE_CHECKING:
-    from surgery.identification import Candidate, Differing, Identification
+    from surgery.networks.identification import Candidate, Differing, Identification
 
 
 def identification_report(found: Identification, *, heading: Sequence[str] = ()) -> Report:

@@ -49,7 +49,7 @@ class Report:
         return "\n\n".join(parts)
 
     def __rich__(self) -> RenderableType:
-        from surgery.drawing import drawn
+        from surgery.report.drawing import drawn
 
         return drawn(self)
 

@@ -13,17 +13,9 @@ from surgery.report.texts import broken_notes, counted
 from surgery.transfers.refusal import hints_for
 
 if TYPE_CHECKING:
+    from surgery.matching.matches import RefusedGroup
     from surgery.transfers.outcome import TransferOutcome
-    from surgery.transfers.plan import (
-        Adapt,
-        Assemble,
-        KeepInit,
-        Load,
-        RefusedGroup,
-        Step,
-        TransferPlan,
-        Unused,
-    )
+    from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, Step, TransferPlan, Unused
 
 
 def plan_report(plan: TransferPlan, *, heading: Sequence[str] = ()) -> Report:

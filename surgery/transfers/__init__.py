@@ -1,12 +1,12 @@
 """The three-step transfer: plan what goes where, look at it, apply it.
 
-Read top to bottom it is the pipeline: :mod:`~surgery.transfers.source` (what holds the old
-weights), :mod:`~surgery.transfers.renaming.renames`, then :mod:`~surgery.transfers.names` or
-:mod:`~surgery.transfers.by_structure` (source name to target name),
+Read top to bottom it is the pipeline: :mod:`~surgery.checkpoint.weights` (what holds the old
+weights), :mod:`~surgery.matching.lines.renames`, then :mod:`~surgery.matching.names` or
+:mod:`~surgery.matching.by_structure` (source name to target name),
 :mod:`~surgery.transfers.decide` (specs to a :mod:`~surgery.transfers.plan`),
 :mod:`~surgery.transfers.gathering` (a plan to values), :mod:`~surgery.transfers.apply` (into a
 live model), :mod:`~surgery.transfers.tofile` (into a new file) and
-:mod:`~surgery.transfers.renaming.mapping` (a plan to a rename file).
+:mod:`~surgery.transfers.mapping` (a plan to a rename file).
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from surgery.describe import describe
+from surgery.checkpoint.weights import names_of, open_source
 from surgery.errors import SurgeryError
-from surgery.specs import ModelSpec, TensorSpec
-from surgery.transfers.adapters.asked import AdaptersLike, read_asked
+from surgery.matching.by_structure import UNKNOWN, Code, HintsLike
+from surgery.matching.lines.renames import RenamesLike, read_renames
+from surgery.networks.describe import describe
+from surgery.specs import ModelSpec, SourceSpec, TensorSpec
 from surgery.transfers.apply import apply_to_model
-from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike
 from surgery.transfers.decide import make_plan
-from surgery.transfers.names import SourceNames
 from surgery.transfers.outcome import TransferOutcome
 from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, TransferPlan, Unused
-from surgery.transfers.renaming.renames import RenamesLike, read_renames
-from surgery.transfers.source import names_of, open_source
+from surgery.transfers.resize.asked import AdaptersLike, read_asked
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from surgery.transfers.source import SourceLike
+    from surgery.checkpoint.weights import SourceLike
 
 __all__ = [
     "Adapt",
@@ -71,7 +70,7 @@ def plan_transfer(
 
     ``on_mismatch="adapt"`` has tensors of another shape computed where an adapter fits them;
     ``adapters`` names them one by one, ``{"pos_embed": "pos-embed:old=14x14,new=7x28"}``.
-    :mod:`surgery.transfers.adapters` lists them.
+    :mod:`surgery.transfers.resize` lists them.
 
     >>> print(plan_transfer("old.pt", timm.create_model("resnet18", num_classes=10)))
     """
@@ -128,7 +127,7 @@ def _code(match: str, source: object, target: object) -> Code:
     """What live modules tell of their code; names do not ask."""
     from torch import nn
 
-    from surgery.running_order import running_order
+    from surgery.networks.running_order import running_order
 
     if match != "structure":
         return UNKNOWN
@@ -139,13 +138,13 @@ def _code(match: str, source: object, target: object) -> Code:
     return Code(describe(source) if isinstance(source, nn.Module) else None, *orders)
 
 
-def _source_names(source: SourceLike | Iterable[TensorSpec], key: str | None) -> SourceNames:
+def _source_names(source: SourceLike | Iterable[TensorSpec], key: str | None) -> SourceSpec:
     from torch import nn
 
     if isinstance(source, Iterable) and not isinstance(source, str | Mapping | nn.Module):
         specs = tuple(source)
         if all(isinstance(spec, TensorSpec) for spec in specs):
-            return SourceNames(specs)
+            return SourceSpec(specs)
     return names_of(open_source(cast("SourceLike", source), key))
 
 

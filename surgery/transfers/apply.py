@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import OneAtATime
+from surgery.checkpoint.weights import Source
 from surgery.checkpoint.writing.casting import cast, refuse_broken
-from surgery.checkpoint.writing.values import Computed, Values, is_plain, is_tensor, spec_of
+from surgery.checkpoint.writing.values import Computed, Values, is_plain, is_tensor
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import TensorSpec
 from surgery.transfers.gathering import gathered, refuse_torn_ties
 from surgery.transfers.outcome import TransferOutcome
 from surgery.transfers.plan import TransferPlan, shape_text
-from surgery.transfers.source import Source
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def apply_to_model(
                 continue
             written[id(target)] = name
             broken[name] = fill(target, read.get(value, value), sources)
-            if spec_of(name, value).dtype == spec_of(name, target).dtype:
+            if TensorSpec.of(name, value).dtype == TensorSpec.of(name, target).dtype:
                 read[value] = target
     return TransferOutcome(plan, tuple((name, lost) for name, lost in broken.items() if lost))
 
@@ -101,7 +101,7 @@ def _count_broken(plan: TransferPlan, values: Mapping[str, Values]) -> dict[str,
     counts = {
         name: sum(cast(piece, dtype)[1] for piece in flat_pieces(value))
         for name, value in values.items()
-        if (dtype := plan.by_target[name].target.dtype) != spec_of(name, value).dtype
+        if (dtype := plan.by_target[name].target.dtype) != TensorSpec.of(name, value).dtype
     }
     return {name: lost for name, lost in counts.items() if lost}
 
@@ -145,9 +145,7 @@ def _targets(plan: TransferPlan, model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _check_place(target: TensorSpec, place: torch.Tensor) -> None:
     """Raise where a copy into ``place`` would not be what the plan said, or would fail."""
-    from surgery.describe import tensor_spec
-
-    now = tensor_spec(target.name, place)
+    now = TensorSpec.of(target.name, place)
     if now != target:
         raise SurgeryError(
             f"{target.name} was {shape_text(target)} {target.dtype} when the plan was made and is "

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.places import Place, contiguous_strides
-from surgery.checkpoint.writing.values import Computed, Values, in_order, is_tensor, spec_of
-from surgery.transfers.operations import Operation, Piece, Shape
+from surgery.checkpoint.writing.values import Computed, Values, in_order, is_tensor
+from surgery.matching.operations import Operation, Piece, Shape
+from surgery.specs import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,7 @@ def _in_order(
     """What has to be joined, or lies in another order: a piece at a time where it can be."""
     from surgery.checkpoint.tensors import flat_pieces
 
-    dtype = spec_of("", values[operation.sources[0].name]).dtype
+    dtype = TensorSpec.of("", values[operation.sources[0].name]).dtype
 
     def joined() -> Iterator[torch.Tensor]:
         for piece, place in zip(operation.pieces, parts, strict=True):

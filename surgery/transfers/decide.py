@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError, RenameError, SurgeryError, TransferRefused
-from surgery.specs import ModelSpec, TensorSpec
-from surgery.transfers.adapters.asked import Asked
-from surgery.transfers.adapters.choose import Choice
-from surgery.transfers.adapters.layers import Moved, relayer
-from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike, is_index, match_by_structure
-from surgery.transfers.names import Match, Matches, SourceNames, match_names
-from surgery.transfers.operations import Operation
+from surgery.matching.by_structure import UNKNOWN, Code, HintsLike, is_index, match_by_structure
+from surgery.matching.lines.given import Given, given_by
+from surgery.matching.lines.renames import Renames
+from surgery.matching.matches import Match, Matches
+from surgery.matching.names import match_names
+from surgery.matching.operations import Operation
+from surgery.specs import ModelSpec, SourceSpec, TensorSpec
 from surgery.transfers.plan import (
     Adapt,
     Assemble,
@@ -26,8 +26,9 @@ from surgery.transfers.plan import (
     shape_text,
 )
 from surgery.transfers.refusal import first_lines
-from surgery.transfers.renaming.given import Given, given_by
-from surgery.transfers.renaming.renames import Renames
+from surgery.transfers.resize.asked import Asked
+from surgery.transfers.resize.choose import Choice
+from surgery.transfers.resize.layers import Moved, relayer
 from surgery.wrappers import unwrap_name, unwrap_names
 
 MATCHES = ("names", "structure")
@@ -36,7 +37,7 @@ ON_MISMATCH = ("keep", "adapt")
 
 @collector_paused()
 def make_plan(
-    source: SourceNames,
+    source: SourceSpec,
     target: ModelSpec,
     *,
     match: str = "names",
@@ -88,7 +89,7 @@ def make_plan(
 
 
 def _matches(
-    source: SourceNames,
+    source: SourceSpec,
     renamed: Mapping[str, _Entry],
     target: ModelSpec,
     match: str,
@@ -189,7 +190,7 @@ class _Entry:
 
 
 def _renamed(
-    source: SourceNames, renames: Renames | None, target: ModelSpec
+    source: SourceSpec, renames: Renames | None, target: ModelSpec
 ) -> tuple[dict[str, _Entry], Given]:
     """Source tensors by new name, and what the lines say besides; two names of one tensor may
     land on one.
@@ -373,7 +374,7 @@ def _uncastable(source: TensorSpec, target: TensorSpec) -> str:
 
 
 def _unused(
-    decide: _Decision, steps: Sequence[Step], source: SourceNames, left_out: frozenset[str]
+    decide: _Decision, steps: Sequence[Step], source: SourceSpec, left_out: frozenset[str]
 ) -> Iterable[Unused]:
     used = {spec.name for step in steps for spec in step.sources}
     misfit = {

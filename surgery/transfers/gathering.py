@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from surgery.checkpoint.pairs import bytes_that_agree, run_alike
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.progress import untold
+from surgery.checkpoint.weights import Source
 from surgery.checkpoint.writing.casting import cast, widened
 from surgery.checkpoint.writing.values import Values
 from surgery.errors import ValueRefused
-from surgery.transfers.adapters.computing import computed
 from surgery.transfers.assembled import assembled
 from surgery.transfers.plan import Adapt, Assemble, Load, TransferPlan
-from surgery.transfers.source import Source
+from surgery.transfers.resize.computing import computed
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from surgery.collecting import collector_paused
+from surgery.matching.matches import RefusedGroup
+from surgery.matching.operations import Operation
 from surgery.specs import TensorSpec
-from surgery.transfers.operations import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ Setting: TypeAlias = "int | str | tuple[Setting, ...]"
 class Adapt:
     """The target tensor's values are computed from source tensors of another form.
 
-    ``adapter`` is its name in :data:`surgery.transfers.adapters.ADAPTERS`, ``reason`` what it
+    ``adapter`` is its name in :data:`surgery.transfers.resize.ADAPTERS`, ``reason`` what it
     does and what it assumes, ``reference`` the paper or function that says how; ``settings`` are
     what the computation goes by. ``initial`` counts the elements that keep the target's own
     values (a vocabulary's new rows, say), ``chosen`` says that somebody named the adapter for
@@ -159,22 +160,6 @@ class Unused:
     source: TensorSpec
     reason: str
     expected: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedGroup:
-    """Target tensors that nothing tells apart, the sources that any of them may come from, and
-    why that stayed open. A hint settles it. ``fused`` names a projection that makes q, k and v in
-    rows of an unknown order, where that is the reason.
-    """
-
-    targets: tuple[str, ...]
-    sources: tuple[str, ...]
-    reason: str
-    fused: str = ""
-
-    def __str__(self) -> str:
-        return f"{', '.join(self.targets)} <- one of {', '.join(self.sources)}: {self.reason}"
 
 
 @dataclass(frozen=True)

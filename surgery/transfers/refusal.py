@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from surgery.errors import SurgeryError, TransferRefused
-from surgery.transfers.plan import Adapt, KeepInit, RefusedGroup, TransferPlan, shape_text
+from surgery.matching.matches import RefusedGroup
+from surgery.transfers.plan import Adapt, KeepInit, TransferPlan, shape_text
 
 
 def check(plan: TransferPlan, min_loaded: float, strict: bool, keep_open: bool) -> None:

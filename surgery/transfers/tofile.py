@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.architectures import Architecture, Blueprint, blueprint
 from surgery.checkpoint.progress import Progress, untold
+from surgery.checkpoint.weights import Source, names_of
 from surgery.checkpoint.writer import write
 from surgery.checkpoint.writing.casting import Casts, refuse_broken
 from surgery.checkpoint.writing.draft import Draft
 from surgery.errors import SurgeryError
+from surgery.matching.by_structure import UNKNOWN, Code, HintsLike
+from surgery.matching.lines.renames import RenamesLike, read_renames
+from surgery.networks.architectures import Architecture, Blueprint, blueprint
 from surgery.record import Record
 from surgery.specs import ModelSpec
-from surgery.transfers.adapters.asked import AdaptersLike, read_asked
-from surgery.transfers.by_structure import UNKNOWN, Code, HintsLike
 from surgery.transfers.decide import make_plan
 from surgery.transfers.gathering import gathered, keeping, refuse_torn_ties
 from surgery.transfers.outcome import TransferOutcome
 from surgery.transfers.plan import TransferPlan
-from surgery.transfers.renaming.renames import RenamesLike, read_renames
-from surgery.transfers.source import Source, names_of
+from surgery.transfers.resize.asked import AdaptersLike, read_asked
 from surgery.wrappers import unwrap_name, unwrap_names
 
 
@@ -86,9 +86,10 @@ def plan_file_transfer(
 ) -> FileTransfer:
     """Build the architecture without its initial values and decide what goes where.
 
-    ``arguments``, ``num_classes`` and ``seed`` as for :func:`surgery.architectures.blueprint`,
-    the others as for :func:`surgery.transfers.plan_transfer`. ``source_architecture`` is what the
-    source was saved from: structure takes its code as evidence.
+    ``arguments``, ``num_classes`` and ``seed`` as for
+    :func:`surgery.networks.architectures.blueprint`, the others as for
+    :func:`surgery.transfers.plan_transfer`. ``source_architecture`` is what the source was saved
+    from: structure takes its code as evidence.
     """
     target = blueprint(architecture, arguments=arguments, num_classes=num_classes, seed=seed)
     code = UNKNOWN

@@ -138,7 +138,7 @@ def test_a_narrow_terminal_names_the_columns_it_has_no_room_for(run, tmp_path):
 
     from rich.console import Console
 
-    from surgery.difference import compare
+    from surgery.checkpoint.difference import compare
     from surgery.report.differences import difference_report
 
     for name, value in (("a.pt", 1.0), ("b.pt", 2.0)):

@@ -7,8 +7,8 @@ from surgery_cli.main import surgery as command
 from tiny_models import TiedLanguageModel
 
 import surgery
-from surgery import survey as surveying
-from surgery.architectures import build, find_architecture
+from surgery.networks import survey as surveying
+from surgery.networks.architectures import build, find_architecture
 
 LABELS = ("timm:resnet18", "timm:resnet18d", "timm:test_vit", "torchvision:resnet18")
 

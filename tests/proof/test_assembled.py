@@ -16,15 +16,15 @@ from tiny_models import randomise
 from torch import nn
 
 import surgery
-from surgery.architectures import find_architecture
 from surgery.checkpoint import open_checkpoint
+from surgery.checkpoint.weights import open_source
 from surgery.errors import SurgeryError
+from surgery.matching.operations import Operation, Piece
+from surgery.networks.architectures import find_architecture
 from surgery.proof import prove_file_transfer, refuse_unproven
 from surgery.proof.proof import OTHERWISE
 from surgery.report.proof import proof_lines
-from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.plan import Assemble, Load
-from surgery.transfers.source import open_source
 from surgery.transfers.tofile import plan_file_transfer
 
 

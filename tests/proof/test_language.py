@@ -9,8 +9,8 @@ import torch
 import transformers
 
 import surgery
-from surgery.describe import describe
-from surgery.transfers.operations import Operation, Piece
+from surgery.matching.operations import Operation, Piece
+from surgery.networks.describe import describe
 from surgery.transfers.plan import Assemble
 
 SIZES = {

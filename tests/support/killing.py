@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from surgery.architectures import find_architecture
 from surgery.checkpoint import open_checkpoint
+from surgery.checkpoint.conversion import convert
 from surgery.checkpoint.writing import moving
-from surgery.conversion import convert
+from surgery.networks.architectures import find_architecture
 from surgery.transfers.tofile import plan_file_transfer
 
 CALLS = (

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from surgery.describe import describe
+from surgery.checkpoint.weights import Tensors, names_of
+from surgery.matching.operations import Operation, Piece
+from surgery.matching.structure import StructureStep, match_structure
+from surgery.networks.describe import describe
 from surgery.specs import TensorSpec
-from surgery.transfers.operations import Operation, Piece
 from surgery.transfers.plan import Assemble, KeepInit, Load, Step, TransferPlan, Unused
-from surgery.transfers.source import Tensors, names_of
-from surgery.transfers.structure import StructureStep, match_structure
 
 if TYPE_CHECKING:
     from torch import nn

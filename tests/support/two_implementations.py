@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from surgery.describe import describe
+from surgery.checkpoint.weights import Tensors, names_of
+from surgery.matching.structure import StructureMatch, match_structure
+from surgery.networks.describe import describe
+from surgery.specs import SourceSpec
 from surgery.transfers.assembled import make_tensor
-from surgery.transfers.names import SourceNames
-from surgery.transfers.source import Tensors, names_of
-from surgery.transfers.structure import StructureMatch, match_structure
 
 #: Tables that a constructor computes and a state dict holds all the same.
 _COMPUTED = ("relative_coords_table", "relative_position_index", "position_ids")
@@ -52,7 +52,7 @@ def matched(
 def matched_unbuilt(source: nn.Module, target: nn.Module) -> StructureMatch:
     """The same for models on the meta device, whose tensors have no memory to be tied by."""
     ours = describe(source)
-    return match_structure(SourceNames(ours.tensors, ours.ties), describe(target))
+    return match_structure(SourceSpec(ours.tensors, ours.ties), describe(target))
 
 
 @torch.no_grad()

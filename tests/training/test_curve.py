@@ -6,8 +6,8 @@ import torch
 from tiny_models import TinyNet
 
 import surgery
-from surgery.describe import describe
 from surgery.errors import RuleError, TrainingError
+from surgery.networks.describe import describe
 from surgery.training import schedule_curve
 from surgery.training.schedule_plot import plot_schedule
 from surgery.tuning import resolve_groups

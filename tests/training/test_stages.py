@@ -318,7 +318,7 @@ class TestGradualUnfreeze:
         ],
     )
     def test_resolves_and_grows_towards_the_input(self, build):
-        from surgery.describe import describe
+        from surgery.networks.describe import describe
         from surgery.tuning.stages import layer_depths
 
         model = build()

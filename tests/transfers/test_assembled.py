@@ -11,9 +11,9 @@ import surgery
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.tensors import flat_pieces
 from surgery.checkpoint.writing.values import Computed
+from surgery.matching.operations import Operation, Piece
 from surgery.specs import TensorSpec
 from surgery.transfers.assembled import assembled, make_tensor
-from surgery.transfers.operations import Operation, Piece
 
 STATE = {
     "tall": torch.arange(24.0).reshape(12, 2),

@@ -12,8 +12,8 @@ from tiny_models import TiedLanguageModel, TinyNet, randomise
 from torch import nn
 
 import surgery
-from surgery.architectures import find_architecture
 from surgery.errors import CheckpointError
+from surgery.networks.architectures import find_architecture
 from surgery.transfers.tofile import plan_file_transfer
 
 
@@ -94,7 +94,7 @@ def test_the_state_dict_loads_strictly_into_the_architecture(tmp_path):
 FULL = """
 import resource, signal, sys
 import surgery
-from surgery.architectures import find_architecture
+from surgery.networks.architectures import find_architecture
 from surgery.transfers.tofile import plan_file_transfer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 old, out, most = sys.argv[1:]

@@ -13,7 +13,7 @@ from torch import nn
 from zoo import TORCHVISION, smallest
 
 import surgery
-from surgery.deferred import DeferredInit
+from surgery.networks.deferred import DeferredInit
 
 #: Random numbers that stand in for any checkpoint: tensors are windows on them, so that the
 #: largest architectures cost a copy and no generator.

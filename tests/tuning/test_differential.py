@@ -2,8 +2,8 @@ import pytest
 import timm
 from tiny_models import TiedLanguageModel, TinyNet, Wrapper
 
-from surgery.describe import describe
 from surgery.errors import RuleError
+from surgery.networks.describe import describe
 from surgery.tuning import parse_rules, resolve_groups, why
 from surgery.tuning.differential import geometric
 

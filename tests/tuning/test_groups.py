@@ -13,8 +13,8 @@ from tiny_models import TiedLanguageModel, TinyNet
 from torch import nn
 
 import surgery
-from surgery.describe import describe
 from surgery.errors import OptimizerError, RuleError, SelectorError, SurgeryError
+from surgery.networks.describe import describe
 from surgery.record import Record
 from surgery.specs import ModelSpec
 from surgery.tuning import ParamGroups, initial_rules, resolve_groups, why

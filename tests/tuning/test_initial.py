@@ -12,8 +12,8 @@ import transformers
 from tiny_models import TinyNet
 from torch import nn
 
-from surgery.describe import describe
 from surgery.heads import head_paths
+from surgery.networks.describe import describe
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.tuning import ParamGroups, initial_rules, resolve_groups
 

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from surgery.describe import describe
+from surgery.networks.describe import describe
 from surgery.specs import ModelSpec
 from surgery.tuning.stages import layer_depths, stage_key
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from surgery.describe import tensor_spec
+from surgery.specs import TensorSpec
 from surgery.tuning.optimizer_names import find_optimizer
 from surgery.tuning.state_size import state_bytes
 
@@ -47,7 +47,7 @@ def test_what_the_real_optimizer_keeps(name, keys):
         for value in optimizer.state[parameter].values()
         if isinstance(value, torch.Tensor)
     )
-    specs = [tensor_spec(str(index), parameter) for index, parameter in enumerate(parameters)]
+    specs = [TensorSpec.of(str(index), parameter) for index, parameter in enumerate(parameters)]
     assert state_bytes(choice, keys, {}, specs) == kept
     hyper = {key: value for key, value in keys.items() if key != "fused"}
     assert state_bytes(choice, {}, hyper, specs) == kept
@@ -55,5 +55,5 @@ def test_what_the_real_optimizer_keeps(name, keys):
 
 @pytest.mark.parametrize("name", ["lbfgs", "sparseadam", "muon"])
 def test_unknown_where_it_cannot_be_asked(name):
-    spec = tensor_spec("bias", torch.ones(3))
+    spec = TensorSpec.of("bias", torch.ones(3))
     assert state_bytes(find_optimizer(name), {}, {}, [spec]) is None

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.tensors import flat_pieces
-from surgery.checkpoint.writing.values import Computed, Values, spec_of
+from surgery.checkpoint.writing.values import Computed, Values
 from surgery.errors import ValueRefused
+from surgery.specs import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ class Casts:
 
     def cast(self, name: str, values: Values, dtype: str) -> Values:
         """``values`` in ``dtype`` (``"float16"``); computed only when they are asked for."""
-        spec = spec_of(name, values)
+        spec = TensorSpec.of(name, values)
         if spec.dtype == dtype:
             return values
         return Computed(spec.shape, dtype, lambda: self._pieces(name, values, dtype))

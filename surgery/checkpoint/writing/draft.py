@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from surgery.checkpoint.writing.values import Values, spec_of
+from surgery.checkpoint.writing.values import Values
 from surgery.specs import TensorSpec
 
 
@@ -30,7 +30,7 @@ class Draft:
     def specs(self) -> Mapping[str, TensorSpec]:
         """What is to be stored, by name: every tensor once."""
         return {
-            name: spec_of(name, values)
+            name: TensorSpec.of(name, values)
             for name, values in self.values.items()
             if name not in self.aliases
         }

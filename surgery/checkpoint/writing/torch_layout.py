@@ -25,8 +25,9 @@ from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.layout import Layout
 from surgery.checkpoint.writing.moving import Target
 from surgery.checkpoint.writing.segments import Placed, Segment, literal, shared_residue
-from surgery.checkpoint.writing.values import Values, is_tensor, segment_of, spec_of, tensor_problem
+from surgery.checkpoint.writing.values import Values, is_tensor, segment_of, tensor_problem
 from surgery.checkpoint.zipped import END, END64, END64_LOCATOR, ENTRY, LOCAL
+from surgery.specs import TensorSpec
 
 _TOP = "archive"
 _ALIGNMENT = 64
@@ -142,7 +143,7 @@ class _Storages:
                 return None
 
     def _store(self, values: Values) -> StoredTensor:
-        spec, segment, key = spec_of("", values), segment_of(values), str(len(self.segments))
+        spec, segment, key = TensorSpec.of("", values), segment_of(values), str(len(self.segments))
         self.segments[key] = segment
         return StoredTensor(key, spec.dtype, spec.shape, segment.nbytes)
 

@@ -33,12 +33,6 @@ class Computed:
 Values: TypeAlias = "Place | Computed | torch.Tensor"
 
 
-def spec_of(name: str, values: Values) -> TensorSpec:
-    """The spec of ``values`` under ``name``."""
-    dtype = values.dtype if isinstance(values.dtype, str) else str(values.dtype)
-    return TensorSpec(name, tuple(values.shape), dtype.removeprefix("torch."))
-
-
 def is_tensor(value: object) -> TypeIs[torch.Tensor]:
     """Whether a value is a tensor in memory; where torch is not imported there is none."""
     torch = sys.modules.get("torch")
@@ -67,7 +61,7 @@ def segment_of(values: Values) -> Segment:
     """Row-major little-endian bytes: a range of a file where they lie there as they are."""
     if isinstance(values, Place) and is_plain(values):
         return _range_of(values)
-    spec = spec_of("", values)
+    spec = TensorSpec.of("", values)
 
     def bytes_of_pieces() -> Iterator[memoryview]:
         from surgery.checkpoint.tensors import flat_pieces, memory

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import surgery
-from surgery.conversion import convert
+from surgery.checkpoint.conversion import convert
 
 SCRIPT = Path(__file__).parents[2] / "support" / "killing.py"
 

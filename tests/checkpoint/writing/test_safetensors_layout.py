@@ -11,12 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from surgery.checkpoint import open_checkpoint, save
+from surgery.checkpoint.conversion import convert
 from surgery.checkpoint.writing import safetensors_layout
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.moving import Target
 from surgery.checkpoint.writing.safetensors_layout import NAMES, lay_out, problems
 from surgery.checkpoint.writing.values import Computed
-from surgery.conversion import convert
 
 WRITABLE = {
     name: value

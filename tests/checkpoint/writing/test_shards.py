@@ -96,7 +96,7 @@ def test_versions_metadata_and_record_survive(tmp_path):
     surgery.save(model, tmp_path / "old.pt", metadata={"by": "test"})
     opened = surgery.open_checkpoint(tmp_path / "old.pt")
     job = plan_file_transfer(
-        opened, surgery.architectures.find_architecture(f"like:{tmp_path}/old.pt")
+        opened, surgery.networks.architectures.find_architecture(f"like:{tmp_path}/old.pt")
     )
     outcome = job.write(tmp_path / "m.safetensors", max_shard_bytes=2000)
     assert len(outcome.files) == 4

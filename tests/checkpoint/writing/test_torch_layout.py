@@ -10,6 +10,7 @@ from every_dtype import every_dtype, same
 from torch.utils.serialization import config
 
 from surgery.checkpoint import open_checkpoint, save
+from surgery.checkpoint.conversion import convert
 from surgery.checkpoint.source import Source
 from surgery.checkpoint.writing import torch_layout
 from surgery.checkpoint.writing.draft import Draft
@@ -17,7 +18,6 @@ from surgery.checkpoint.writing.moving import Target
 from surgery.checkpoint.writing.segments import Copied, Made
 from surgery.checkpoint.writing.torch_layout import lay_out
 from surgery.checkpoint.writing.values import Computed
-from surgery.conversion import convert
 
 
 @pytest.mark.parametrize("mmap", [False, True])

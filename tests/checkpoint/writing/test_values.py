@@ -9,7 +9,8 @@ from surgery.checkpoint.places import Place, contiguous_strides
 from surgery.checkpoint.regions import Region
 from surgery.checkpoint.source import Source
 from surgery.checkpoint.writing.segments import Copied, Made
-from surgery.checkpoint.writing.values import is_plain, segment_of, spec_of, tensor_problem
+from surgery.checkpoint.writing.values import is_plain, segment_of, tensor_problem
+from surgery.specs import TensorSpec
 
 
 @pytest.fixture
@@ -69,8 +70,8 @@ def test_strides_of_a_tensor():
 
 
 def test_specs():
-    assert spec_of("x", torch.ones(2, 3).half()).dtype == "float16"
-    assert spec_of("x", torch.ones(2, 3)).shape == (2, 3)
+    assert TensorSpec.of("x", torch.ones(2, 3).half()).dtype == "float16"
+    assert TensorSpec.of("x", torch.ones(2, 3)).shape == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Which source tensor feeds which target tensor, and on what evidence."""

@@ -1,0 +1,1 @@
+"""Networks by name or live: found, built without values, described, remembered."""

@@ -1,0 +1,128 @@
+"""A live module to its :class:`~surgery.specs.ModelSpec`: names, shapes and types, no values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
+from surgery.wrappers import WRAPPER_SEGMENTS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def describe(model: nn.Module) -> ModelSpec:
+    """What planning needs to know of ``model``; the model and its values stay untouched.
+
+    >>> describe(torch.nn.Linear(3, 2)).tensors
+    (TensorSpec(name='weight', shape=(2, 3), dtype='float32'),
+     TensorSpec(name='bias', shape=(2,), dtype='float32'))
+    """
+    state = {k: v for k, v in model.state_dict(keep_vars=True).items() if _is_tensor(v)}
+    return ModelSpec(
+        tensors=tuple(TensorSpec.of(name, value) for name, value in state.items()),
+        parameters=_parameters(model, state),
+        modules=tuple(
+            spec
+            for path, module in model.named_modules()
+            if (spec := _module(path, module)) is not None
+        ),
+        computed=tuple(name for name, _ in model.named_buffers() if name not in state),
+        shared_buffers=tuple(
+            tuple(names)
+            for names in _names_by_tensor(model.named_buffers(remove_duplicate=False)).values()
+            if len(names) > 1
+        ),
+    )
+
+
+def _is_tensor(value: object) -> bool:
+    """State dicts also carry a module's ``_extra_state``, which may be anything."""
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _parameters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[ParameterSpec, ...]:
+    # Some wrappers (activation checkpointing) go by other names in state dicts than in modules.
+    names = _names_by_tensor((*model.named_parameters(remove_duplicate=False), *state.items()))
+    depths = _layer_depths(model)
+    return tuple(
+        ParameterSpec(
+            TensorSpec.of(name, parameter),
+            aliases=tuple(dict.fromkeys(names[id(parameter)])),
+            trainable=parameter.requires_grad,
+            depth=depths.get(name),
+        )
+        for name, parameter in model.named_parameters()
+    )
+
+
+def _names_by_tensor(named: Iterable[tuple[str, torch.Tensor]]) -> dict[int, list[str]]:
+    names: dict[int, list[str]] = {}
+    for name, tensor in named:
+        names.setdefault(id(tensor), []).append(name)
+    return names
+
+
+def _layer_depths(model: nn.Module) -> dict[str, int]:
+    """Parameter name to layer index, 0 at the input, by the matcher that timm's models carry.
+
+    The same call that ``timm.optim.param_groups_layer_decay`` makes. Empty where the model has
+    no matcher of its own.
+    """
+    children = dict(model.named_children())
+    if len(children) == 1 and (segment := next(iter(children))) in WRAPPER_SEGMENTS:
+        depths = _layer_depths(children[segment])
+        return {f"{segment}.{name}": depth for name, depth in depths.items()}
+    matcher = getattr(model, "group_matcher", None)
+    if matcher is None:
+        return {}
+    from timm.models import group_parameters
+
+    return dict(group_parameters(model, matcher(coarse=False), reverse=True))
+
+
+def _module(path: str, module: nn.Module) -> ModuleSpec | None:
+    """None for a module that only holds others: no rule or report has anything to say of it."""
+    owns_parameters = any(True for _ in module.parameters(recurse=False))
+    owns_buffers = any(True for _ in module.buffers(recurse=False))
+    shadowed = "requires_grad" in module.__dict__
+    if not (owns_parameters or owns_buffers or shadowed):
+        return None
+    types = _type_names(module)
+    return ModuleSpec(
+        path,
+        types,
+        norm=owns_parameters and _is_norm(module, types),
+        has_statistics=getattr(module, "running_mean", None) is not None,
+        shadowed=shadowed,
+    )
+
+
+def _is_norm(module: nn.Module, types: tuple[str, ...]) -> bool:
+    """By class, since names lie (bn1, ln_1, normalization).
+
+    Other libraries' norms are known by their class name, as long as their parameters are one
+    value a channel: a block called ``...Norm...`` that owns a matrix is no norm.
+    """
+    from torch import nn
+
+    if isinstance(module, nn.LayerNorm):  # may normalise over several axes
+        return True
+    return any("norm" in name.lower() for name in types) and all(
+        sum(size > 1 for size in parameter.shape) <= 1
+        for parameter in module.parameters(recurse=False)
+    )
+
+
+def _type_names(module: nn.Module) -> tuple[str, ...]:
+    from torch import nn
+
+    return tuple(
+        base.__name__
+        for base in type(module).__mro__
+        if issubclass(base, nn.Module) and base is not nn.Module
+    )

@@ -1,0 +1,123 @@
+"""A head's rows for those classes that stay, each at its new place; the others stay fresh.
+
+Never without being asked: no shape says which class is which, and ten classes are not the same
+ten. ``fc=class-rows:0=7,2=1`` says that the new class 0 was 7 and the new class 2 was 1;
+``file=rows.txt`` has such pairs one a line, ``old=a.txt,new=b.txt`` the labels of all classes in
+their order, of which equal ones stay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from surgery.errors import LineError, Problem, SurgeryError
+from surgery.transfers.resize.adapter import Adapter, Case, Fit, NoFit, Settings, count
+
+if TYPE_CHECKING:
+    import torch
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRows(Adapter):
+    """Its settings are not options with names but pairs, given in one of three ways."""
+
+    def read(self, given: Mapping[str, str]) -> Settings:
+        """``rows``: pairs (new class, old class); beside them ``old`` and ``new``, how many
+        classes there are, where labels told.
+        """
+        if given.keys() == {"old", "new"}:
+            return _from_labels(_lines(given["old"]), _lines(given["new"]), given)
+        if given.keys() == {"file"}:
+            return {"rows": _from_file(given["file"])}
+        if not given or {"old", "new", "file"} & given.keys():
+            raise SurgeryError(
+                "class-rows: expected NEW=OLD pairs of class numbers, file=ROWS, or old=LABELS "
+                f"and new=LABELS, found {dict(given) or 'nothing'}"
+            )
+        return {"rows": _pairs(given.items())}
+
+
+def _pairs(texts: Iterable[tuple[str, str]]) -> Pairs:
+    try:
+        pairs = tuple((count(new), count(old)) for new, old in texts)
+    except ValueError as error:
+        raise SurgeryError(f"class-rows: expected NEW=OLD class numbers: {error}") from error
+    if twice := [new for new, n in Counter(new for new, _ in pairs).items() if n > 1]:
+        raise SurgeryError(f"class-rows: the new class {twice[0]} is given more than once")
+    return tuple(sorted(pairs))
+
+
+def _from_file(path: str) -> Pairs:
+    pairs, problems = [], []
+    for number, raw in enumerate(_lines(path), start=1):
+        line = raw.partition("#")[0].strip()
+        new, equals, old = (part.strip() for part in line.partition("="))
+        if equals and new.isdecimal() and old.isdecimal():
+            pairs.append((new, old))
+        elif line:
+            problems.append(Problem(number, f"expected NEW = OLD class numbers, found {line!r}"))
+    if problems:
+        raise LineError(path, problems)
+    return _pairs(pairs)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SurgeryError(f"class-rows: {path} cannot be read: {why}") from error
+
+
+def _from_labels(old: Sequence[str], new: Sequence[str], paths: Mapping[str, str]) -> Settings:
+    for side, labels in (("old", old), ("new", new)):
+        if twice := [label for label, n in Counter(labels).items() if n > 1]:
+            raise SurgeryError(f"class-rows: {paths[side]} has {twice[0]!r} more than once")
+    index = {label: at for at, label in enumerate(old)}
+    rows = tuple((at, index[label]) for at, label in enumerate(new) if label in index)
+    if not rows:
+        raise SurgeryError(f"class-rows: {paths['old']} and {paths['new']} share no label")
+    return {"rows": rows, "old": len(old), "new": len(new)}
+
+
+def decide(case: Case) -> Fit | NoFit:
+    """Every class that is named is there, and nothing but the number of rows differs."""
+    source, target = case.source.shape, case.target.shape
+    if not source or len(source) != len(target) or source[1:] != target[1:]:
+        return NoFit("more than the number of rows differs")
+    old, new = source[0], target[0]
+    for side, classes in (("old", old), ("new", new)):
+        if case.settings.get(side, classes) != classes:
+            return NoFit(f"{case.settings[side]} {side} labels for {classes} classes")
+    rows = cast("Pairs", case.settings["rows"])
+    for at, was in rows:
+        if at >= new or was >= old:
+            return NoFit(f"{at}={was}: there are {new} new classes and {old} old ones, from 0")
+    fresh = new - len(rows)
+    reason = f"{len(rows)} of {new} classes from {old}, {fresh} fresh"
+    return Fit(reason, {"rows": rows}, fresh * prod(target[1:]))
+
+
+def compute(
+    sources: Sequence[torch.Tensor],
+    shape: tuple[int, ...],
+    settings: Settings,
+    initial: torch.Tensor | None,
+) -> torch.Tensor:
+    """(old classes, ...) to (new classes, ...)."""
+    result = sources[0].new_empty(shape) if initial is None else initial.clone()
+    for new, old in cast("Pairs", settings["rows"]):
+        result[new] = sources[0][old]
+    return result
+
+
+ADAPTER = ClassRows(
+    "class-rows", "the classes' own rows, so their own logits", decide, compute, automatic=False
+)

@@ -1,0 +1,53 @@
+"""Patch embeddings for patches of another size, by the pseudo-inverse of the resize.
+
+The new kernel gives, on patches that were resized, what the old one gave on the patches
+themselves, as nearly as can be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from surgery.transfers.resize.adapter import Adapter, Case, Fit, NoFit, Settings, grid_text
+
+if TYPE_CHECKING:
+    import torch
+
+#: timm's, torchvision's and transformers' names; a hybrid's backbone has longer ones.
+_PATCHES = re.compile(r"(^|[._])(patch_?embed(ding)?s?(\.proj(ection)?)?|conv_proj)\.weight$")
+
+
+def decide(case: Case) -> Fit | NoFit:
+    """A convolution by its name, of which nothing but the patch differs."""
+    source, target = case.source.shape, case.target.shape
+    if not (case.chosen or _PATCHES.search(case.target.name)):
+        return NoFit("it is not named a patch embedding")
+    if len(source) != 4 or len(target) != 4 or source[:2] != target[:2]:
+        return NoFit("more than the patch size differs", near=True)
+    if source == target:
+        return NoFit(f"both have patches of {grid_text(source[2:])}")
+    old, new = grid_text(source[2:]), grid_text(target[2:])
+    return Fit(f"{old} patches to {new}, by the pseudo-inverse of the bicubic resize")
+
+
+def compute(
+    sources: Sequence[torch.Tensor],
+    shape: tuple[int, ...],
+    settings: Settings,
+    initial: torch.Tensor | None,
+) -> torch.Tensor:
+    """(out, in, h, w) to (out, in, new h, new w)."""
+    from timm.layers import resample_patch_embed
+
+    result: torch.Tensor = resample_patch_embed(sources[0], list(shape[2:]))
+    return result
+
+
+ADAPTER = Adapter(
+    "patch-embed",
+    "FlexiViT (Beyer et al. 2023), timm.layers.resample_patch_embed",
+    decide,
+    compute,
+)
