@@ -19,7 +19,7 @@ from surgery.errors import CheckpointError, SurgeryError, ValueRefused
 from surgery.networks.architectures import find_architecture
 from surgery.transfers.tofile import plan_file_transfer
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "checkpoints"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "checkpoints"
 STATES = [
     (path, state.key)
     for path in sorted(FIXTURES.iterdir())

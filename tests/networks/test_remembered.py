@@ -20,7 +20,7 @@ from surgery.networks.remembered import Memory, Signature, arguments_key, code, 
 from surgery.networks.remembered.code import Code, installed_code, trusted_code
 from surgery.networks.remembered.entries import Entries
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HERE = Code("0" * 16, "1" * 32)
 VALUE = {"names": ["resnet50", "vit"], "count": 2}
 
