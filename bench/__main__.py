@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from bench.many import compare_many
+from bench.patterns import compare_patterns
 from bench.structure import compare_structure
 from bench.transfers import compare_transfers
 
@@ -19,6 +20,7 @@ def main() -> None:
         compare_transfers(Path(folder))
         compare_many()
         compare_structure()
+        compare_patterns()
     from bench.groups import compare_groups  # imports torch, and children would look as large
 
     compare_groups()

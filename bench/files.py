@@ -15,7 +15,8 @@ import torch
 from surgery.checkpoint.writer import write
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.values import Computed
-from surgery.networks.architectures import blueprint, find_architecture
+from surgery.networks.architectures import find_architecture
+from surgery.networks.blueprints import blueprint
 from surgery.specs import TensorSpec
 
 _PIECE = 1 << 22

@@ -23,19 +23,19 @@ def main() -> None:
     groups = surgery.resolve_groups(model, rules)
     stages = surgery.build_stages(model, groups, optimizer=optimizer)
     print(f"{ARCH}, {len(stages.unfreezings)} unfreezings")
-    _tell("build_stages, from groups", lambda _: surgery.build_stages(model, groups))
-    _tell("start_epoch, one stage more each time", stages.start_epoch)
+    _time("build_stages, from groups", lambda _: surgery.build_stages(model, groups))
+    _time("start_epoch, one stage more each time", stages.start_epoch)
     last = stages.unfreezings[-1]
-    _tell("start_epoch, nothing changes", lambda _: stages.start_epoch(last))
-    _tell("trained_parameters", lambda _: stages.trained_parameters())
+    _time("start_epoch, nothing changes", lambda _: stages.start_epoch(last))
+    _time("trained_parameters", lambda _: stages.trained_parameters())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.safetensors")
         parts = {"model": model, "optimizer": optimizer, "stages": stages}
-        _tell("save_training, before a step", lambda _: surgery.save_training(path, **parts), 3)
-        _tell("resume_training", lambda _: surgery.resume_training(path, **parts), 3)
+        _time("save_training, before a step", lambda _: surgery.save_training(path, **parts), 3)
+        _time("resume_training", lambda _: surgery.resume_training(path, **parts), 3)
 
 
-def _tell(title: str, call: Callable[[int], object], runs: int = 13) -> None:
+def _time(title: str, call: Callable[[int], object], runs: int = 13) -> None:
     seconds = []
     for run in range(runs):
         started = time.perf_counter()

@@ -10,8 +10,7 @@ from bench.pairs import compare, run_inside
 SPECS = """
 import resource, sys, time
 from surgery.specs import ModelSpec, TensorSpec
-from surgery.transfers.decide import make_plan
-from surgery.specs import SourceSpec
+from surgery.transfers import plan_transfer
 
 W, H = 64, 256
 
@@ -36,10 +35,10 @@ def split(blocks):
 """
 
 PLAN = """
-source = SourceSpec(tuple({source}({blocks})))
+source = tuple({source}({blocks}))
 target = ModelSpec.from_tensors(tuple({target}({blocks})))
 started = time.perf_counter()
-plan = make_plan(source, target, match="{match}")
+plan = plan_transfer(source, target, match="{match}")
 seconds = time.perf_counter() - started
 assert plan.loaded_fraction == 1 and not plan.unused
 print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

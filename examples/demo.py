@@ -24,6 +24,8 @@ from digits import DigitNet, images, split  # noqa: E402 - it lies beside the fi
 
 CHECKPOINT = FIXTURES / "digits_0_to_4.safetensors"
 RULES = FIXTURES / "rules" / "digits.txt"
+#: The checkpoint has two blocks: the third starts from its initial values.
+NEW_BLOCK = "blocks.2"
 SEEDS = range(8)
 EPOCHS = 15
 
@@ -40,7 +42,7 @@ def show_the_steps() -> None:
     torch.manual_seed(0)
     model = DigitNet(num_classes=10, depth=3)
     print("1. What goes where\n")
-    print(surgery.plan_transfer(CHECKPOINT, model))
+    print(surgery.plan_transfer(CHECKPOINT, model, fresh=NEW_BLOCK))
 
     print("\n\n2. The head, the other way round: five known digits kept, five new ones added\n")
     known = DigitNet(num_classes=5, depth=2)
@@ -49,15 +51,15 @@ def show_the_steps() -> None:
     print(surgery.plan_head(known, 10, old_labels=digits[:5], new_labels=digits))
 
     print("\n\n3. Who learns how fast\n")
-    outcome = surgery.transfer(CHECKPOINT, model)
+    outcome = surgery.transfer(CHECKPOINT, model, fresh=NEW_BLOCK)
     print(surgery.resolve_groups(model, RULES, transfer=outcome))
 
 
 FRESH = "base optimizer=adamw lr=1e-2 wd=0.05\n:1d wd=0"
 #: Column -> (whether the checkpoint goes in, the rules).
 RUNS = {
-    "checkpoint, rates by rule": (True, RULES),
-    "checkpoint, one rate": (True, FRESH),
+    "checkpoint, lr by rule": (True, RULES),
+    "checkpoint, one lr": (True, FRESH),
     "fresh weights": (False, FRESH),
 }
 
@@ -81,14 +83,14 @@ def compare() -> None:
 
 
 def accuracy(seed: int, transferred: bool, rules: str | Path) -> float:
-    """Share of the test images told right. For one seed, all runs have the same initial values
-    and the same batches.
+    """Share of the test images classified correctly. For one seed, all runs have the same initial
+    values and the same batches.
     """
     torch.manual_seed(seed)
     model = DigitNet(num_classes=10, depth=3)
-    outcome = surgery.transfer(CHECKPOINT, model) if transferred else None
+    outcome = surgery.transfer(CHECKPOINT, model, fresh=NEW_BLOCK) if transferred else None
     with warnings.catch_warnings():
-        # One rate for what is new and what is loaded is what the middle column is there to show.
+        # One learning rate for what is new and what is loaded: the middle column is to show it.
         warnings.simplefilter("ignore", surgery.SurgeryWarning)
         optimizer = surgery.build_optimizer(model, rules, transfer=outcome)
     pixels, digits = images()
@@ -96,8 +98,8 @@ def accuracy(seed: int, transferred: bool, rules: str | Path) -> float:
     train(model, optimizer, pixels[tuning], digits[tuning], seed)
     model.eval()
     with torch.no_grad():
-        told = model(pixels[testing]).argmax(1)
-    return float((told == digits[testing]).float().mean())
+        predicted = model(pixels[testing]).argmax(1)
+    return float((predicted == digits[testing]).float().mean())
 
 
 def train(

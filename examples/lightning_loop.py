@@ -36,7 +36,8 @@ class Tuning(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.model = DigitNet(num_classes=10)
-        self.outcome = surgery.transfer(CHECKPOINT, self.model)
+        # The checkpoint has two blocks.
+        self.outcome = surgery.transfer(CHECKPOINT, self.model, fresh="blocks.2")
 
     def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
         x, y = batch
@@ -72,7 +73,7 @@ def main() -> None:
     )
     trainer.fit(module, loader)
 
-    print(f"{accuracy(module.model):.1%} of other images told right")
+    print(f"{accuracy(module.model):.1%} of other images classified correctly")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main() -> None:
     x, y = pixels[tuning], digits[tuning]
 
     model = DigitNet(num_classes=10)
-    outcome = surgery.transfer(CHECKPOINT, model)
+    outcome = surgery.transfer(CHECKPOINT, model, fresh="blocks.2")  # the checkpoint has two
     optimizer = surgery.build_optimizer(model, RULES, transfer=outcome)
     schedule = surgery.build_schedule(optimizer, RULES, epochs=EPOCHS, steps_per_epoch=4)
     stages = surgery.build_stages(model, RULES, optimizer=optimizer, transfer=outcome)
@@ -48,9 +48,9 @@ def main() -> None:
             optimizer.step()
             record = recorder.step(loss=loss)
             schedule.step()
-        print(f"{change}; loss {record.loss:.2f}, the head's rate {max(record.rates):.2g}")
+        print(f"{change}; loss {record.loss:.2f}, the head's lr {max(record.rates):.2g}")
 
-    print(f"{accuracy(model):.1%} of other images told right")
+    print(f"{accuracy(model):.1%} of other images classified correctly")
 
 
 if __name__ == "__main__":

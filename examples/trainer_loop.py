@@ -55,7 +55,7 @@ def main() -> None:
     _, tuning, _ = split()
     pairs = zip(pixels[tuning], digits[tuning], strict=True)
     model = DigitNet(num_classes=10)
-    outcome = surgery.transfer(CHECKPOINT, model)
+    outcome = surgery.transfer(CHECKPOINT, model, fresh="blocks.2")  # the checkpoint has two
     optimizer = surgery.build_optimizer(model, RULES, transfer=outcome)
     schedule = surgery.build_schedule(optimizer, RULES, epochs=EPOCHS, steps_per_epoch=4)
     stages = surgery.build_stages(model, RULES, optimizer=optimizer, transfer=outcome)
@@ -71,7 +71,7 @@ def main() -> None:
             callbacks=[Unfreezing(stages)],
         )
         trainer.train()
-    print(f"{accuracy(model):.1%} of other images told right")
+    print(f"{accuracy(model):.1%} of other images classified correctly")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from pathlib import Path
 import safetensors
 
 from surgery.checkpoint import open_checkpoint
+from surgery.checkpoint.formats.safetensors import DTYPES
 from surgery.checkpoint.places import Place
-from surgery.checkpoint.safetensors import DTYPES
 from surgery.errors import CheckpointError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["surgery.checkpoint"]):
-    import surgery.checkpoint.index
-    import surgery.checkpoint.tensors  # noqa: F401
+    import surgery.checkpoint.opening
+    import surgery.checkpoint.tensors.reading  # noqa: F401
 
 import torch  # noqa: F401  (its import would count as the first input's time)
 

@@ -30,14 +30,14 @@ def try_file(path: Path) -> bool:
 
 
 def _read_all(path: Path, key: str | None) -> None:
-    with _told():
+    with _errors_checked():
         checkpoint = open_checkpoint(path, key="." if key is None else key)
         if sum(spec.nbytes for spec in checkpoint.specs) <= _MOST_BYTES:
             _read_values(checkpoint)
 
 
 def _read_values(checkpoint: Checkpoint) -> None:
-    with _told():
+    with _errors_checked():
         checkpoint.verify()
     for name, tensor in checkpoint.state_dict().items():
         spec = checkpoint.by_name[name]
@@ -45,7 +45,7 @@ def _read_values(checkpoint: Checkpoint) -> None:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _errors_checked() -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:

@@ -2,42 +2,45 @@
 
 Three values that can be looked at before anything happens:
 
-- what goes where: :func:`plan_transfer` -> ``TransferPlan``, done by :func:`transfer`;
-- what is the new head: :func:`plan_head` -> ``HeadSwap``, done by :func:`replace_head`;
+- what goes where: :func:`plan_transfer` -> ``TransferPlan``, done by its ``apply`` and ``write``;
+- what is the new head: :func:`plan_head` -> ``HeadSwap``, done by its ``apply``;
 - who learns how fast: :func:`resolve_groups` -> ``ParamGroups``, done by :func:`build_optimizer`.
+
+:func:`transfer` and :func:`replace_head` plan and do it at once.
 
 The names below are imported on first use: ``import surgery`` alone does not import torch.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from surgery.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from surgery.checkpoint import Checkpoint, open_checkpoint, save
+    from surgery.checkpoint import Checkpoint, open_checkpoint
     from surgery.checkpoint.conversion import ConversionOutcome, convert
+    from surgery.checkpoint.writer import save
     from surgery.errors import SurgeryError, SurgeryWarning
     from surgery.heads import HeadSwap, plan_head, replace_head
-    from surgery.patterns import select
-    from surgery.proof import Proof, verify_transfer
+    from surgery.networks.selection import select
+    from surgery.proof import Proof
+    from surgery.proof.verify import verify_transfer
     from surgery.specs import ModelSpec, TensorSpec
-    from surgery.training import (
-        RangeTest,
-        Recorder,
-        Stages,
+    from surgery.training.load_state import (
         StateOutcome,
-        build_schedule,
-        build_stages,
-        gradual_unfreeze,
         load_optimizer_state,
-        lr_range_test,
         rebuild_optimizer,
-        resume_training,
-        save_training,
     )
+    from surgery.training.range_test import RangeTest, lr_range_test
+    from surgery.training.recorder import Recorder
+    from surgery.training.resume import resume_training, save_training
+    from surgery.training.schedule import build_schedule
+    from surgery.training.stages import Stages, build_stages
+    from surgery.training.unfreezing import gradual_unfreeze
     from surgery.transfers import TransferOutcome, TransferPlan, plan_transfer, transfer
-    from surgery.tuning import ParamGroups, build_optimizer, resolve_groups
+    from surgery.tuning import ParamGroups, resolve_groups
+    from surgery.tuning.optimizer import build_optimizer
 
 __version__ = "0.1.0"
 
@@ -48,34 +51,34 @@ _HOMES = {
     "ModelSpec": "surgery.specs",
     "ParamGroups": "surgery.tuning",
     "Proof": "surgery.proof",
-    "RangeTest": "surgery.training",
-    "Recorder": "surgery.training",
-    "Stages": "surgery.training",
-    "StateOutcome": "surgery.training",
+    "RangeTest": "surgery.training.range_test",
+    "Recorder": "surgery.training.recorder",
+    "Stages": "surgery.training.stages",
+    "StateOutcome": "surgery.training.load_state",
     "SurgeryError": "surgery.errors",
     "SurgeryWarning": "surgery.errors",
     "TensorSpec": "surgery.specs",
     "TransferOutcome": "surgery.transfers",
     "TransferPlan": "surgery.transfers",
-    "build_optimizer": "surgery.tuning",
-    "build_schedule": "surgery.training",
-    "build_stages": "surgery.training",
+    "build_optimizer": "surgery.tuning.optimizer",
+    "build_schedule": "surgery.training.schedule",
+    "build_stages": "surgery.training.stages",
     "convert": "surgery.checkpoint.conversion",
-    "gradual_unfreeze": "surgery.training",
-    "load_optimizer_state": "surgery.training",
-    "lr_range_test": "surgery.training",
+    "gradual_unfreeze": "surgery.training.unfreezing",
+    "load_optimizer_state": "surgery.training.load_state",
+    "lr_range_test": "surgery.training.range_test",
     "open_checkpoint": "surgery.checkpoint",
     "plan_head": "surgery.heads",
     "plan_transfer": "surgery.transfers",
-    "rebuild_optimizer": "surgery.training",
+    "rebuild_optimizer": "surgery.training.load_state",
     "replace_head": "surgery.heads",
     "resolve_groups": "surgery.tuning",
-    "resume_training": "surgery.training",
-    "save": "surgery.checkpoint",
-    "save_training": "surgery.training",
-    "select": "surgery.patterns",
+    "resume_training": "surgery.training.resume",
+    "save": "surgery.checkpoint.writer",
+    "save_training": "surgery.training.resume",
+    "select": "surgery.networks.selection",
     "transfer": "surgery.transfers",
-    "verify_transfer": "surgery.proof",
+    "verify_transfer": "surgery.proof.verify",
 }
 
 __all__ = [
@@ -116,12 +119,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'surgery' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = on_first_use(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

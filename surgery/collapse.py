@@ -8,8 +8,13 @@ names it stands for, no more and no fewer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+from surgery.wording import listed
+
+Kind = TypeVar("Kind", bound=Hashable)
 
 _DIGITS = re.compile(r"(\d+)")
 _LONGEST_NUMBER = 18
@@ -49,11 +54,59 @@ def collapse(names: Iterable[str]) -> tuple[Collapsed, ...]:
     return tuple(sorted(folded, key=lambda collapsed: order[collapsed.names[0]]))
 
 
+def collapse_kinds(kinds: Mapping[str, Kind]) -> list[tuple[Collapsed, Kind]]:
+    """The same for names of several kinds: no pattern stands for names of two, and those of one
+    kind follow each other.
+    """
+    names: dict[Kind, list[str]] = {}
+    for name, kind in kinds.items():
+        names.setdefault(kind, []).append(name)
+    return [(folded, kind) for kind, found in names.items() for folded in collapse(found)]
+
+
+def patterns(names: Iterable[str], most: int = 6) -> str:
+    """Names in a sentence: ``layer{1..4}.bn, fc and 3 more``."""
+    return listed([folded.pattern for folded in collapse(dict.fromkeys(names))], most)
+
+
+def template(name: str) -> Slots:
+    """What names of repeated layers have in common: the texts around the numbers of the path."""
+    return _take_apart(name)[0]
+
+
+def counterpart(name: str, other: str) -> Hashable:
+    """How ``other`` follows from ``name``: its template, and how its numbers differ.
+
+    Where pairs of one kind are folded no row hides what goes where: ``fc1`` to ``fc2`` and ``fc2``
+    to ``fc1`` are of two kinds.
+    """
+    if name == other:
+        return ()
+    ours, theirs = _numbers(name), _numbers(other)
+    differences = [old - new for old, new in zip(theirs, ours, strict=False)]
+    return (template(other), *differences, *theirs[len(ours) :])
+
+
+def _numbers(name: str) -> list[int]:
+    found = _DIGITS.findall(name)[:_MOST_NUMBERS]
+    return [int(text) for text in found if len(text) <= _LONGEST_NUMBER]
+
+
+def split_numbers(text: str) -> tuple[Slots, Slots]:
+    """The fixed texts around the numbers, one more than these, and the numbers.
+
+    >>> split_numbers("layer1.0.conv")
+    (('layer', '.', '.conv'), ('1', '0'))
+    """
+    parts = _DIGITS.split(text, _MOST_NUMBERS)
+    return tuple(parts[0::2]), tuple(parts[1::2])
+
+
 def _take_apart(name: str) -> tuple[Slots, Slots]:
     """The fixed texts around the slots, and what fills them: numbers, and the last segment."""
     path, dot, leaf = name.rpartition(".")
-    parts = _DIGITS.split(path, _MOST_NUMBERS)
-    return (*parts[0::2], dot), (*parts[1::2], leaf)
+    fixed, numbers = split_numbers(path)
+    return (*fixed, dot), (*numbers, leaf)
 
 
 #: For each slot the values it takes; the block is their product.

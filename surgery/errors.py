@@ -5,14 +5,14 @@
     SurgeryError                 everything below; exit code 2 on the command line
     ├── CheckpointError          a file that cannot be read, or an output not written
     ├── ArchitectureError        an architecture that cannot be named, built or described
-    ├── HeadError                the head cannot be told, or cannot be replaced
+    ├── HeadError                the head cannot be found, or cannot be replaced
     ├── SelectorError            a selector that cannot be read, or that matches nothing
     ├── OptimizerError           an optimizer that cannot be named or built
     ├── TrainingError            what a training loop asks for and cannot have
     │   └── StageError           stages that do not fit, go backwards, or would not synchronise
     ├── LineError                lines of a text file, each problem with its file and line
     │   ├── RuleError            of a rules file
-    │   └── RenameError          of a rename file
+    │   └── MappingError         of a mapping
     └── Refused                  the data say no; exit code 1
         ├── TransferRefused      too little would load, or ``strict`` found a difference
         ├── ProofRefused         two networks that do not compute the same with one's weights
@@ -25,10 +25,15 @@ and :class:`SurgeryWarning`, for what was done and probably not meant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+
+from surgery.wording import LONGEST_TEXT, first_lines, without_middle
+
+#: Lines of details, or problems of one file, that are listed; the rest is counted.
+MOST_LISTED = 100
 
 
 class SurgeryError(Exception):
@@ -41,9 +46,10 @@ class SurgeryError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, details: Iterable[str] = ()) -> None:
-        self.message = message
-        self.details = tuple(details)
-        super().__init__("\n".join((message, *(f"  {line}" for line in self.details))))
+        self.message = without_middle(message, LONGEST_TEXT)
+        self.details = tuple(without_middle(line, LONGEST_TEXT) for line in details)
+        shown = first_lines(self.details, MOST_LISTED)
+        super().__init__("\n".join((self.message, *(f"  {line}" for line in shown))))
 
     def to_dict(self) -> dict[str, Any]:
         """The error as JSON values, for ``--json``."""
@@ -63,7 +69,7 @@ class ArchitectureError(SurgeryError):
 
 
 class HeadError(SurgeryError):
-    """The head cannot be told, or cannot be replaced."""
+    """The head cannot be found, or cannot be replaced."""
 
 
 class SelectorError(SurgeryError):
@@ -135,36 +141,43 @@ class LineError(SurgeryError):
     """Problems in a text file: all of them at once, each with its file and line.
 
     ``path`` is the file as the user named it (``<rules>`` for text passed in), ``problems``
-    are in line order, and ``line`` is the first one's.
+    are in line order, and ``line`` is the first one's. All are kept, and the first hundred listed,
+    in JSON too, with their ``total``.
     """
 
-    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
+    def __init__(self, path: str, problems: Iterable[Problem]) -> None:
         self.path = path
         self.problems = tuple(sorted(problems, key=lambda problem: problem.line))
-        first, *rest = (problem.located(path) for problem in self.problems)
-        super().__init__(first)
-        self.details = tuple(rest)
-        self.args = ("\n".join((first, *rest)),)
+        first, *rest = first_lines([each.located(path) for each in self.problems], MOST_LISTED)
+        super().__init__(first, rest)
+        # Each line begins as editors want it, without an indent.
+        self.args = ("\n".join((self.message, *self.details)),)
 
     @property
     def line(self) -> int:
         return self.problems[0].line
 
     def to_dict(self) -> dict[str, Any]:
-        problems = [{"line": problem.line, "message": problem.message} for problem in self.problems]
-        return {**super().to_dict(), "path": self.path, "line": self.line, "problems": problems}
+        listed = self.problems[:MOST_LISTED]
+        return {
+            **super().to_dict(),
+            "path": self.path,
+            "line": self.line,
+            "problems": [{"line": each.line, "message": each.message} for each in listed],
+            "total": len(self.problems),
+        }
 
 
 class RuleError(LineError):
     """Lines of a rules file that cannot be read, or that do not fit the model."""
 
 
-class RenameError(LineError):
-    """Lines of a rename file that cannot be read, or that match nothing."""
+class MappingError(LineError):
+    """Lines of a mapping that cannot be read, or that match nothing."""
 
 
-#: Names that are compared letter by letter; the seconds grow with their number.
-_MOST_COMPARED = 5000
+#: Names that are compared letter by letter, and their letters: the seconds grow with both.
+_MOST_COMPARED, _MOST_LETTERS = 5000, 500
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 1) -> tuple[str, ...]:
@@ -174,11 +187,13 @@ def nearest(name: str, candidates: Iterable[str], count: int = 1) -> tuple[str, 
     """
     import difflib
 
-    known = list(dict.fromkeys(candidates))
+    known = [c for c in dict.fromkeys(candidates) if len(c) <= _MOST_LETTERS]
+    if len(name) > _MOST_LETTERS:
+        return ()
     if len(known) > _MOST_COMPARED:
         leaf = name.rpartition(".")[2]
-        alike = (c for c in known if c.rpartition(".")[2] == leaf or abs(len(c) - len(name)) < 2)
-        known = list(islice(alike, _MOST_COMPARED))
+        similar = (c for c in known if c.rpartition(".")[2] == leaf or abs(len(c) - len(name)) < 2)
+        known = list(islice(similar, _MOST_COMPARED))
     return tuple(difflib.get_close_matches(name, known, n=count, cutoff=0.5))
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError
+from surgery.json_values import fields, flag, items, text, texts, whole_number
 
 #: Bits per element of the dtypes that checkpoints hold, by torch's name without ``torch.``.
 DTYPE_BITS: Mapping[str, int] = {
@@ -42,6 +43,8 @@ DTYPE_BITS: Mapping[str, int] = {
     "complex64": 64,
     "complex128": 128,
 }
+
+_Json = TypeVar("_Json")
 
 _FLOATING = ("float", "bfloat", "complex")
 
@@ -74,10 +77,12 @@ class TensorSpec:
         return [self.name, list(self.shape), self.dtype]
 
     @classmethod
-    def from_row(cls, row: Sequence[Any]) -> TensorSpec:
-        """The inverse of :meth:`to_row`. Other data raise TypeError or ValueError."""
-        name, shape, dtype = row
-        return cls(str(name), tuple(map(int, shape)), str(dtype))
+    def from_row(cls, row: object) -> TensorSpec:
+        """The inverse of :meth:`to_row`. Any other data raise ValueError."""
+        name, shape, dtype = items(row)
+        if text(dtype) not in DTYPE_BITS:
+            raise ValueError(f"{dtype!r} is no dtype of a checkpoint")
+        return cls(text(name), tuple(map(whole_number, items(shape))), dtype)
 
     @classmethod
     def of(cls, name: str, values: Any) -> TensorSpec:
@@ -88,6 +93,18 @@ class TensorSpec:
     def is_floating(self) -> bool:
         """Whether the values are real or complex numbers rather than integers or flags."""
         return is_floating(self.dtype)
+
+
+def _checked(value: Any, kind: type[_Json]) -> _Json:
+    """A JSON value of exactly this type: true is no number, and 3.0 no size. Raises TypeError."""
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, found {value!r:.60}")
+    return value
+
+
+def _tuple(values: Any, kind: type[_Json]) -> tuple[_Json, ...]:
+    """A JSON list of values of one type. Raises TypeError."""
+    return tuple([_checked(value, kind) for value in _checked(values, list)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +139,26 @@ class ParameterSpec:
     def name(self) -> str:
         return self.tensor.name
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that :meth:`from_dict` turns back into an equal value."""
+        return {
+            "tensor": self.tensor.to_row(),
+            "aliases": list(self.aliases),
+            "trainable": self.trainable,
+            "depth": self.depth,
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> ParameterSpec:
+        """The inverse of :meth:`to_dict`. Any other data raise ValueError."""
+        tensor, aliases, trainable, depth = fields(data, "tensor", "aliases", "trainable", "depth")
+        return cls(
+            TensorSpec.from_row(tensor),
+            texts(aliases),
+            flag(trainable),
+            None if depth is None else whole_number(depth),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpec:
@@ -148,6 +185,12 @@ class ModuleSpec:
             "has_statistics": self.has_statistics,
             "shadowed": self.shadowed,
         }
+
+    @classmethod
+    def from_dict(cls, data: object) -> ModuleSpec:
+        """The inverse of :meth:`to_dict`. Any other data raise ValueError."""
+        path, types, *flags = fields(data, "path", "types", "norm", "has_statistics", "shadowed")
+        return cls(text(path), texts(types), *map(flag, flags))
 
 
 @dataclass(frozen=True)
@@ -197,39 +240,24 @@ class ModelSpec:
         """JSON values that :meth:`from_dict` turns back into an equal value."""
         return {
             "tensors": [tensor.to_row() for tensor in self.tensors],
-            "parameters": [
-                {
-                    "tensor": p.tensor.to_row(),
-                    "aliases": list(p.aliases),
-                    "trainable": p.trainable,
-                    "depth": p.depth,
-                }
-                for p in self.parameters
-            ],
+            "parameters": [parameter.to_dict() for parameter in self.parameters],
             "modules": [module.to_dict() for module in self.modules],
             "computed": list(self.computed),
             "shared_buffers": [list(names) for names in self.shared_buffers],
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        """The inverse of :meth:`to_dict`. Other data raise KeyError, TypeError or ValueError."""
+    def from_dict(cls, data: object) -> ModelSpec:
+        """The inverse of :meth:`to_dict`. Any other data raise ValueError."""
+        tensors, parameters, modules, computed, shared_buffers = fields(
+            data, "tensors", "parameters", "modules", "computed", "shared_buffers"
+        )
         return cls(
-            tensors=tuple(TensorSpec.from_row(row) for row in data["tensors"]),
-            parameters=tuple(
-                ParameterSpec(
-                    TensorSpec.from_row(row["tensor"]),
-                    tuple(row["aliases"]),
-                    row["trainable"],
-                    row["depth"],
-                )
-                for row in data["parameters"]
-            ),
-            modules=tuple(
-                ModuleSpec(**{**row, "types": tuple(row["types"])}) for row in data["modules"]
-            ),
-            computed=tuple(data["computed"]),
-            shared_buffers=tuple(tuple(names) for names in data["shared_buffers"]),
+            tensors=tuple(map(TensorSpec.from_row, items(tensors))),
+            parameters=tuple(map(ParameterSpec.from_dict, items(parameters))),
+            modules=tuple(map(ModuleSpec.from_dict, items(modules))),
+            computed=texts(computed),
+            shared_buffers=tuple(map(texts, items(shared_buffers))),
         )
 
     @classmethod

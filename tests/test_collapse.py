@@ -7,7 +7,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.collapse import collapse
+from surgery.collapse import collapse, collapse_kinds, counterpart, patterns
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,32 @@ def test_a_transformer_folds_to_a_handful_of_rows():
 def test_a_name_of_thousands_of_numbers_is_a_pattern_too():
     name = "1." * 5000 + "w"
     assert [c.pattern for c in collapse([name])] == [name]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(("fc1.w", "fc2.w"), ("fc2.w", "fc1.w"), id="swapped"),
+        pytest.param(("b.0.w", "h.0.w"), ("b.1.w", "h.0.w"), id="one-source-of-two"),
+        pytest.param(("b.0.w", "h.0.w"), ("b.0.w", "g.0.w"), id="another-word"),
+        pytest.param(("b.0.w", "b.0.w"), ("b.0.w", "b.1.w"), id="itself"),
+    ],
+)
+def test_pairs_that_no_row_may_hold_together(one, other):
+    assert counterpart(*one) != counterpart(*other)
+
+
+def test_pairs_of_repeated_layers_are_of_one_kind():
+    kinds = {counterpart(f"blocks.{n}.norm.w", f"layer.{n + 1}.ln.w") for n in range(12)}
+    assert len(kinds) == 1
+
+
+def test_names_in_a_sentence():
+    assert patterns([f"b.{n}.w" for n in range(4)] + ["fc.w", "fc.w"]) == "b.{0..3}.w, fc.w"
+    assert patterns(["a.w", "b.w", "c.w"], 1) == "a.w and 2 more"
+
+
+def test_no_pattern_stands_for_names_of_two_kinds():
+    kinds = {"b.0.w": "x", "b.1.w": "y", "b.2.w": "x", "b.3.w": "y"}
+    found = [(folded.pattern, kind) for folded, kind in collapse_kinds(kinds)]
+    assert found == [("b.{0,2}.w", "x"), ("b.{1,3}.w", "y")]

@@ -1,10 +1,10 @@
-"""The nearest names, among few and among very many."""
+"""The nearest names, among few and among very many; and errors of very much."""
 
 from __future__ import annotations
 
 import pytest
 
-from surgery.errors import did_you_mean, nearest
+from surgery.errors import LineError, Problem, SurgeryError, did_you_mean, nearest
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,25 @@ def test_of_very_many_names_few_are_compared(monkeypatch):
     compared.clear()
     assert nearest("head.bias", [*names, "heads.bias"]) == ("heads.bias",)
     assert compared == ["heads.bias"]
+
+
+def test_of_endless_names_none_is_near():
+    assert nearest("a" * 1_000_000, ["a" * 999_999]) == ()
+    assert nearest("ab", ["a" * 1_000_000, "abc"]) == ("abc",)
+
+
+def test_a_hundred_problems_are_listed_and_the_rest_counted():
+    error = LineError("map.txt", [Problem(line, "no name") for line in range(1, 1235)])
+    first, *others = str(error).splitlines()
+    assert first == "map.txt:1: no name"
+    assert (len(others), others[-2:]) == (100, ["map.txt:100: no name", "... and 1,134 more"])
+    data = error.to_dict()
+    assert (len(data["problems"]), data["total"]) == (100, 1234)
+    assert len(error.problems) == 1234
+
+
+def test_an_endless_name_leaves_a_line_that_can_be_read():
+    error = SurgeryError(f"{'a' * 1_000_000} is not there", [f"{'b' * 1_000_000} is"])
+    assert error.message.startswith("aaa")
+    assert error.message.endswith("a is not there")
+    assert len(str(error)) < 5000

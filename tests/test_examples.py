@@ -53,5 +53,5 @@ def test_trains_in_stages_and_learns(example, ignored, tmp_path):
     told = run(example, tmp_path, ignored)
     assert len(re.findall(r"^epoch \d+: ", told, re.MULTILINE)) == 12
     assert "epoch 4: 3 parameters now training (stem.weight, norm.weight, norm.bias)" in told
-    (share,) = re.findall(r"^(\d+\.\d)% of other images told right$", told, re.MULTILINE)
+    (share,) = re.findall(r"^(\d+\.\d)% of other images classified correctly$", told, re.MULTILINE)
     assert float(share) > 55  # five of ten digits would be 50

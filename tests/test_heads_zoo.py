@@ -16,7 +16,9 @@ from torch import nn
 from zoo import TORCHVISION, smallest
 
 from surgery.errors import HeadError
-from surgery.heads import HeadSwap, replace_head
+from surgery.head_names import heads_by_name
+from surgery.heads import HeadSwap, head_paths, replace_head
+from surgery.networks.describe import describe
 
 #: Families with models that only encode. ``encoder`` is one: there is no head to find.
 ENCODERS = {
@@ -59,6 +61,16 @@ def assert_trains(model: nn.Module, swap: HeadSwap, x: torch.Tensor) -> None:
 # --- timm ---------------------------------------------------------------------------------------
 
 
+#: Where names and shapes leave doubt: several heads side by side, a head of an inner layer's shape.
+UNNAMED = {"crossvit", "efficientvim", "inception_resnet_v2", "vitamin"}
+
+
+def assert_named(model: nn.Module, expected: tuple[str, ...]) -> None:
+    """By names and shapes alone the same layers are found as in the live model."""
+    spec = describe(model)
+    assert heads_by_name(spec.tensors, spec.ties) == expected
+
+
 def timm_model(family: str, **arguments: Any) -> Any:
     with torch.device("cpu" if family in ON_CPU else "meta"):
         return timm.create_model(smallest(family), **arguments)
@@ -72,6 +84,7 @@ def timm_input(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("family", timm.list_modules())
 def test_timm_families(family: str) -> None:
     model = timm_model(family)
+    assert_named(model, () if family in UNNAMED else head_paths(model))
     swap = replace_head(model, 10)
     assert swap.how == "timm"
     assert model.num_classes == 10
@@ -139,6 +152,7 @@ def torchvision_model(name: str, **arguments: Any) -> nn.Module:
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name: str) -> None:
     model = torchvision_model(name)
+    assert_named(model, head_paths(model))
     swap = replace_head(model, 10)
     assert swap.how == "the model's output"
     assert shapes(model) == shapes(torchvision_model(name, num_classes=10))

@@ -30,9 +30,19 @@ def test_bits_are_torchs(dtype):
     assert getattr(torch, dtype).itemsize * 8 == DTYPE_BITS[dtype]
 
 
+def two_names():
+    """A parameter and a buffer of two names, one that is frozen, and one that is computed."""
+    model = nn.Module()
+    model.b = model.a = nn.BatchNorm1d(4)
+    model.register_buffer("index", torch.arange(3), persistent=False)
+    model.a.weight.requires_grad = False
+    return model
+
+
 @pytest.mark.parametrize(
     "model",
     [
+        pytest.param(two_names(), id="two-names"),
         pytest.param(TinyNet(), id="tiny"),
         pytest.param(TiedLanguageModel(), id="tied"),
         pytest.param(timm.create_model("vit_tiny_patch16_224"), id="vit"),
@@ -42,6 +52,63 @@ def test_bits_are_torchs(dtype):
 def test_a_model_spec_goes_through_json_and_back(model):
     spec = describe(model)
     assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def _changed(path, value):
+    """A small spec as JSON values, with one of them replaced."""
+    data = json.loads(json.dumps(describe(TinyNet()).to_dict()))
+    *way, last = path
+    place = data
+    for step in way:
+        place = place[step]
+    place[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(None, id="null"),
+        pytest.param([], id="a-list"),
+        pytest.param("tensors", id="a-text"),
+        pytest.param({"tensors": []}, id="half-of-it"),
+        *(
+            pytest.param(_changed(path, value), id=f"{'.'.join(map(str, path))}={value}")
+            for path, value in [
+                (["tensors"], "abc"),
+                (["tensors"], {"a": 1}),
+                (["tensors", 0], "abc"),
+                (["tensors", 0], ["a", [1]]),
+                (["tensors", 0, 0], ["a"]),
+                (["tensors", 0, 1], 5),
+                (["tensors", 0, 1], "12"),
+                (["tensors", 0, 1, 0], float("inf")),
+                (["tensors", 0, 1, 0], float("nan")),
+                (["tensors", 0, 1, 0], -1),
+                (["tensors", 0, 1, 0], 2.0),
+                (["tensors", 0, 1, 0], True),
+                (["tensors", 0, 1, 0], "8"),
+                (["tensors", 0, 2], "float33"),
+                (["tensors", 0, 2], ["float32"]),
+                (["parameters", 0], []),
+                (["parameters", 0, "aliases"], "stem.weight"),
+                (["parameters", 0, "aliases"], [["stem.weight"]]),
+                (["parameters", 0, "trainable"], "no"),
+                (["parameters", 0, "depth"], float("inf")),
+                (["modules", 0], None),
+                (["modules", 0, "types"], "Conv2d"),
+                (["modules", 0, "path"], 3),
+                (["modules", 0, "norm"], 1),
+                (["computed"], "a"),
+                (["computed"], [None]),
+                (["shared_buffers"], ["ab"]),
+            ]
+        ),
+    ],
+)
+def test_json_of_another_kind_is_a_value_error(data):
+    with pytest.raises(ValueError, match=r"expected|is no dtype"):
+        ModelSpec.from_dict(data)
 
 
 def test_names_alone_tell_parameters_from_buffers_and_norms():

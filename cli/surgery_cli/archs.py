@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from surgery_cli.console import print_json, progress
+from surgery_cli.console import print_json, print_text, progress
 from surgery_cli.options import output_options
 
 
@@ -33,5 +33,5 @@ def archs(pattern: str, as_json: bool) -> None:
         raise ArchitectureError(f"no architecture of timm or torchvision matches {pattern!r}")
     if as_json:
         print_json({"architectures": list(names)})
-        return
-    click.echo("\n".join(names))
+    else:
+        print_text("\n".join(names))

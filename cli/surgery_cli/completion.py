@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from surgery_cli.console import print_text
+
 
 @click.command(
     epilog="""\b
@@ -21,4 +23,4 @@ def completion(context: click.Context, shell: str) -> None:
     root = context.find_root()
     complete = get_completion_class(shell)
     assert complete is not None
-    click.echo(complete(root.command, {}, "surgery", "_SURGERY_COMPLETE").source())
+    print_text(complete(root.command, {}, "surgery", "_SURGERY_COMPLETE").source())

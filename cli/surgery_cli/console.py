@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from surgery.errors import SurgeryError
+from surgery.showing import Shown
+from surgery.wording import first_lines, printable
 
-if TYPE_CHECKING:
-    from surgery.report.tables import Report
+#: Lines of an error's details that a person gets; JSON has all of them.
+_MOST_DETAILS = 100
 
 
-def print_report(report: Report) -> None:
-    """Tables on a terminal, plain aligned text in a pipe."""
-    if not sys.stdout.isatty():
-        click.echo(report.text())
+def show(
+    result: Shown, *, as_json: bool, beside: Mapping[str, Any] | None = None, **options: Any
+) -> None:
+    """Print a result: tables as wide as the terminal, text in a pipe, or one JSON object that has
+    what is known ``beside`` it, too. ``options`` are those of its report, such as ``heading``.
+    """
+    if as_json:
+        print_json({**(beside or {}), **result.to_dict()})
         return
-    from rich.console import Console
+    from surgery.report import report_of
 
-    Console(highlight=False).print(report)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    report = report_of(result, **options)
+    print_text(report.text(width, colour=width is not None and _wants_colour()))
 
 
 def print_json(data: Mapping[str, Any]) -> None:
@@ -34,7 +45,7 @@ def print_json(data: Mapping[str, Any]) -> None:
 
     JSON has no infinity and no NaN: null stands for them.
     """
-    click.echo(json.dumps(_finite(data), indent=2, allow_nan=False))
+    print_text(json.dumps(_finite(data), indent=2, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
@@ -45,16 +56,30 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def print_text(text: str) -> None:
+    """A part of the result, on stdout."""
+    click.echo(text, file=sys.stdout)
+
+
 def print_note(text: str) -> None:
     """A line on stderr that is not part of the result."""
-    from surgery.report.tables import printable
+    _on_stderr(printable(text))
 
-    click.echo(printable(text), err=True)
+
+def _on_stderr(text: str) -> None:
+    click.echo(text, file=sys.stderr, err=True)
+
+
+def escape_what_cannot_be_encoded() -> None:
+    r"""A name in Greek on a Latin terminal appears with escapes (``\u03b1``), not as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def note_shard(path: Path) -> None:
     """Say so where a file that was named is one shard of a set: most tensors are elsewhere."""
-    from surgery.checkpoint.index import index_beside
+    from surgery.checkpoint.folders import index_beside
 
     if path.is_file() and (index := index_beside(path)):
         print_note(f"note: {path} is one shard of a set; {index} has all of it")
@@ -67,20 +92,26 @@ def print_written(files: Sequence[Path]) -> None:
     print_note(f"wrote {files[-1]}{parts} ({nbytes:,} bytes)")
 
 
-def print_error(error: Exception | str, *, bug: bool = False) -> None:
-    """The cause in one line, details indented below it, all on stderr."""
+def print_error(error: Exception | str, *, as_json: bool, bug: bool = False) -> None:
+    """The error as the one JSON object on stdout; or its cause in one line on stderr, details
+    indented below it.
+    """
+    kind, message, details = _parts(error)
+    if as_json:
+        fields = {"kind": kind, "message": message, "details": details, "bug": bug}
+        print_json({"error": error.to_dict() if isinstance(error, SurgeryError) else fields})
+        return
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
+        _on_stderr(message)
         return
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        click.echo(error.ctx.get_usage(), err=True)
-    kind, message, details = _told(error)
+        _on_stderr(error.ctx.get_usage())
     prefix = click.style("error:", fg="red", bold=True) if _wants_colour() else "error:"
-    click.echo(f"{prefix} {message}", err=True)
-    for line in details:
-        click.echo(f"  {line}", err=True)
+    _on_stderr(f"{prefix} {printable(message)}")
     if bug:
-        click.echo(f"  this is a bug in surgery ({kind}); --debug shows where", err=True)
+        details = [*details, f"this is a bug in surgery ({kind}); --debug shows where"]
+    for line in first_lines(details, _MOST_DETAILS):
+        print_note(f"  {line}")
 
 
 def _wants_colour() -> bool:
@@ -88,27 +119,15 @@ def _wants_colour() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def print_error_json(error: Exception | str, *, bug: bool = False) -> None:
-    """The error as the one JSON object on stdout."""
-    if isinstance(error, SurgeryError):
-        print_json({"error": error.to_dict()})
-        return
-    kind, message, details = _told(error)
-    print_json({"error": {"kind": kind, "message": message, "details": details, "bug": bug}})
-
-
-def _told(error: Exception | str) -> tuple[str, str, list[str]]:
-    from surgery.report.tables import printable
-
-    if isinstance(error, str):
-        return "Interrupted", error, []
-    if isinstance(error, SurgeryError):
-        message, details = error.message, list(error.details)
-    elif isinstance(error, click.ClickException):
-        message, details = error.format_message(), []
-    else:
-        message, details = str(error) or type(error).__name__, []
-    return type(error).__name__, printable(message), [printable(line) for line in details]
+def _parts(error: Exception | str) -> tuple[str, str, list[str]]:
+    """Its kind, message and details."""
+    kind = "Interrupted" if isinstance(error, str) else type(error).__name__
+    match error:
+        case SurgeryError():
+            return kind, error.message, list(error.details)
+        case click.ClickException():
+            return kind, error.format_message(), []
+    return kind, str(error) or kind, []
 
 
 def abandon_stdout() -> None:
@@ -118,58 +137,36 @@ def abandon_stdout() -> None:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[None]:
-    """A spinner on stderr while long work runs; nothing where stderr is no terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    from surgery.report.tables import printable
-
-    with Console(stderr=True).status(Text(printable(text))):
-        yield
-
-
-@contextmanager
-def byte_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that hears of bytes as they are done; nothing where it is no terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    from surgery.report.tables import printable
-
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(printable(text), total=total)
-        yield lambda done: bar.advance(task, done)
+def progress(text: str, nbytes: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A spinner on stderr while long work runs; with ``nbytes`` a bar that hears of bytes as they
+    are done. Nothing where stderr is no terminal.
+    """
+    with _moving(text, nbytes) as update:
+        yield lambda done: update(advance=done)
 
 
 @contextmanager
 def count_progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr that hears how many are done, and of how many; nothing where it is no
-    terminal.
-    """
+    """A bar that hears how many are done, and of how many."""
+    with _moving(text, counts=True) as update:
+        yield lambda done, total: update(completed=done, total=total)
+
+
+@contextmanager
+def _moving(
+    text: str, nbytes: int | None = None, *, counts: bool = False
+) -> Iterator[Callable[..., None]]:
     if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda **_: None
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
 
-    from surgery.report.tables import printable
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, Remaining(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(text), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = [bars.SpinnerColumn(), bars.TextColumn("{task.description}", markup=False)]
+    if nbytes is not None:
+        columns += [bars.BarColumn(), bars.DownloadColumn()]
+    if counts:
+        columns += [bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn()]
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(text), total=nbytes)
+        yield partial(bar.update, task)

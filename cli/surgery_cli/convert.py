@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from surgery_cli.console import (
-    byte_progress,
-    note_shard,
-    print_json,
-    print_report,
-    print_written,
-    progress,
+from surgery_cli.console import note_shard, print_written, progress, show
+from surgery_cli.options import (
+    FILE,
+    NEW_FILE,
+    key_option,
+    output_options,
+    refuse_outputs,
+    shard_option,
 )
-from surgery_cli.options import key_option, output_options, refuse_outputs, shard_option
 
 
 @click.command(
@@ -26,8 +26,8 @@ Examples:
   surgery convert pytorch_model.bin.index.json model.safetensors --max-shard-size 5GB
 """
 )
-@click.argument("file", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", metavar="IN", type=FILE)
+@click.argument("out", type=NEW_FILE)
 @click.option("--dtype", metavar="DTYPE", help="Of all real floating tensors, such as bfloat16.")
 @key_option
 @click.option("--strict", is_flag=True, help="Refuse casts that break values.")
@@ -56,13 +56,9 @@ def convert(
         from surgery.checkpoint.conversion import plan_conversion
 
         planned = plan_conversion(open_checkpoint(file, key=key), dtype=dtype)
-    with byte_progress(f"writing {out}", planned.nbytes) as done:
+    with progress(f"writing {out}", planned.nbytes) as done:
         outcome = planned.write(out, strict=strict, max_shard_bytes=max_shard_bytes, progress=done)
-    if as_json:
-        print_json(outcome.to_dict())
-        return
-    from surgery.report.contents import conversion_report
-
     what = ", ".join(filter(None, (planned.checkpoint.format, planned.checkpoint.key)))
-    print_report(conversion_report(outcome, heading=(f"{file} ({what}) -> {out}",)))
-    print_written(outcome.files)
+    show(outcome, as_json=as_json, heading=(f"{file} ({what}) -> {out}",))
+    if not as_json:
+        print_written(outcome.files)

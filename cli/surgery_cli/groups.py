@@ -9,15 +9,9 @@ from typing import Any
 import click
 
 from surgery.errors import SurgeryError
-from surgery_cli.console import print_json, print_note, print_report, progress
+from surgery_cli.console import print_json, print_note, print_text, progress, show
 from surgery_cli.look import look_at, resolve
-from surgery_cli.options import (
-    ArchitectureName,
-    build_options,
-    origin_options,
-    output_options,
-    refuse_existing,
-)
+from surgery_cli.options import output_options, refuse_existing, rules_options
 
 
 @click.command(
@@ -39,58 +33,30 @@ A rules file:
   fc lr*=5
 """
 )
-@click.argument("model", required=False, type=ArchitectureName())
-@click.option(
-    "--rules",
-    type=click.Path(path_type=Path),
-    default=Path("rules.txt"),
-    show_default=True,
-    help="The rules file.",
-)
-@origin_options
+@rules_options
 @click.option("--why", metavar="NAME", help="Show the lines that fired for one parameter.")
 @click.option("--init", is_flag=True, help="Write a commented starting rules file for MODEL.")
 @click.option("--force", is_flag=True, help="With --init, replace an existing rules file.")
-@build_options
 @output_options
-def groups(
-    model: str | None,
-    rules: Path,
-    origin: Path | None,
-    key: str | None,
-    why: str | None,
-    init: bool,
-    force: bool,
-    arguments: dict[str, Any],
-    num_classes: int | None,
-    as_json: bool,
-) -> None:
+def groups(why: str | None, init: bool, force: bool, as_json: bool, **named: Any) -> None:
     """Show the parameter groups that a rules file makes of MODEL.
 
     MODEL is an architecture (as for `surgery transfer`) or a checkpoint file, whose names and
     shapes are enough; where it is left out, the rules file's `model` line names it.
     """
     if init:
-        _init(model, key, rules, force, arguments, num_classes, as_json)
+        del named["origin"]
+        _init(**named, force=force, as_json=as_json)
         return
-    from surgery.tuning import why as why_of
-
-    look, resolved = resolve(model, rules, origin, key, arguments, num_classes)
+    look, resolved = resolve(**named)
     if why is not None:
-        firings = why_of(resolved, why)
-        if as_json:
-            print_json(_why_to_dict(why, firings))
-            return
-        from surgery.report.groups import why_report
+        from surgery.report.groups import Why
+        from surgery.tuning import why as why_of
 
-        print_report(why_report(why, firings))
+        show(Why(why, why_of(resolved, why)), as_json=as_json)
         return
-    if as_json:
-        print_json({"architecture": look.described[0], **resolved.to_dict()})
-        return
-    from surgery.report.groups import groups_report
-
-    print_report(groups_report(resolved, heading=look.described))
+    beside = {"architecture": look.described[0]}
+    show(resolved, as_json=as_json, beside=beside, heading=look.described)
 
 
 def _init(
@@ -102,6 +68,7 @@ def _init(
     num_classes: int | None,
     as_json: bool,
 ) -> None:
+    from surgery.checkpoint.text import write_text
     from surgery.tuning import initial_rules
 
     if model is None:
@@ -112,14 +79,11 @@ def _init(
     with progress(f"looking at {model}"):
         look = look_at(model, None, key, arguments, num_classes)
     text = _built_with(arguments, num_classes) + initial_rules(look.spec, model, look.heads)
-    try:
-        rules.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SurgeryError(f"{rules}: cannot be written: {error.strerror}") from error
+    write_text(rules, text)
     if as_json:
         print_json({"output": str(rules), "rules": text})
         return
-    click.echo(text, nl=False)
+    print_text(text.removesuffix("\n"))
     print_note(f"wrote {rules}")
 
 
@@ -128,19 +92,3 @@ def _built_with(arguments: Mapping[str, Any], num_classes: int | None) -> str:
     options = [f"--arg {name}={value}" for name, value in arguments.items()]
     options += [] if num_classes is None else [f"--num-classes {num_classes}"]
     return f"# Written for a model built with {' '.join(options)}.\n" if options else ""
-
-
-def _why_to_dict(name: str, firings: Any) -> dict[str, Any]:
-    return {
-        "parameter": name,
-        "fired": [
-            {
-                "line": firing.line,
-                "text": firing.text,
-                "action": firing.action,
-                "attribute": firing.attribute,
-                "value": firing.value,
-            }
-            for firing in firings
-        ],
-    }

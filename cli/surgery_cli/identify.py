@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from surgery_cli.console import count_progress, print_json, print_note, print_report
-from surgery_cli.options import key_option, open_files, output_options
+from surgery_cli.console import count_progress, print_note, show
+from surgery_cli.options import FILE, key_option, open_files, output_options
 
 NOTHING_FITS = 1
 
@@ -27,7 +27,7 @@ Examples:
     jq -r '.candidates[0].architectures[0]')
 """,
 )
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 @click.option(
     "--most",
     type=click.IntRange(min=1),
@@ -38,10 +38,7 @@ Examples:
 )
 @key_option
 @output_options
-@click.pass_context
-def identify_command(
-    context: click.Context, file: Path, most: int, key: str | None, as_json: bool
-) -> None:
+def identify_command(file: Path, most: int, key: str | None, as_json: bool) -> int:
     """Tell which architecture of timm or torchvision FILE's names and shapes are.
 
     Wrappers, prefixes and another head are looked through. The first time every architecture is
@@ -50,20 +47,17 @@ def identify_command(
     """
     from surgery.networks.identification import identify
     from surgery.networks.survey import survey
-    from surgery.report.identifications import identification_report
 
     (checkpoint,) = open_files((file,), key)
-    with count_progress("looking at every known architecture") as show:
+    with count_progress("looking at every known architecture") as advance:
 
         def progress(done: int, total: int) -> None:
             if not done:
                 print_note(_ONCE.format(total=total))
-            show(done, total)
+            advance(done, total)
 
         known = survey(progress=progress)
     found = identify(checkpoint.specs, known.outlines, most=most, unknown=known.failed)
-    if as_json:
-        print_json({"path": str(file), **found.to_dict()})
-    else:
-        print_report(identification_report(found, heading=(f"{file} ({checkpoint.format})",)))
-    context.exit(0 if found.fits else NOTHING_FITS)
+    heading = (f"{file} ({checkpoint.format})",)
+    show(found, as_json=as_json, beside={"path": str(file)}, heading=heading)
+    return 0 if found.fits else NOTHING_FITS

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from surgery_cli.options import open_files
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint
     from surgery.specs import ModelSpec
-    from surgery.tuning import ParamGroups, Rules
+    from surgery.tuning import ParamGroups
 
 
 def resolve(
@@ -28,8 +27,14 @@ def resolve(
 ) -> tuple[Look, ParamGroups]:
     """The model that is named, in the call or by the rules' ``model`` line, and its groups."""
     from surgery.tuning import resolve_groups
+    from surgery.tuning.rules import read_what_can_be
 
-    read, problems = _read_rules(rules, model)
+    if not rules.exists():
+        raise SurgeryError(
+            f"there is no {rules}; `surgery groups {model or 'MODEL'} --init --rules {rules}` "
+            "writes one to start from"
+        )
+    read, problems = read_what_can_be(rules)
     name = model or read.model
     if name is None:
         if problems:
@@ -37,32 +42,17 @@ def resolve(
         raise SurgeryError(
             f"no model is named: give MODEL, or write a line `model timm:NAME` in {rules}"
         )
-    with progress(f"looking at {name}"), _model_line(read, given=model is not None):
-        look = look_at(name, origin, key, arguments, num_classes)
-    # What is wrong with the lines is told together with what is wrong with their meaning.
-    return look, resolve_groups(look.spec, rules if problems else read, transfer=look.status)
-
-
-def _read_rules(path: Path, model: str | None) -> tuple[Rules, tuple[Problem, ...]]:
-    from surgery.tuning.rules import read_what_can_be
-
-    if not path.exists():
-        raise SurgeryError(
-            f"there is no {path}; `surgery groups {model or 'MODEL'} --init --rules {path}` "
-            "writes one to start from"
-        )
-    return read_what_can_be(path)
-
-
-@contextmanager
-def _model_line(rules: Rules, *, given: bool) -> Iterator[None]:
-    """An architecture that the rules name and nobody knows is an error of their line."""
     try:
-        yield
+        with progress(f"looking at {name}"):
+            look = look_at(name, origin, key, arguments, num_classes)
     except ArchitectureError as error:
-        if given:
+        if model is not None:
             raise
-        raise RuleError(rules.path, [Problem(rules.model_line, error.message)]) from error
+        raise RuleError(read.path, [Problem(read.lines["model"], error.message)]) from error
+    # What is wrong with the lines comes together with what is wrong with their meaning.
+    return look, resolve_groups(
+        look.spec, rules if problems else read, transfer=look.status, heads=look.heads
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +60,7 @@ class Look:
     """A model as rules see it.
 
     ``described`` says in lines how it was read; ``status`` is every tensor's where a transfer
-    tells it, ``heads`` the paths of its heads where a live model could be asked.
+    says it, ``heads`` the paths of its heads where a live model shows them.
     """
 
     described: tuple[str, ...]
@@ -99,11 +89,12 @@ def look_at(
 
 
 def _look_at_architecture(name: str, arguments: Mapping[str, Any], num_classes: int | None) -> Look:
-    from surgery.networks.architectures import blueprint, find_architecture
+    from surgery.networks.architectures import find_architecture
+    from surgery.networks.blueprints import blueprint
 
     architecture = find_architecture(name)
     target = blueprint(architecture, arguments=arguments, num_classes=num_classes)
-    return Look((str(architecture),), target.spec, heads=target.heads)
+    return Look((str(architecture),), target.spec, heads=target.find_heads())
 
 
 def _look_at_file(
@@ -132,8 +123,8 @@ def _with_status(look: Look, checkpoint: Checkpoint) -> Look:
     if record is not None and record.model.by_name == look.spec.by_name:
         said = f":new and :loaded as recorded in {checkpoint.path}"
         return replace(look, described=(*look.described, said), status=record.status)
-    plan = plan_transfer(checkpoint, look.spec)
-    plan.refuse_unless(min_loaded=0.0)
+    plan = plan_transfer(checkpoint, look.spec, min_loaded=0, keep_open=True)
+    plan.refuse_unaccepted()
     said = f":loaded are the {plan.loaded_fraction:.2%} that {checkpoint.path} holds"
-    status = {step.target.name: step.status for step in plan.steps}
+    status = {step.target.name: step.state for step in plan.steps}
     return replace(look, described=(*look.described, said), status=status)

@@ -11,7 +11,7 @@ import click
 from surgery.errors import SurgeryError
 from surgery_cli.archs import archs
 from surgery_cli.completion import completion
-from surgery_cli.console import abandon_stdout, print_error, print_error_json
+from surgery_cli.console import abandon_stdout, escape_what_cannot_be_encoded, print_error
 from surgery_cli.convert import convert
 from surgery_cli.diff import diff
 from surgery_cli.groups import groups
@@ -40,8 +40,10 @@ class _Surgery(click.Group):
         words = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         if sys.stdout is None:
-            print_error(SurgeryError("stdout is closed; send it to /dev/null to drop the result"))
+            closed = SurgeryError("stdout is closed; send it to /dev/null to drop the result")
+            print_error(closed, as_json=False)
             sys.exit(UNUSABLE)
+        escape_what_cannot_be_encoded()
         with ending_signals_raise():
             code = _ending(words, lambda: super(_Surgery, self).main(words, prog_name, **extra))
         sys.exit(code)
@@ -57,42 +59,41 @@ class _Surgery(click.Group):
 def _ending(words: Sequence[str], command: Callable[[], Any]) -> int:
     """The exit code of a command; stdout that takes no more ends it, whatever it had to say.
 
-    Weight files are opened by ``surgery.checkpoint``, which tells its own errors: an OSError that
+    Weight files are opened by ``surgery.checkpoint``, which has its own errors: an OSError that
     comes this far is stdout's.
     """
     try:
-        return _told_ending(words, command)
+        return _code(words, command)
     except (BrokenPipeError, _ReaderGone):
         abandon_stdout()
         return INTERRUPTED
     except OSError as error:
         abandon_stdout()
         _show_traceback(words, error)
-        print_error(SurgeryError(f"stdout: cannot be written: {error.strerror or error}"))
+        unwritten = SurgeryError(f"stdout: cannot be written: {error.strerror or error}")
+        print_error(unwritten, as_json=False)
         return UNUSABLE
 
 
-def _told_ending(words: Sequence[str], command: Callable[[], Any]) -> int:
+def _code(words: Sequence[str], command: Callable[[], Any]) -> int:
     try:
         code = command()
         sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort):
         return _fail(words, "interrupted", INTERRUPTED)
     except Ended as ended:
         return _fail(words, str(ended), ended.exit_code)
     except (OSError, _ReaderGone):
         raise
-    except (SurgeryError, click.ClickException) as error:
-        return _fail(words, error, error.exit_code)
     except Exception as error:
-        return _fail(words, error, BUG)
-    return code if isinstance(code, int) else 0
+        return _fail(words, error, getattr(error, "exit_code", BUG))
 
 
 def _fail(words: Sequence[str], error: Exception | str, code: int) -> int:
     """Say what went wrong; ``--debug`` shows where, a bug says that it is one."""
     _show_traceback(words, error)
-    (print_error_json if "--json" in words else print_error)(error, bug=code == BUG)
+    print_error(error, as_json="--json" in words, bug=code == BUG)
     sys.stdout.flush()
     return code
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,112 +18,27 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def output_options(command: Command) -> Command:
-    """``--json`` and ``--debug``, on every command."""
-    command = click.option(
-        "--debug",
-        is_flag=True,
-        expose_value=False,
-        help="Show the traceback of a failure.",
-    )(command)
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON object, errors too."
-    )(command)
-
-
-def origin_options(command: Command) -> Command:
-    """``--from`` and ``--key``, where rules may ask what a transfer loads."""
-    return click.option(
-        "--from",
-        "origin",
-        type=click.Path(path_type=Path),
-        help="A checkpoint: what it loads is :loaded, the rest is :new.",
-    )(key_option(command))
-
-
-def build_options(command: Command) -> Command:
-    """``--arg`` and ``--num-classes``, where an architecture is built."""
-    command = click.option(
-        "--num-classes",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="Number of classes of the new head; 0 gives features.",
-    )(command)
-    return click.option(
-        "--arg",
-        "arguments",
-        multiple=True,
-        callback=_parse_arguments,
-        metavar="K=V",
-        help="An argument of the architecture's constructor; may be repeated.",
-    )(command)
-
-
-def proof_options(command: Command) -> Command:
-    """``--verify`` and ``--input``."""
-    command = click.option(
-        "--input",
-        "shape",
-        callback=_parse_shape,
-        metavar="3x224x224",
-        help="What --verify shows both networks, without the batch.  [default: what both take]",
-    )(command)
-    return click.option(
-        "--verify",
-        is_flag=True,
-        help="Run both networks in float64 and write only if they compute the same.",
-    )(command)
-
-
-def source_options(command: Command) -> Command:
-    """``--source-arch`` and ``--source-arg``: the network that a checkpoint was saved from."""
-    command = click.option(
-        "--source-arg",
-        "source_arguments",
-        multiple=True,
-        callback=_parse_arguments,
-        metavar="K=V",
-        help="An argument of the source architecture's constructor; may be repeated.",
-    )(command)
-    return click.option(
-        "--source-arch",
-        type=ArchitectureName(),
-        metavar="ARCH",
-        help="The architecture that OLD was saved from: what --verify runs, and structure's clue.",
-    )(command)
-
-
-def check_source_options(source_arch: str | None, arguments: Mapping[str, Any]) -> None:
-    """Raise SurgeryError for arguments of an architecture that nobody named."""
-    if arguments and source_arch is None:
-        raise SurgeryError(
-            "--source-arg is an argument of the architecture that --source-arch names"
-        )
-
-
 def _parse_shape(
-    context: click.Context, option: click.Parameter, value: str | None
+    _context: click.Context, _option: click.Parameter, value: str | None
 ) -> tuple[int, ...] | None:
     if value is None:
         return None
     sizes = value.lower().split("x")
     if not all(size.isascii() and size.isdecimal() and int(size) > 0 for size in sizes):
-        raise click.BadParameter(
-            f"expected sizes such as 3x224x224, found {value!r}", context, option
-        )
+        raise click.BadParameter(f"expected sizes such as 3x224x224, found {value!r}")
     return tuple(map(int, sizes))
 
 
 def _parse_arguments(
-    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Any]:
     arguments = {}
     for text in values:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
-            raise click.BadParameter(f"expected name=value, found {text!r}", context, option)
+            raise click.BadParameter(f"expected name=value, found {text!r}")
         if name in arguments:
-            raise click.BadParameter(f"{name} is given twice", context, option)
+            raise click.BadParameter(f"{name} is given twice")
         arguments[name] = _parse_value(value)
     return arguments
 
@@ -137,6 +52,23 @@ def _parse_value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+#: A number without a unit is bytes, and whoever types a small one means something else.
+_SMALLEST_BARE_SIZE = 1_000_000
+
+
+def _parse_size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    from surgery.checkpoint.writing.shards import parse_size
+
+    if value.strip().isdigit() and int(value) < _SMALLEST_BARE_SIZE:
+        raise click.BadParameter(f"{value} bytes; add a unit, as in {value}GB")
+    try:
+        return parse_size(value)
+    except SurgeryError as error:
+        raise click.BadParameter(error.message) from error
 
 
 class ArchitectureName(click.ParamType[str]):
@@ -156,34 +88,114 @@ class ArchitectureName(click.ParamType[str]):
         return [CompletionItem(n if qualified else n.partition(":")[2]) for n in names]
 
 
-def key_option(command: Command) -> Command:
-    """``--key``, where checkpoint files are read."""
-    return click.option(
-        "--key", help="Which state dict, where a file holds several; . for the file itself."
-    )(command)
+FILE = click.Path(path_type=Path)
+NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+
+key_option = click.option(
+    "--key", help="Which state dict, where a file holds several; . for the file itself."
+)
+hint_option = click.option(
+    "--hint",
+    "hints",
+    multiple=True,
+    metavar="'SOURCE -> TARGET'",
+    help="Decide what structure leaves open, such as 'conv3 -> reduce' or "
+    "'query_key_value -> 8 x (q, k, v)'; may be repeated.",
+)
+min_loaded_option = click.option(
+    "--min-loaded",
+    type=click.FloatRange(0, 1),
+    help="Accept what stays fresh while this share of the new parameters is loaded.  "
+    "[default: all but the head]",
+)
+shard_option = click.option(
+    "--max-shard-size",
+    "max_shard_bytes",
+    callback=_parse_size,
+    metavar="SIZE",
+    help="Cut what is larger (5GB, 500MiB) into several .safetensors files with an index.",
+)
 
 
-def hint_option(command: Command) -> Command:
-    """``--hint``, where structure decides."""
-    return click.option(
-        "--hint",
-        "hints",
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options or arguments as one decorator, in the order in which help shows them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+#: On every command.
+output_options = together(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object, errors too."),
+    click.option("--debug", is_flag=True, expose_value=False, help="Show a failure's traceback."),
+)
+#: Where an architecture is built.
+build_options = together(
+    click.option(
+        "--arg",
+        "arguments",
         multiple=True,
-        metavar="'SOURCE = TARGET'",
-        help="Settle what structure leaves open, such as 'conv3 = reduce' or "
-        "'query_key_value = 8 x (q, k, v)'; may be repeated.",
-    )(command)
-
-
-def min_loaded_option(command: Command) -> Command:
-    """``--min-loaded``, where a plan may be refused."""
-    return click.option(
-        "--min-loaded",
-        type=click.FloatRange(0, 1),
-        default=0.5,
-        show_default=True,
-        help="Share of the new parameters below which nothing is written.",
-    )(command)
+        callback=_parse_arguments,
+        metavar="K=V",
+        help="An argument of the architecture's constructor; may be repeated.",
+    ),
+    click.option(
+        "--num-classes",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Number of classes of the new head; 0 gives features.",
+    ),
+)
+proof_options = together(
+    click.option(
+        "--verify",
+        is_flag=True,
+        help="Run both networks in float64 and write only if they compute the same.",
+    ),
+    click.option(
+        "--input",
+        "shape",
+        callback=_parse_shape,
+        metavar="3x224x224",
+        help="What --verify shows both networks, without the batch.  [default: what both take]",
+    ),
+)
+#: The network that a checkpoint was saved from.
+source_options = together(
+    click.option(
+        "--source-arch",
+        type=ArchitectureName(),
+        metavar="ARCH",
+        help="The architecture that OLD was saved from: what --verify runs, and structure's clue.",
+    ),
+    click.option(
+        "--source-arg",
+        "source_arguments",
+        multiple=True,
+        callback=_parse_arguments,
+        metavar="K=V",
+        help="An argument of the source architecture's constructor; may be repeated.",
+    ),
+)
+#: A model and the rules for it: what :func:`surgery_cli.look.resolve` takes.
+rules_options = together(
+    click.argument("model", required=False, type=ArchitectureName()),
+    click.option(
+        "--rules", type=FILE, default=Path("rules.txt"), show_default=True, help="The rules file."
+    ),
+    click.option(
+        "--from",
+        "origin",
+        type=FILE,
+        help="A checkpoint: what it loads is :loaded, the rest is :new.",
+    ),
+    key_option,
+    build_options,
+)
 
 
 def open_files(paths: Sequence[Path], key: str | None) -> list[Checkpoint]:
@@ -207,34 +219,6 @@ def open_files(paths: Sequence[Path], key: str | None) -> list[Checkpoint]:
     if missed and len(missed) == len(paths):
         raise missed[0]
     return opened
-
-
-#: A number without a unit is bytes, and whoever types a small one means something else.
-_SMALLEST_BARE_SIZE = 1_000_000
-
-
-def shard_option(command: Command) -> Command:
-    """``--max-shard-size``, where weights are written."""
-    return click.option(
-        "--max-shard-size",
-        "max_shard_bytes",
-        callback=_parse_size,
-        metavar="SIZE",
-        help="Cut what is larger (5GB, 500MiB) into several .safetensors files with an index.",
-    )(command)
-
-
-def _parse_size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    from surgery.checkpoint.writing.shards import parse_size
-
-    if value.strip().isdigit() and int(value) < _SMALLEST_BARE_SIZE:
-        raise click.BadParameter(f"{value} bytes; add a unit, as in {value}GB", context, option)
-    try:
-        return parse_size(value)
-    except SurgeryError as error:
-        raise click.BadParameter(error.message, context, option) from error
 
 
 def refuse_outputs(

@@ -1,4 +1,4 @@
-"""``surgery schedule``: every group's rate over a run that has not started."""
+"""``surgery schedule``: every group's learning rate over a run that has not started."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from typing import Any
 
 import click
 
-from surgery_cli.console import print_json, print_note, print_report, progress
+from surgery_cli.console import print_note, progress, show
 from surgery_cli.look import resolve
-from surgery_cli.options import (
-    ArchitectureName,
-    build_options,
-    origin_options,
-    output_options,
-)
+from surgery_cli.options import NEW_FILE, output_options, rules_options
 
 
 @click.command(
@@ -31,14 +26,7 @@ A schedule in a rules file:
   schedule plateau patience=3 factor=0.5
 """
 )
-@click.argument("model", required=False, type=ArchitectureName())
-@click.option(
-    "--rules",
-    type=click.Path(path_type=Path),
-    default=Path("rules.txt"),
-    show_default=True,
-    help="The rules file.",
-)
+@rules_options
 @click.option("--epochs", type=click.IntRange(min=1), required=True, help="Length of the run.")
 @click.option(
     "--steps-per-epoch",
@@ -49,44 +37,29 @@ A schedule in a rules file:
 )
 @click.option(
     "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NEW_FILE,
     metavar="FILE",
     help="Draw the curves: .png, .svg or .pdf; replaces FILE.",
 )
-@origin_options
-@build_options
 @output_options
 def schedule(
-    model: str | None,
-    rules: Path,
-    epochs: int,
-    steps_per_epoch: int,
-    plot: Path | None,
-    origin: Path | None,
-    key: str | None,
-    arguments: dict[str, Any],
-    num_classes: int | None,
-    as_json: bool,
+    epochs: int, steps_per_epoch: int, plot: Path | None, as_json: bool, **named: Any
 ) -> None:
-    """Show the rates that every group of MODEL will have, without training anything.
+    """Show the learning rate that every group of MODEL will have, without training anything.
 
     Restarts, the end of a warm-up and unfreezings are marked. MODEL is as for `surgery groups`.
     """
     from surgery.training.curve import schedule_curve
 
-    look, groups = resolve(model, rules, origin, key, arguments, num_classes)
+    look, groups = resolve(**named)
     with progress("following the schedule"):
         curve = schedule_curve(groups, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    beside = {"architecture": look.described[0]}
     if plot is not None:
         from surgery.training.schedule_plot import plot_schedule
 
         plot_schedule(curve, plot)
-    if as_json:
-        drawn = {} if plot is None else {"plot": str(plot)}
-        print_json({"architecture": look.described[0], **curve.to_dict(), **drawn})
-        return
-    from surgery.report.schedules import schedule_report
-
-    print_report(schedule_report(curve, heading=look.described))
-    if plot is not None:
+        beside["plot"] = str(plot)
+    show(curve, as_json=as_json, beside=beside, heading=look.described)
+    if plot is not None and not as_json:
         print_note(f"wrote {plot}")

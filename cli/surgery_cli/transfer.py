@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from surgery.errors import SurgeryError
 from surgery_cli.console import (
-    byte_progress,
     note_shard,
     print_json,
-    print_report,
+    print_text,
     print_written,
     progress,
+    show,
 )
 from surgery_cli.options import (
+    FILE,
+    NEW_FILE,
     ArchitectureName,
     build_options,
-    check_source_options,
     hint_option,
     key_option,
     min_loaded_option,
@@ -32,10 +33,8 @@ from surgery_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from surgery.checkpoint import Checkpoint
-    from surgery.matching.lines.renames import Renames
     from surgery.proof import Proof
-    from surgery.transfers.tofile import FileTransfer
+    from surgery.transfers.plan import TransferPlan
 
 
 @click.command(
@@ -45,26 +44,28 @@ Examples:
   surgery transfer old.pt timm:resnet50 --num-classes 10 -o new.safetensors
   surgery transfer last.ckpt models.py:make_net --arg width=64 --num-classes 5
   surgery transfer run.pth.tar timm:convnext_tiny --key state_dict_ema
+  surgery transfer old.pth timm:resnet101 --fresh 'layer3.[6-9], layer3.1?, layer3.2?'
+  surgery transfer vit.pt vit_small_patch16_384 --resize pos_embed
+  surgery transfer vit.pt vit_small_patch16_224 --resize 'pos_embed=pos-embed:prefix=1'
   surgery transfer hf_vit/ vit_base_patch16_224 --match structure
-  surgery transfer old.safetensors like:new.safetensors --map renames.txt --strict
+  surgery transfer old.safetensors like:new.safetensors --mapping names.map --strict
   surgery transfer old.pth timm:vgg16_bn --source-arch torchvision:vgg16_bn --verify
   surgery transfer big.index.json timm:vit_huge_patch14_224 --max-shard-size 1GB
-  surgery transfer vit.pt vit_small_patch16_384 --on-mismatch adapt
-  surgery transfer vit.pt vit_small_patch16_224 --adapt 'pos_embed=pos-embed:prefix=1'
 
 \b
-A rename file has one `pattern -> replacement` a line:
+A mapping file has one `pattern -> replacement` a line:
   encoder -> backbone
   layers.*.attn -> blocks.*.attention
   ^blocks_(\\d+) -> blocks.\\1
+  aux_head -> (unused)
 """
 )
-@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("old", type=FILE)
 @click.argument("new_arch", type=ArchitectureName())
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NEW_FILE,
     help="The new file, .safetensors or .pt by its suffix.  [default: ./ARCH.safetensors]",
 )
 @build_options
@@ -75,30 +76,32 @@ A rename file has one `pattern -> replacement` a line:
     show_default=True,
     help="How tensors are brought together.",
 )
+@click.option("--mapping", type=FILE, help="A file of lines `pattern -> replacement`.")
 @hint_option
-@click.option("--map", "renames", type=click.Path(path_type=Path), help="A rename file.")
 @click.option(
-    "--on-mismatch",
-    type=click.Choice(["keep", "adapt"]),
-    default="keep",
-    show_default=True,
-    help="What has another shape stays fresh, or is computed where an adapter fits.",
-)
-@click.option(
-    "--adapt",
-    "adapters",
+    "--resize",
     multiple=True,
-    metavar="PATTERN=ADAPTER[:K=V,...]",
-    help="Compute these tensors so, such as pos_embed=pos-embed; may be repeated.",
+    metavar="[PATTERN=]METHOD[:K=V,...]",
+    help="Make tensors of another shape: auto, pos_embed, pos_embed=pos-embed:new=7x28; may be "
+    "repeated.",
 )
-@key_option
+@click.option(
+    "--fresh",
+    multiple=True,
+    metavar="PATTERN",
+    help="Accept that these tensors keep their initial values; may be repeated.",
+)
 @min_loaded_option
 @click.option(
     "--keep-open",
     is_flag=True,
     help="Accept that what structure leaves open keeps its initial values.",
 )
-@click.option("--strict", is_flag=True, help="Accept no difference but --adapt.")
+@click.option(
+    "--strict", is_flag=True, help="Accept no difference but what --resize and --fresh name."
+)
+@click.option("--dtype", metavar="DTYPE", help="Of all real floating tensors, such as bfloat16.")
+@key_option
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -122,27 +125,14 @@ def transfer(
     old: Path,
     new_arch: str,
     out: Path | None,
-    arguments: dict[str, Any],
-    num_classes: int | None,
-    match: str,
-    hints: tuple[str, ...],
-    renames: Path | None,
-    on_mismatch: str,
-    adapters: tuple[str, ...],
-    key: str | None,
-    min_loaded: float,
-    keep_open: bool,
-    strict: bool,
-    seed: int,
     verify: bool,
-    source_arch: str | None,
-    source_arguments: dict[str, Any],
     shape: tuple[int, ...] | None,
     dry_run: bool,
     why: str | None,
     force: bool,
     max_shard_bytes: int | None,
     as_json: bool,
+    **wanted: Any,
 ) -> None:
     """Move the weights in OLD into NEW-ARCH and write the result as a new file.
 
@@ -151,182 +141,80 @@ def transfer(
     (like:other.pt#KEY where that holds several state dicts); a bare name is timm's if timm has
     it, else torchvision's.
 
-    With --match structure names need not agree: two implementations of one network are brought
-    together by shapes, nesting and what their names mean. What nothing tells apart is left open,
-    and nothing is written until a --hint settles it or --keep-open accepts it. `surgery map`
-    prints the result as a rename file.
+    Every tensor outside the head must come from OLD; what does not is refused, with the options
+    that would load it or accept its initial values. --min-loaded asks for a share instead. The
+    output appears whole or not at all.
 
-    Tensors of the new architecture that OLD does not have get the architecture's own initial
-    values. The output appears whole or not at all.
+    With --match structure names need not agree: two implementations of one network are brought
+    together by shapes, nesting and what their names mean. What nothing distinguishes stays open,
+    and nothing is written until a --hint decides it or --keep-open accepts it. `surgery map`
+    prints the result as a mapping file.
 
     With --verify the source architecture and the new one, both with the planned weights, are run
     on the same input in float64, and every tensor's effect on them is compared. Where they do
     not agree nothing is written.
     """
-    _check_proof_options(verify, match, source_arch, source_arguments, shape)
-    dry_run = dry_run or why is not None
-    if out is not None and not dry_run:
-        refuse_outputs(out, max_shard_bytes, force)
+    from surgery.networks.architectures import find_architecture
+    from surgery.transfers.planning import plan
+    from surgery.transfers.request import TransferRequest
+
+    _check_proof_options(verify, wanted, shape)
+    request = TransferRequest(source=old, target=new_arch, **wanted)
+    architecture = find_architecture(new_arch)
+    shown_only = dry_run or why is not None
+    written = None if shown_only else out or Path(f"{architecture.stem}.safetensors")
+    if written is not None:
+        refuse_outputs(written, max_shard_bytes, force)
     note_shard(old)
-    source, map_read = _read(old, key, renames)
-    with progress(f"building {new_arch}"):
-        from surgery.networks.architectures import find_architecture
-        from surgery.transfers.tofile import plan_file_transfer
-
-        architecture = find_architecture(new_arch)
-        if out is None and not dry_run:
-            out = Path(f"{architecture.stem}.safetensors")
-            refuse_outputs(out, max_shard_bytes, force)
-        job = plan_file_transfer(
-            source,
-            architecture,
-            arguments=arguments,
-            num_classes=num_classes,
-            match=match,
-            renames=map_read,
-            hints=hints,
-            source_architecture=find_architecture(source_arch) if source_arch else None,
-            source_arguments=source_arguments,
-            on_mismatch=on_mismatch,
-            adapters=adapters,
-            seed=seed,
-        )
-    what = ", ".join(filter(None, (source.format, source.key)))
-    heading = f"{old} ({what}) -> {architecture}"
-
-    def prove() -> Proof | None:
-        if source_arch is None or not verify:
-            return None
-        return _prove(job, source_arch, source_arguments, arguments, num_classes, shape, as_json)
-
-    refuse = partial(
-        job.plan.refuse_unless, min_loaded=min_loaded, strict=strict, keep_open=keep_open
-    )
+    with progress(f"reading {old}, building {new_arch}"):
+        planned = plan(request)
+    heading = (f"{planned.source_label} -> {architecture}",)
+    beside: dict[str, Any] = {"architecture": architecture.label}
     if why is not None:
-        _show_origins(job, why, as_json)
-    elif out is None or dry_run:
-        _show_plan(job, heading, refuse, prove, as_json)
-    else:
-        refuse()
-        _write(job, out, heading, strict, max_shard_bytes, prove(), as_json)
+        from surgery.report.transfers import Origins
+
+        show(Origins(why, planned.select(why)), as_json=as_json)
+        return
+    if written is None and not as_json:
+        show(planned, as_json=False, heading=heading)  # a person sees what is refused, too
+    planned.refuse_unaccepted()
+    if verify:
+        beside["proof"] = _prove(planned, shape, as_json).to_dict()
+    if written is None:
+        if as_json:
+            print_json({**beside, "plan": planned.to_dict()})
+        return
+    with progress(f"writing {written}", planned.nbytes) as done:
+        outcome = planned.write(written, max_shard_bytes=max_shard_bytes, progress=done)
+    beside["output"] = str(outcome.files[-1])
+    show(outcome, as_json=as_json, beside=beside, heading=heading)
+    if not as_json:
+        print_written(outcome.files)
 
 
 def _check_proof_options(
-    verify: bool,
-    match: str,
-    source_arch: str | None,
-    source_arguments: dict[str, Any],
-    shape: tuple[int, ...] | None,
+    verify: bool, wanted: Mapping[str, Any], shape: tuple[int, ...] | None
 ) -> None:
-    from surgery.errors import SurgeryError
-
-    if verify and source_arch is None:
+    if verify and wanted["source_arch"] is None:
         raise SurgeryError(
             "--verify runs the network that OLD was saved from beside the new one; name it with "
             "--source-arch, even where it is the same architecture"
         )
     if shape and not verify:
         raise SurgeryError("--input is for --verify")
-    check_source_options(source_arch, source_arguments)
-    if source_arch and not verify and match != "structure":
+    if wanted["source_arch"] and not verify and wanted["match"] != "structure":
         raise SurgeryError("--source-arch is for --verify and for --match structure")
 
 
-def _prove(
-    job: FileTransfer,
-    source_arch: str,
-    source_arguments: dict[str, Any],
-    arguments: dict[str, Any],
-    num_classes: int | None,
-    shape: tuple[int, ...] | None,
-    as_json: bool,
-) -> Proof:
+def _prove(planned: TransferPlan, shape: tuple[int, ...] | None, as_json: bool) -> Proof:
     """A person sees the report of a proof that fails, too."""
-    from surgery.networks.architectures import find_architecture
-    from surgery.proof import prove_file_transfer, refuse_unproven
-    from surgery.report.proof import proof_report
+    from surgery.proof import refuse_unproven
+    from surgery.proof.verify import prove_plan
 
-    with progress(f"running {source_arch} and {job.architecture.label}"):
-        proof = prove_file_transfer(
-            job,
-            find_architecture(source_arch),
-            source_arguments=source_arguments,
-            arguments=arguments,
-            num_classes=num_classes,
-            shape=shape,
-        )
+    with progress("running both networks"):
+        proof = prove_plan(planned, shape=shape)
     if not as_json:
-        print_report(proof_report(proof))
-        click.echo()
+        show(proof, as_json=False)
+        print_text("")
     refuse_unproven(proof)
     return proof
-
-
-def _read(old: Path, key: str | None, renames: Path | None) -> tuple[Checkpoint, Renames | None]:
-    with progress(f"reading {old}"):
-        from surgery.checkpoint import open_checkpoint
-        from surgery.matching.lines.renames import read_renames
-
-        return open_checkpoint(old, key=key), read_renames(renames)
-
-
-def _show_origins(job: FileTransfer, selector: str, as_json: bool) -> None:
-    from surgery.report.transfers import origin_report
-    from surgery.transfers.plan import step_to_dict
-
-    if as_json:
-        print_json({"steps": [step_to_dict(step) for step in job.plan.select(selector)]})
-    else:
-        print_report(origin_report(job.plan, selector))
-
-
-def _show_plan(
-    job: FileTransfer,
-    heading: str,
-    refuse: Callable[[], None],
-    prove: Callable[[], Proof | None],
-    as_json: bool,
-) -> None:
-    """A person sees the plan that is refused, too; the one JSON object is then the error."""
-    from surgery.report.transfers import plan_report
-
-    if not as_json:
-        print_report(plan_report(job.plan, heading=(heading,)))
-    refuse()
-    proof = prove()
-    if as_json:
-        label = job.architecture.label
-        print_json({"architecture": label, "plan": job.plan.to_dict(), **_proof_json(proof)})
-
-
-def _proof_json(proof: Proof | None) -> dict[str, Any]:
-    return {"proof": proof.to_dict()} if proof else {}
-
-
-def _write(
-    job: FileTransfer,
-    out: Path,
-    heading: str,
-    strict: bool,
-    max_shard_bytes: int | None,
-    proof: Proof | None,
-    as_json: bool,
-) -> None:
-    from surgery.report.transfers import outcome_report
-
-    with byte_progress(f"writing {out}", job.nbytes) as done:
-        outcome = job.write(out, strict=strict, max_shard_bytes=max_shard_bytes, progress=done)
-    if as_json:
-        files = [str(file) for file in outcome.files]
-        print_json(
-            {
-                "architecture": job.architecture.label,
-                "output": files[-1],
-                "files": files,
-                **outcome.to_dict(),
-                **_proof_json(proof),
-            }
-        )
-        return
-    print_report(outcome_report(outcome, heading=(heading,)))
-    print_written(outcome.files)

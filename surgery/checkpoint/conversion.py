@@ -9,21 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint import Checkpoint, open_checkpoint
-from surgery.checkpoint.progress import Progress, untold
-from surgery.checkpoint.wording import first_of, shown
+from surgery.checkpoint.holding import Checkpoint
+from surgery.checkpoint.opening import open_checkpoint
+from surgery.checkpoint.progress import Progress, unwatched
 from surgery.checkpoint.writer import check_output, write
-from surgery.checkpoint.writing.casting import Casts, refuse_broken
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.shards import parse_size
 from surgery.errors import CheckpointError, SurgeryError, did_you_mean
-from surgery.record import read_record
+from surgery.record import Record, read_record
+from surgery.showing import Shown
 from surgery.specs import DTYPE_BITS, TensorSpec
+from surgery.wording import first_lines, printable
 
 if TYPE_CHECKING:
     import torch
-
-    from surgery.record import Record
 
 #: What ``dtype`` may be: real floats that torch converts between.
 DTYPES = tuple(name for name in DTYPE_BITS if "float" in name and "float4" not in name)
@@ -61,34 +60,23 @@ class Conversion:
         *,
         strict: bool = False,
         max_shard_bytes: int | None = None,
-        progress: Progress = untold,
+        progress: Progress = unwatched,
     ) -> ConversionOutcome:
         """Write it, whole or not at all; what needs no cast goes from file to file.
 
         Raises CheckpointError, and ValueRefused where ``strict`` and a cast breaks values.
         """
-        casts = Casts()
         opened = self.checkpoint
-        values = {
-            spec.name: casts.cast(spec.name, opened.place(spec.name), spec.dtype)
-            for spec in self.specs
-        }
-        aliases = {name: names[0] for names in opened.ties for name in names[1:]}
-        versions = {path: {"version": version} for path, version in opened.versions.items()}
-        draft = Draft(values, aliases, versions, metadata=self._metadata())
-
-        def check() -> None:
-            if strict:
-                refuse_broken(casts.broken)
-
-        files = write(
+        draft = Draft(opened.places, opened.ties, opened.versions, metadata=self._metadata())
+        written = write(
             draft,
             Path(path),
+            dtypes={spec.name: spec.dtype for spec in self.specs},
+            strict=strict,
             max_shard_bytes=max_shard_bytes,
-            before_commit=check,
             progress=progress,
         )
-        return ConversionOutcome(self, files, tuple(casts.broken.items()))
+        return ConversionOutcome(self, written.files, written.broken)
 
     def _metadata(self) -> dict[str, str]:
         """The file's own; a transfer's record speaks of the new dtypes."""
@@ -98,7 +86,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class ConversionOutcome:
+class ConversionOutcome(Shown):
     """What a conversion did. ``files`` were written, an index last; ``overflowed`` are
     (name, elements) that a cast broke. ``str()`` is the report.
     """
@@ -118,11 +106,6 @@ class ConversionOutcome:
             "overflowed": [[name, lost] for name, lost in self.overflowed],
             "left_out": [[name, what] for name, what in self.conversion.left_out],
         }
-
-    def __str__(self) -> str:
-        from surgery.report.contents import conversion_report
-
-        return conversion_report(self).text()
 
 
 def convert(
@@ -162,20 +145,18 @@ def plan_conversion(checkpoint: Checkpoint, *, dtype: str | None = None) -> Conv
         )
     if checkpoint.unreadable:
         raise CheckpointError(
-            f"{shown(checkpoint.path)}: {len(checkpoint.unreadable)} tensors cannot be read and "
-            "would be lost",
-            first_of([f"{shown(name)}: {reason}" for name, reason in checkpoint.unreadable]),
+            f"{printable(checkpoint.path)}: {len(checkpoint.unreadable)} tensors cannot be read "
+            "and would be lost",
+            first_lines(
+                [f"{printable(name)}: {reason}" for name, reason in checkpoint.unreadable], 20
+            ),
         )
-    specs = tuple(_converted(spec, dtype) for spec in checkpoint.specs)
-    return Conversion(checkpoint, specs, _left_out(checkpoint))
-
-
-def _converted(spec: TensorSpec, dtype: str | None) -> TensorSpec:
-    return replace(spec, dtype=dtype) if dtype and spec.dtype in DTYPES else spec
-
-
-def _left_out(checkpoint: Checkpoint) -> tuple[tuple[str, str], ...]:
-    return (*((name, "not a tensor") for name in checkpoint.not_tensors), *checkpoint.others)
+    specs = tuple(
+        replace(spec, dtype=dtype) if dtype and spec.dtype in DTYPES else spec
+        for spec in checkpoint.specs
+    )
+    left_out = (*((name, "not a tensor") for name in checkpoint.not_tensors), *checkpoint.others)
+    return Conversion(checkpoint, specs, left_out)
 
 
 def _recast(record: Record, specs: tuple[TensorSpec, ...]) -> Record:

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint import Checkpoint
-from surgery.checkpoint.pairs import (
-    Readers,
-    bytes_that_agree,
-    numbers_side_by_side,
-    run_alike,
-)
+from surgery.checkpoint.pairs import run_alike, same_bytes
 from surgery.checkpoint.places import Place
-from surgery.checkpoint.progress import Progress, untold
-from surgery.checkpoint.source import OneAtATime
+from surgery.checkpoint.progress import Progress, unwatched
+from surgery.checkpoint.source import OneAtATime, Reader
+from surgery.checkpoint.weights import Weights
+from surgery.showing import Shown
 from surgery.specs import TensorSpec
+from surgery.wrappers import unwrap_names
 
 if TYPE_CHECKING:
     import torch
-
-    from surgery.checkpoint.weights import Source
-
-#: Numbers of a tensor in memory that are compared at a time.
-PART = 1 << 18
-
-Numbers = Iterable[tuple["torch.Tensor", "torch.Tensor"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +45,13 @@ class ValueDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Shown):
     """What two checkpoints do not share. Empty (false) where they are equal, bit for bit aside:
     two zeros of unlike sign are equal, and so are two NaN.
+
+    Names are compared without what wrappers put before them (``module.``, ``_orig_mod.``), and
+    tensors of both sides are called what the first calls them: ``wrapped`` pairs the names of
+    those that the second calls otherwise, which is no difference.
 
     ``equal`` names the tensors that are. ``incomparable`` are tensors of either side of a kind
     that is not read, each with the reason: nobody can say that they agree. ``others`` names
@@ -71,6 +65,7 @@ class Difference:
     equal: tuple[str, ...]
     incomparable: tuple[tuple[str, str], ...] = ()
     others: tuple[str, ...] = ()
+    wrapped: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(
@@ -91,16 +86,12 @@ class Difference:
             "values": [value.to_dict() for value in self.values],
             "incomparable": [[name, reason] for name, reason in self.incomparable],
             "others": list(self.others),
+            "wrapped": [list(names) for names in self.wrapped],
         }
 
-    def __str__(self) -> str:
-        from surgery.report.differences import difference_report
 
-        return difference_report(self).text()
-
-
-def compare(first: Source, second: Source, *, progress: Progress = untold) -> Difference:
-    """Compare two checkpoints, tensor by tensor.
+def compare(first: Weights, second: Weights, *, progress: Progress = unwatched) -> Difference:
+    """Compare two checkpoints, tensor by tensor, below wrappers.
 
     Tensors that both files keep in the same order of elements are read a piece at a time, and
     torch is imported only for those whose bytes differ; others are in memory one of each at a
@@ -109,142 +100,71 @@ def compare(first: Source, second: Source, *, progress: Progress = untold) -> Di
     """
     ours = {spec.name: spec for spec in first.specs}
     theirs = {spec.name: spec for spec in second.specs}
-    shared = [name for name in ours if name in theirs]
-    comparable = [ours[name] for name in shared if ours[name] == theirs[name]]
-    found = dict(_compared(first, second, comparable, progress))
+    shared = _shared_names(ours, theirs)
+    pairs = [(ours[name], theirs[other]) for name, other in shared.items()]
+    alike = [(one, other) for one, other in pairs if replace(other, name=one.name) == one]
+    found: dict[str, ValueDifference | None] = {}
+    with OneAtATime() as mine, OneAtATime() as other:
+        for specs in alike:
+            name = specs[0].name
+            found[name] = _compare_values(specs, (first, second), (mine, other))
+            progress(specs[0].nbytes)
     return Difference(
-        only_first=_missing(ours, theirs, second),
-        only_second=_missing(theirs, ours, first),
-        respecified=tuple((ours[n], theirs[n]) for n in shared if ours[n] != theirs[n]),
+        only_first=_missing(ours, shared.keys(), second),
+        only_second=_missing(theirs, set(shared.values()), first),
+        respecified=tuple(pair for pair in pairs if pair[0].name not in found),
         values=tuple(difference for difference in found.values() if difference),
         equal=tuple(name for name, difference in found.items() if not difference),
         incomparable=tuple(dict.fromkeys((*first.unreadable, *second.unreadable))),
         others=tuple(dict.fromkeys((*first.not_tensors, *second.not_tensors))),
+        wrapped=tuple((name, other) for name, other in shared.items() if name != other),
     )
 
 
+def _shared_names(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, str]:
+    """What both sides have, by the first's name: the same name, else the same without wrappers."""
+    names = set(theirs)
+    by_clean = {clean: name for name, clean in unwrap_names(names).items()}
+    found = {name: name for name in ours if name in names}
+    for name, clean in unwrap_names(ours).items():
+        other = by_clean.get(clean)
+        if name not in found and other is not None and other not in found:
+            found[name] = other
+    return {name: found[name] for name in ours if name in found}
+
+
 def _missing(
-    specs: Mapping[str, TensorSpec], there: Mapping[str, TensorSpec], other: Source
+    specs: Mapping[str, TensorSpec], there: Set[str], other: Weights
 ) -> tuple[TensorSpec, ...]:
     """Those that the other side has not at all: one that it has and cannot read is not missing."""
-    unreadable = dict(other.unreadable)
+    unreadable = _shared_names(specs, dict(other.unreadable))
     return tuple(s for name, s in specs.items() if name not in there and name not in unreadable)
 
 
-def _compared(
-    first: Source, second: Source, specs: Sequence[TensorSpec], progress: Progress
-) -> Iterator[tuple[str, ValueDifference | None]]:
-    with OneAtATime() as ours, OneAtATime() as theirs:
-        for spec in specs:
-            if pair := _places(first, second, spec.name):
-                readers = ours.reader(pair[0].region.source), theirs.reader(pair[1].region.source)
-                yield spec.name, _compare_places(spec, *pair, readers, progress)
-            else:
-                one, other = first.tensor(spec.name), second.tensor(spec.name)
-                yield spec.name, _compare_numbers(spec, _parts(one, other))
-                progress(one.nbytes)
-
-
-def _places(first: Source, second: Source, name: str) -> tuple[Place, Place] | None:
-    """Where both lie, if both lie in files and their numbers are in the same order there."""
-    if not (isinstance(first, Checkpoint) and isinstance(second, Checkpoint)):
-        return None
-    one, other = first.place(name), second.place(name)
-    return (one, other) if run_alike(one, other) else None
-
-
-def _compare_places(
-    spec: TensorSpec, one: Place, other: Place, readers: Readers, progress: Progress
+def _compare_values(
+    specs: tuple[TensorSpec, TensorSpec],
+    both: tuple[Weights, Weights],
+    sources: tuple[OneAtATime, OneAtATime],
 ) -> ValueDifference | None:
-    agreed = bytes_that_agree(one, other, readers, progress)
-    if agreed == spec.nbytes:
-        return None
-    # From the start again: what a difference is relative to may lie in the part that agrees.
-    numbers = numbers_side_by_side(one, other, readers)
-    return _compare_numbers(spec, _reported(numbers, one.itemsize, agreed, progress))
+    sides: list[tuple[Place, Reader] | torch.Tensor]
+    sided = tuple(zip(both, specs, strict=True))
+    one, other = (weights.place(spec.name) for weights, spec in sided)
+    if isinstance(one, Place) and isinstance(other, Place) and run_alike(one, other):
+        readers = sources[0].reader(one.region.source), sources[1].reader(other.region.source)
+        if same_bytes(one, other, readers):
+            return None
+        sides = [(one, readers[0]), (other, readers[1])]
+    else:
+        sides = [weights.tensor(spec.name) for weights, spec in sided]
+    from surgery.checkpoint.tensors.differing import count_differences
 
-
-def _reported(numbers: Numbers, itemsize: int, reported: int, progress: Progress) -> Numbers:
-    """The same, with progress for what lies behind the bytes ``reported`` already."""
-    done = 0
-    for one, other in numbers:
-        yield one, other
-        done += len(one) * itemsize
-        if done > reported:
-            progress(len(one) * itemsize)
-
-
-def _parts(one: torch.Tensor, other: torch.Tensor) -> Numbers:
-    import torch
-
-    sides = (torch.split(side.reshape(-1), PART) for side in (one, other))
-    return zip(*sides, strict=True)
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What the parts of a tensor seen so far come to; ``scale`` is the largest of either side."""
-
-    elements: int = 0
-    total: int = 0
-    largest: float = 0.0
-    scale: float = 0.0
-
-    def add(self, one: torch.Tensor, other: torch.Tensor) -> None:
-        import torch
-
-        one, other = _comparable(one), _comparable(other)
-        wide = torch.complex128 if one.is_complex() else torch.float64
-        mine, theirs = one.to(wide), other.to(wide)
-        gaps = (mine - theirs).abs()
-        largest = float(gaps.max())
-        differs = one != other
-        if not math.isfinite(largest):
-            # Infinite or NaN on either side: equal ones do not count, others are told by infinity.
-            differs &= ~((one != one) & (other != other))
-            finite = torch.isfinite(mine) & torch.isfinite(theirs)
-            apart = bool((differs & ~finite).any())
-            mine, theirs, gaps = mine[finite], theirs[finite], gaps[finite]
-            largest = math.inf if apart else _most(gaps)
-        self.elements += int(differs.sum())
-        self.total += len(one)
-        self.largest = max(self.largest, largest)
-        self.scale = max(self.scale, _most(mine), _most(theirs))
-
-
-def _most(numbers: torch.Tensor) -> float:
-    """The largest absolute value, 0 of nothing."""
-    return float(numbers.abs().max()) if len(numbers) else 0.0
-
-
-def _compare_numbers(spec: TensorSpec, numbers: Numbers) -> ValueDifference | None:
-    tally = _Tally()
-    for one, other in numbers:
-        if len(one):
-            tally.add(one, other)
+    tally = count_differences(*sides)
     if not tally.elements:
         return None
     relative = tally.largest / tally.scale if math.isfinite(tally.largest) else math.inf
     return ValueDifference(
-        spec.name, spec.dtype, tally.elements, tally.total, tally.largest, relative
+        specs[0].name, specs[0].dtype, tally.elements, tally.total, tally.largest, relative
     )
-
-
-def _comparable(values: torch.Tensor) -> torch.Tensor:
-    """The same numbers in a dtype that torch compares, which not all of the small ones are."""
-    import torch
-
-    if values.dtype == torch.float4_e2m1fn_x2:
-        pairs = values.view(torch.uint8)
-        return torch.tensor(_FOUR_BITS)[torch.stack((pairs & 15, pairs >> 4), -1).long()].view(-1)
-    if values.dtype == torch.complex32:
-        return values.to(torch.complex64)
-    return values.float() if str(values.dtype).startswith("torch.float8") else values
-
-
-# What the 16 codes of float4_e2m1fn stand for, by the OCP Microscaling Formats specification.
-_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_FOUR_BITS = (*_MAGNITUDES, *(-magnitude for magnitude in _MAGNITUDES))
 
 
 def _or_none(value: float) -> float | None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
-from surgery.checkpoint.regions import Region
+from surgery.checkpoint.places import Region
 from surgery.checkpoint.source import Reader
 from surgery.errors import CheckpointError
 
 #: Bytes of a piece: whole elements of every dtype, and no more than the allocator keeps at hand.
 #: Larger ones are given back and faulted in anew each time, which takes as long again as reading.
 PIECE = 1 << 17
-
-Piece = bytes | bytearray
 
 
 class Garbled(CheckpointError):
@@ -22,7 +21,7 @@ class Garbled(CheckpointError):
 
 def pieces(
     region: Region, reader: Reader, start: int = 0, count: int | None = None
-) -> Iterator[Piece]:
+) -> Iterator[bytearray]:
     """``count`` bytes from ``start`` of the storage (all of it by default), in their order.
 
     The caller has checked that it has them. All pieces but the last have :data:`PIECE` bytes.
@@ -63,44 +62,28 @@ def _regular(loose: Iterator[bytes], start: int, count: int) -> Iterator[bytearr
 
 
 def _inflated(region: Region, reader: Reader) -> Iterator[bytes]:
-    """All of a deflated member. Goes to its end, which is where damage often shows."""
-    machine = zlib.decompressobj(-zlib.MAX_WBITS)
-    size = 0
-    for stored in _stored(region, reader):
-        for data in _inflate(machine, stored, region, reader):
-            size += len(data)
-            if size > region.nbytes:
-                raise _garbled(region, reader, f"more than its {region.nbytes:,} bytes")
-            yield data
-    if size != region.nbytes or not machine.eof:
-        raise _garbled(region, reader, f"{size:,} of its {region.nbytes:,} bytes")
-
-
-def _stored(region: Region, reader: Reader) -> Iterator[Piece]:
-    for at in range(0, region.stored, PIECE):
-        yield reader.read(region.start + at, min(PIECE, region.stored - at))
-
-
-def _inflate(
-    machine: zlib._Decompress, stored: Piece, region: Region, reader: Reader
-) -> Iterator[bytes]:
-    """What ``stored`` inflates to, at most a piece at a time.
-
-    The machine may hold back some of it, so that no input is left and yet a full piece came out:
-    it is asked again until it gives less.
+    """All of a deflated member, at most a piece at a time. Goes to its end, which is where damage
+    often shows, and never further than the bytes that it declares.
     """
-    rest, full = stored, False
-    while (rest or full) and not machine.eof:
+
+    def garbled(found: str) -> Garbled:
+        where = f"{reader.source.label}: the compressed member at byte {region.start:,}"
+        return Garbled(f"{where} is damaged: found {found}")
+
+    stored = pieces(replace(region, nbytes=region.stored, deflated=False), reader)
+    machine = zlib.decompressobj(-zlib.MAX_WBITS)
+    size, rest = 0, b""
+    while not machine.eof:
+        taken = rest or next(stored, b"")
         try:
-            data, rest = machine.decompress(rest, PIECE), machine.unconsumed_tail
+            data, rest = machine.decompress(taken, PIECE), machine.unconsumed_tail
         except zlib.error as error:
-            raise _garbled(region, reader, f"what zlib calls {error}") from error
-        full = len(data) == PIECE
+            raise garbled(f"what zlib calls {error}") from error
+        if not (taken or data):
+            break
+        size += len(data)
+        if size > region.nbytes:
+            raise garbled(f"more than its {region.nbytes:,} bytes")
         yield data
-
-
-def _garbled(region: Region, reader: Reader, found: str) -> Garbled:
-    return Garbled(
-        f"{reader.source.label}: the compressed member at byte {region.start:,} is damaged: "
-        f"found {found}"
-    )
+    if size != region.nbytes or not machine.eof:
+        raise garbled(f"{size:,} of its {region.nbytes:,} bytes")

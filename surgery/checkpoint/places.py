@@ -1,12 +1,13 @@
-"""Where a tensor's values lie: a strided view of a region, and what makes one impossible."""
+"""Where a tensor's values lie: a strided view of one storage, and what makes one impossible."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
 
-from surgery.checkpoint.regions import Region
+from surgery.checkpoint.source import Source
 from surgery.specs import DTYPE_BITS, TensorSpec
 
 #: A view that repeats its values (stride 0) is read as long as the result stays below this.
@@ -16,6 +17,23 @@ EXPANSION_LIMIT = 1 << 28
 _LARGEST = 1 << 63
 #: Axes of a tensor; more than any network has.
 MOST_DIMENSIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The bytes of one storage: ``nbytes`` of them, ``stored`` of them in the file.
+
+    The two differ where the member of a zip file is ``deflated``. ``swapped`` says that the
+    numbers are big-endian. ``crc`` is the CRC-32 of the bytes where the file records one.
+    """
+
+    source: Source
+    start: int
+    stored: int
+    nbytes: int
+    deflated: bool = False
+    swapped: bool = False
+    crc: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +62,16 @@ class Place:
         return math.prod(self.shape)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the values, one behind the other."""
+        return self.numel * self.itemsize
+
+    @property
+    def start(self) -> int:
+        """The first byte in the storage."""
+        return self.offset * self.itemsize
+
+    @property
     def extent(self) -> int:
         """Elements from the first one that the view touches to the last one."""
         if 0 in self.shape:
@@ -54,20 +82,33 @@ class Place:
     def __hash__(self) -> int:
         """Of the numbers alone: a set of very many places need not hash their paths as well."""
         region = self.region
-        return hash(
-            (
-                region.source.version,
-                region.start,
-                region.nbytes,
-                self.offset,
-                self.shape,
-                self.strides,
-            )
-        )
+        version, numbers = region.source.version, (region.start, region.nbytes, self.offset)
+        return hash((version, numbers, self.shape, self.strides))
 
     def spec(self, name: str) -> TensorSpec:
         """The tensor's spec under ``name``."""
         return TensorSpec(name, self.shape, self.dtype)
+
+    @property
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        """(stride, size) of the axes that move; one of a single element never does."""
+        pairs = zip(self.strides, self.shape, strict=True)
+        return tuple((stride, size) for stride, size in pairs if size > 1)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the view shows every element from its first to its last exactly once."""
+        return _follow(sorted(self.steps, reverse=True))
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the values lie one behind the other, though perhaps compressed or big-endian."""
+        return not (self.conjugate or self.negative) and (not self.numel or _follow(self.steps))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file has the values as memory would, byte for byte."""
+        return self.in_order and not (self.region.deflated or self.region.swapped)
 
     def fault(self) -> str | None:
         """What makes the view impossible, in words; None for a sound one."""
@@ -90,7 +131,13 @@ class Place:
     @property
     def is_absurd(self) -> bool:
         """Whether a few stored values are repeated into more than :data:`EXPANSION_LIMIT`."""
-        return self.numel * self.itemsize > EXPANSION_LIMIT and self.numel > self.extent
+        return self.nbytes > EXPANSION_LIMIT and self.numel > self.extent
+
+
+def _follow(steps: Sequence[tuple[int, int]]) -> bool:
+    """Whether each axis, the widest first, steps over exactly what the ones behind it fill."""
+    dense = contiguous_strides(tuple(size for _, size in steps))
+    return all(stride == step for (stride, _), step in zip(steps, dense, strict=True))
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""How long work says how far it is."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from collections.abc import Callable
 Progress = Callable[[int], None]
 
 
-def untold(_: int) -> None:
+def unwatched(_: int) -> None:
     """The progress of work that nobody watches."""

@@ -9,10 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 
-from surgery.checkpoint.wording import shown
 from surgery.errors import CheckpointError
+from surgery.wording import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +33,15 @@ class Source:
         try:
             status = path.stat()
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise denied(path, error) from error
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{shown(path)}: {kind_of(status.st_mode)}, not a file")
+            raise CheckpointError(f"{printable(path)}: {kind_of(status.st_mode)}, not a file")
         return cls(path, status.st_size, _version(status))
 
     @property
     def label(self) -> str:
         """The path as it appears in messages."""
-        return shown(self.path)
+        return printable(self.path)
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
@@ -50,7 +49,7 @@ class Source:
         try:
             file = FileIO(self.path)
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise denied(self.path, error) from error
         with file:
             self._check(file)
             yield Reader(self, file)
@@ -80,7 +79,7 @@ class Reader:
         if start + count > self.source.size:
             raise CheckpointError(
                 f"{self.source.label}: cut short: expected {start + count:,} bytes, "
-                f"have {self.source.size:,}"
+                f"have {self.source.size:,}; copy or download it again"
             )
 
     def read(self, start: int, count: int) -> bytearray:
@@ -97,7 +96,7 @@ class Reader:
             self._file.seek(start)
             self._fill(memory)
         except OSError as error:
-            raise _unreadable(self.source.path, error) from error
+            raise denied(self.source.path, error) from error
 
     def _fill(self, rest: memoryview) -> None:
         """A single read may stop short: Linux gives at most 2 GiB at once."""
@@ -108,7 +107,7 @@ class Reader:
             rest = rest[got:]
 
 
-class OneAtATime:
+class OneAtATime(ExitStack):
     """Opens sources in turn, for work that goes from tensor to tensor; used with ``with``.
 
     A checkpoint may have more shards than a process may have open files. Every source is checked
@@ -116,26 +115,15 @@ class OneAtATime:
     """
 
     def __init__(self) -> None:
-        self._open = ExitStack()
+        super().__init__()
         self._reader: Reader | None = None
 
     def reader(self, source: Source) -> Reader:
         """The source, open; the one before it is closed."""
         if self._reader is None or self._reader.source != source:
-            self._open.close()
-            self._reader = self._open.enter_context(source.opened())
+            self.close()
+            self._reader = self.enter_context(source.opened())
         return self._reader
-
-    def __enter__(self) -> OneAtATime:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:
@@ -154,5 +142,6 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a special file")
 
 
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{shown(path)}: cannot be read: {error.strerror or error}")
+def denied(path: Path, error: OSError, what: str = "cannot be read") -> CheckpointError:
+    """The error for what the system would not do with a file."""
+    return CheckpointError(f"{printable(path)}: {what}: {error.strerror or error}")

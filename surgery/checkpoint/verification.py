@@ -10,20 +10,19 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint.holding import StateDict
-from surgery.checkpoint.kinds import recognise
-from surgery.checkpoint.numbers import CODES, nan_and_inf
-from surgery.checkpoint.pieces import Garbled, Piece, pieces
-from surgery.checkpoint.places import Place
-from surgery.checkpoint.progress import Progress, untold
-from surgery.checkpoint.regions import Region
+from surgery.checkpoint.formats.zipped import Archive, is_zip
+from surgery.checkpoint.pieces import Garbled, pieces
+from surgery.checkpoint.places import Place, Region
+from surgery.checkpoint.progress import Progress, unwatched
 from surgery.checkpoint.source import Reader, Source
-from surgery.checkpoint.views import axes, is_dense, times_shown
-from surgery.checkpoint.wording import count, listed, shown
-from surgery.checkpoint.zipped import Archive
 from surgery.errors import DamageRefused
+from surgery.specs import is_floating
+from surgery.wording import counted, listed, printable
+
+if TYPE_CHECKING:
+    from surgery.checkpoint.tensors.counting import Counts
 
 #: The key of its state dict, and the tensor's name in it.
 TensorName = tuple[str | None, str]
@@ -59,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What reading all of it told. ``findings`` are the tensors with something amiss.
+    """What reading all of it found. ``findings`` are the tensors with something amiss.
 
     ``tensors`` were read, ties once, and ``nbytes`` in all, each storage once; for ``unchecked``
     of these bytes the file records no checksum, so that damage would not show. ``damaged_parts``
@@ -123,11 +122,11 @@ def refuse_damage(*verifications: Verification) -> None:
 def _damage(found: Verification) -> str:
     keys = {key for key, _ in found.damaged}
     names = [tensor_label(name, alone=len(keys) == 1) for name in found.damaged]
-    what = [f"{count(len(names), 'tensor')} ({listed(names)})"] if names else []
-    what += [listed(found.damaged_parts)] if found.damaged_parts else []
+    what = [f"{counted(len(names), 'tensor')} ({listed(names, 8)})"] if names else []
+    what += [listed(found.damaged_parts, 8)] if found.damaged_parts else []
     return (
-        f"{shown(found.path)}: the bytes of {' and of '.join(what)} have changed since the file "
-        "was written; copy or download it again"
+        f"{printable(found.path)}: the bytes of {' and of '.join(what)} have changed since the "
+        "file was written; copy or download it again"
     )
 
 
@@ -138,13 +137,13 @@ def tensor_label(name: TensorName, *, alone: bool) -> str:
 
 def verify(
     path: Path,
-    states: Sequence[StateDict],
+    places: Mapping[TensorName, Place],
     files: Sequence[Source] = (),
     *,
     values: bool = True,
-    progress: Progress = untold,
+    progress: Progress = unwatched,
 ) -> Verification:
-    """Read every storage of ``states`` once, a piece at a time.
+    """Read every storage of ``places`` once, a piece at a time.
 
     Of a zip file the parts that say what the tensors are have checksums too; of ``files``, every
     part there is. ``values=False`` counts no NaN and no Inf, for which it needs no torch.
@@ -152,21 +151,25 @@ def verify(
 
     Raises CheckpointError where a file is cut short, or has changed since it was opened.
     """
-    held = _held(states)
+    storages = _storages(places)
+    by_source: dict[Source, list[Region]] = {file: [] for file in files}
+    for region in storages:
+        by_source.setdefault(region.source, []).append(region)
     findings: list[Finding] = []
     parts: list[str] = []
     unchecked = 0
-    for source, storages in _by_source(files, held).items():
+    for source, regions in by_source.items():
         with source.opened() as reader:
-            for region, places in storages:
-                read = _read(region, reader, places if values else (), progress)
-                findings += _findings(places, read)
+            for region in sorted(regions, key=lambda region: region.start):
+                views = storages[region]
+                read = _read(region, reader, views if values else (), progress)
+                findings += read.findings(views)
                 unchecked += 0 if read.checked else region.nbytes
-            parts += _damaged_parts(reader, storages, source in files, progress)
+            parts += _damaged_parts(reader, regions, source in files, progress)
     return Verification(
         path,
-        sum(len(places) for places in held.values()),
-        sum(region.nbytes for region in held),
+        sum(len(views) for views in storages.values()),
+        sum(region.nbytes for region in storages),
         unchecked,
         tuple(findings),
         tuple(parts),
@@ -174,23 +177,12 @@ def verify(
     )
 
 
-def _by_source(
-    files: Iterable[Source], held: Mapping[Region, _Views]
-) -> dict[Source, list[tuple[Region, _Views]]]:
-    """Every file, and its storages in the order in which it has them."""
-    regions: dict[Source, list[tuple[Region, _Views]]] = {file: [] for file in files}
-    for region, views in held.items():
-        regions.setdefault(region.source, []).append((region, views))
-    return {file: sorted(found, key=lambda r: r[0].start) for file, found in regions.items()}
-
-
-def _held(states: Iterable[StateDict]) -> dict[Region, _Views]:
+def _storages(places: Mapping[TensorName, Place]) -> dict[Region, _Views]:
     """Every storage and the views of it."""
-    held: dict[Region, _Views] = {}
-    for state in states:
-        for name, place in state.places.items():
-            held.setdefault(place.region, {}).setdefault(place, []).append((state.key, name))
-    return held
+    storages: dict[Region, _Views] = {}
+    for name, place in places.items():
+        storages.setdefault(place.region, {}).setdefault(place, []).append(name)
+    return storages
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,85 +193,48 @@ class _Read:
     damaged: bool
     special: Mapping[Place, tuple[int, int]]
 
+    def findings(self, views: _Views) -> Iterator[Finding]:
+        for place, names in views.items():
+            nan, inf = self.special.get(place, (0, 0))
+            if self.damaged or nan or inf:
+                yield Finding(tuple(names), place.numel, self.damaged, nan, inf)
 
-def _findings(places: _Views, read: _Read) -> Iterator[Finding]:
-    for place, names in places.items():
-        nan, inf = read.special.get(place, (0, 0))
-        if read.damaged or nan or inf:
-            yield Finding(tuple(names), place.numel, read.damaged, nan, inf)
 
-
-def _read(region: Region, reader: Reader, places: Iterable[Place], progress: Progress) -> _Read:
+def _read(region: Region, reader: Reader, views: Iterable[Place], progress: Progress) -> _Read:
+    counts = _counts(views)
+    # Torch records 0 for every member where it is told to spend no time on checksums
+    # (`torch.serialization.set_crc32_options`); other bytes have that one by chance only.
+    checked = region.crc is not None and (region.crc != 0 or not region.nbytes)
     at = checksum = 0
-    special: dict[Place, tuple[int, int]] = {}
-    passing = _Passing(places)
     try:
         for data in pieces(region, reader):
-            checksum = checksum if region.crc is None else zlib.crc32(data, checksum)
-            for place in passing.touching(at, at + len(data)):
-                here = _special(place, at, data)
-                if any(here):
-                    nan, inf = special.get(place, (0, 0))
-                    special[place] = nan + here[0], inf + here[1]
+            checksum = zlib.crc32(data, checksum) if checked else 0
+            if counts is not None:
+                counts.add(at, data)
             at += len(data)
             progress(len(data))
+        damaged = checked and checksum != region.crc
     except Garbled:
-        return _Read(True, True, special)
-    checked = _has_checksum(region)
-    return _Read(checked, checked and checksum != region.crc, special)
+        checked = damaged = True
+    return _Read(checked, damaged, counts.special if counts is not None else {})
 
 
-def _has_checksum(region: Region) -> bool:
-    """Torch records 0 for every member where it is told to spend no time on checksums
-    (``torch.serialization.set_crc32_options``); other bytes have that one by chance only.
-    """
-    return region.crc is not None and (region.crc != 0 or not region.nbytes)
+def _counts(views: Iterable[Place]) -> Counts | None:
+    floating = [place for place in views if is_floating(place.dtype) and place.numel]
+    if not floating:
+        return None
+    from surgery.checkpoint.tensors.counting import Counts
 
-
-class _Passing:
-    """The floating views of one storage, to be asked for in the order of its bytes."""
-
-    def __init__(self, places: Iterable[Place]) -> None:
-        floating = (place for place in places if place.dtype in CODES and place.numel)
-        self._waiting = sorted(floating, key=lambda place: -place.offset * place.itemsize)
-        self._begun: list[Place] = []
-
-    def touching(self, start: int, stop: int) -> list[Place]:
-        """Those with an element in these bytes."""
-        while self._waiting and self._waiting[-1].offset * self._waiting[-1].itemsize < stop:
-            self._begun.append(self._waiting.pop())
-        self._begun = [place for place in self._begun if _span(place)[1] > start]
-        return self._begun
-
-
-def _span(place: Place) -> tuple[int, int]:
-    """The first byte of the view in its storage, and the one after its last."""
-    start = place.offset * place.itemsize
-    return start, start + place.extent * place.itemsize
-
-
-def _special(place: Place, at: int, data: Piece) -> tuple[int, int]:
-    """(NaN, Inf) among the elements of the view in a piece that begins at byte ``at``."""
-    start, stop = _span(place)
-    first, last = max(start - at, 0), min(stop - at, len(data))
-    part = data if (first, last) == (0, len(data)) else data[first:last]
-    masks = nan_and_inf(part, place.dtype, swapped=place.region.swapped)
-    if masks is None:
-        return 0, 0
-    if is_dense(place):
-        return int(masks[0].sum()), int(masks[1].sum())
-    before, moving = (at + first - start) // place.itemsize, axes(place)
-    nan, inf = (times_shown(mask.nonzero()[:, 0] + before, moving) for mask in masks)
-    return nan, inf
+    return Counts(floating)
 
 
 def _damaged_parts(
-    reader: Reader, storages: Iterable[tuple[Region, _Views]], whole: bool, progress: Progress
+    reader: Reader, regions: Iterable[Region], whole: bool, progress: Progress
 ) -> list[str]:
     """The members of a zip file that are none of these storages and have changed."""
-    if recognise(reader) != "zip":
+    if not is_zip(reader):
         return []
-    read = {region.start for region, _ in storages}
+    read = {region.start for region in regions}
     damaged = []
     archive = Archive(reader)
     for member in archive.members.values():

@@ -1,27 +1,19 @@
-"""What all ways of finding the head share: the result, and what layers' names and widths tell."""
+"""What all ways of finding the head share: the result, and what a model says of its classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from surgery.errors import HeadError
 from surgery.heads.layers import COUNT_NAMES
 from surgery.heads.places import Place
 
-if TYPE_CHECKING:
-    from torch import nn
-
 #: How many layers an error lists, from the output backwards.
 _LISTED = 8
-
-#: What people call a head, as a word of a path's last two segments (``lm_head``, ``cls_score``),
-_HEAD_WORDS = frozenset(
-    {"head", "heads", "fc", "classifier", "classification", "score", "logits", "summary"}
-)
-#: or as a whole segment: inside others (``out_proj``, ``linear2``) these are no heads.
-_HEAD_SEGMENTS = frozenset({"linear", "out", "output", "predictor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +35,6 @@ class Head:
     layers: tuple[Chosen, ...]
     how: str
     absent: bool = False
-
-
-def is_auxiliary(place: Place) -> bool:
-    """Whether a segment of the path says so: ``AuxLogits.fc``, ``aux1.fc2``."""
-    return any(segment.lower().startswith("aux") for segment in place.path.split("."))
-
-
-def is_called_a_head(path: str) -> bool:
-    """Never inside a numbered block: ``blocks.11.mlp.fc2`` is called like a head and is none."""
-    segments = path.lower().split(".")
-    if any(segment.isdigit() for segment in segments[:-1]):
-        return False
-    words = {word.rstrip("0123456789") for end in segments[-2:] for word in end.split("_")}
-    return bool(words & _HEAD_WORDS or set(segments[-2:]) & _HEAD_SEGMENTS)
-
-
-def last_of_each_parent(places: Iterable[Place]) -> list[Place]:
-    """An inner layer of a head may happen to be as wide as its last one. Layers that hang on
-    the model itself are heads of their own (DeiT's pair).
-    """
-    last = {place.path.rpartition(".")[0] or place.path: place for place in places}
-    return list(last.values())
 
 
 def is_transformers(model: nn.Module) -> bool:

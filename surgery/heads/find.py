@@ -1,7 +1,7 @@
 """Who is trusted to name the head, in this order:
 
 1. the caller, by ``head="path"``;
-2. timm, by the ``classifier`` entry of its model's config and by ``get_classifier()``;
+2. timm, by its model's ``get_classifier()``;
 3. transformers, by ``config.num_labels``: the layers of that width around the base model that
    are called like a classifier; its models for other tasks are refused;
 4. the model's output: the last layer that it comes through;
@@ -16,23 +16,16 @@ In doubt nothing is chosen: HeadError lists the candidates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 from surgery.errors import HeadError, did_you_mean
-from surgery.heads.candidates import (
-    Chosen,
-    Head,
-    is_auxiliary,
-    last_of_each_parent,
-    listing,
-    stated_count,
-)
+from surgery.head_names import is_auxiliary, last_of_each_parent
+from surgery.heads.candidates import Chosen, Head, listing, stated_count
 from surgery.heads.libraries import by_timm, by_transformers
 from surgery.heads.places import Place, class_places
 from surgery.heads.structure import by_output, by_registration
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def find_head(model: nn.Module, head: str | Sequence[str] | None, num_classes: int) -> Head:
@@ -53,8 +46,6 @@ def find_head(model: nn.Module, head: str | Sequence[str] | None, num_classes: i
 
 def _check_not_lazy(model: nn.Module) -> None:
     """Widths are what a head is told by, and a lazy layer has none."""
-    from torch.nn.parameter import is_lazy
-
     tensors = (*model.named_parameters(), *model.named_buffers())
     lazy = [name for name, tensor in tensors if is_lazy(tensor)]
     if lazy:
@@ -94,9 +85,9 @@ def _auxiliary_by_name(head: Head, places: Mapping[str, Place]) -> tuple[Chosen,
     """Layers called ``aux...`` that are as wide as the head, and that no one has named yet."""
     classes = {chosen.place.shape.classes for chosen in head.layers}
     known = {chosen.place.path for chosen in head.layers}
-    named = [p for p in places.values() if is_auxiliary(p) and p.shape.classes in classes]
+    named = [p for p in places if is_auxiliary(p) and places[p].shape.classes in classes]
     return tuple(
-        Chosen(place, "called auxiliary, and as wide as the head", auxiliary=True)
-        for place in last_of_each_parent(named)
-        if place.path not in known
+        Chosen(places[path], "called auxiliary, and as wide as the head", auxiliary=True)
+        for path in last_of_each_parent(named)
+        if path not in known
     )

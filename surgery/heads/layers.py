@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from surgery.private_torch import own_buffers, own_parameters, set_own
 
 #: What libraries and people call the number of classes on a model or on its head.
 COUNT_NAMES = ("num_classes", "n_classes", "nb_classes", "num_labels", "n_labels")
@@ -35,10 +37,8 @@ def class_shape(module: nn.Module) -> ClassShape | None:
     Read from the layer's settings, not from its weight: a parametrised weight is computed on
     access, and a lazy or quantised one has another shape.
     """
-    from torch import nn
-
     layer: Any = module
-    has_bias = module._parameters.get("bias") is not None
+    has_bias = own_parameters(module).get("bias") is not None
     if isinstance(module, nn.Linear):
         return ClassShape(layer.in_features, layer.out_features, has_bias, pointwise=True)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -52,13 +52,12 @@ def why_not_rebuildable(module: nn.Module, shape: ClassShape) -> str | None:
 
     Each reason names a way in which a layer that looks plain would come back broken.
     """
-    from torch.nn.parameter import is_lazy
-
     kind = type(module).__name__
-    weight = module._parameters.get("weight")
+    weight = own_parameters(module).get("weight")
     if weight is None:
+        tensors = sorted(name for name, _ in (*module.named_parameters(), *module.named_buffers()))
         return (
-            f"its weight is computed ({', '.join(sorted(_tensor_names(module)))}):"
+            f"its weight is computed ({', '.join(tensors)}):"
             " remove the parametrisation, swap, and put it back"
         )
     if is_lazy(weight):
@@ -74,25 +73,16 @@ def why_not_rebuildable(module: nn.Module, shape: ClassShape) -> str | None:
     return _foreign_state(module, shape)
 
 
-def _tensor_names(module: nn.Module) -> list[str]:
-    """Names of all tensors of ``module``, those of its parametrisations included."""
-    return [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-
-
 def _foreign_state(module: nn.Module, shape: ClassShape) -> str | None:
     """A subclass's own tensors are carried over, unless they too hold one entry per class."""
     kind = type(module).__name__
     for name, child in module.named_children():
         return f"{kind} holds another module, {name} ({type(child).__name__})"
-    for name, tensor in _own_tensors(module).items():
-        if name not in ("weight", "bias") and shape.classes in tensor.shape:
+    for name, tensor in {**own_parameters(module), **own_buffers(module)}.items():
+        per_class = tensor is not None and shape.classes in tensor.shape
+        if per_class and name not in ("weight", "bias"):
             return f"{kind} cannot be rebuilt: {name} also has {shape.classes} entries"
     return None
-
-
-def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    own = {**module._parameters, **module._buffers}
-    return {name: tensor for name, tensor in own.items() if tensor is not None}
 
 
 def rebuild(
@@ -107,16 +97,17 @@ def rebuild(
     those of ``layer``, which itself stays untouched. Fresh rows come from the layer's own
     ``reset_parameters``, then from ``initialise`` where the architecture has an opinion.
     """
-    import torch
-
     new = _detached_copy(layer, classes)
     with torch.no_grad():
         layer_init: Any = new
         layer_init.reset_parameters()
         if initialise is not None:
             initialise(new)
-        for name in ("weight", "bias"):
-            _copy_rows(layer._parameters.get(name), new._parameters.get(name), kept)
+        for name in ("weight", "bias") if kept else ():
+            rows, old_rows = own_parameters(new).get(name), own_parameters(layer).get(name)
+            if rows is not None and old_rows is not None:
+                to, out_of = map(list, zip(*kept, strict=True))
+                rows[to] = old_rows[out_of]
     return new
 
 
@@ -125,33 +116,22 @@ def _detached_copy(layer: nn.Module, classes: int) -> nn.Module:
     shape = class_shape(layer)
     assert shape is not None
     new = copy.copy(layer)
-    vars(new)["_parameters"] = {
-        name: _parameter_like(tensor, classes if name in ("weight", "bias") else None)
-        for name, tensor in layer._parameters.items()
+    parameters = {
+        name: _parameter_like(old, classes if name in ("weight", "bias") else None)
+        for name, old in own_parameters(layer).items()
     }
-    vars(new)["_buffers"] = {
-        name: None if tensor is None else tensor.clone() for name, tensor in layer._buffers.items()
-    }
+    buffers = {n: None if old is None else old.clone() for n, old in own_buffers(layer).items()}
+    set_own(new, parameters, buffers)
     set_count(new, shape.classes, classes, (*COUNT_NAMES, *WIDTH_NAMES))
     return new
 
 
 def _parameter_like(old: nn.Parameter | None, rows: int | None) -> nn.Parameter | None:
-    from torch import nn
-
     if old is None:
         return None
     data = old.detach()
     new = data.clone() if rows is None else data.new_empty((rows, *data.shape[1:]))
     return nn.Parameter(new, requires_grad=old.requires_grad)
-
-
-def _copy_rows(
-    old: torch.Tensor | None, new: torch.Tensor | None, kept: Sequence[tuple[int, int]]
-) -> None:
-    if old is not None and new is not None and kept:
-        to, out_of = zip(*kept, strict=True)
-        new[list(to)] = old[list(out_of)]
 
 
 def set_count(module: nn.Module, old: int, new: int, names: Sequence[str]) -> None:

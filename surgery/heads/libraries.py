@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from surgery.errors import HeadError
-from surgery.heads.candidates import (
-    Chosen,
-    Head,
-    doubt,
-    is_auxiliary,
-    is_called_a_head,
-    is_transformers,
-    last_of_each_parent,
-    listing,
-)
-from surgery.heads.output import skeleton
+from surgery.head_names import is_auxiliary, is_called_a_head, last_of_each_parent
+from surgery.heads.candidates import Chosen, Head, doubt, is_transformers, listing
 from surgery.heads.places import Place, class_places
-
-if TYPE_CHECKING:
-    from torch import nn
+from surgery.skeleton import skeleton
 
 #: The tasks of transformers' models whose head has one row for each class.
 _CLASSIFYING = ("Classification", "SemanticSegmentation")
@@ -31,13 +22,13 @@ def by_timm(model: Any, places: Mapping[str, Place], num_classes: int) -> Head |
 
     Many of timm's weights come without a head. For such a model the head is the one that
     timm's ``reset_classifier`` would put on, tried on a copy without values. Raises HeadError
-    where somebody put a head on that has no last layer to be told.
+    where somebody put a head on of which no last layer is known.
     """
     if not _is_timm(model):
         return None
     if chosen := _timm_layers(model, places):
         return Head(chosen, "timm")
-    for head in _classifiers(model):
+    for head in _classifiers(model.get_classifier()):
         if any(True for _ in head.parameters()):
             raise HeadError(f"cannot rebuild a head of class {type(head).__name__}: name a layer")
     trial: Any = skeleton(model)
@@ -60,40 +51,41 @@ def _is_timm(model: nn.Module) -> bool:
 
 
 def _timm_layers(model: Any, places: Mapping[str, Place]) -> tuple[Chosen, ...]:
-    """The config knows auxiliary heads, ``get_classifier`` what this very model was built with:
-    a listed ``head_dist`` may be absent, one that is there may not be listed (levit_384_s8).
+    """By what this very model was built with: the config may list a ``head_dist`` that is not
+    there, and leave out one that is (levit_384_s8).
     """
-    entry = (model.pretrained_cfg or {}).get("classifier") or ()
-    listed = (entry,) if isinstance(entry, str) else tuple(entry)
-    reasons = {path: "named by timm's config" for path in listed if path in places}
-    for head in _classifiers(model):
-        if (place := _last_layer(head, places, model.num_classes)) is not None:
-            reasons.setdefault(place.path, "named by timm's get_classifier()")
-    return tuple(
-        Chosen(places[path], reason, is_auxiliary(places[path])) for path, reason in reasons.items()
-    )
+    found = [
+        place
+        for head in _classifiers(model.get_classifier())
+        for place in _last_layers(head, places, model.num_classes)
+    ]
+    return tuple(Chosen(place, "named by timm", is_auxiliary(place.path)) for place in found)
 
 
-def _classifiers(model: Any) -> Iterator[nn.Module]:
-    """What ``get_classifier`` returns is one module, or a tuple or ModuleList of several."""
-    from torch import nn
+def _classifiers(found: Any) -> Iterator[nn.Module]:
+    """``get_classifier`` gives a module, or several, which may be rows of modules themselves."""
+    if isinstance(found, tuple | list | nn.ModuleList):
+        for inner in found:
+            yield from _classifiers(inner)
+    elif found is not None:
+        yield found
 
-    found = model.get_classifier()
-    several = isinstance(found, tuple | list | nn.ModuleList)
-    yield from (head for head in (found if several else (found,)) if head is not None)
 
-
-def _last_layer(head: nn.Module, places: Mapping[str, Place], classes: int) -> Place | None:
-    """Of a head that is more than a layer, if it is a plain row of layers or has the width."""
-    from torch import nn
-
+def _last_layers(head: nn.Module, places: Mapping[str, Place], classes: int) -> list[Place]:
+    """The last layer of a plain row; of any other head (RepViT's holds a pair) the last of each
+    part, if they have the width.
+    """
     parts = {id(part) for part in head.modules()}
     inside = [place for place in places.values() if id(place.module) in parts]
     if not inside:
-        return None
+        return []
     last = inside[-1]
-    plain = last.module is head or isinstance(head, nn.Sequential)
-    return last if plain or last.shape.classes == classes else None
+    if last.module is head or isinstance(head, nn.Sequential):
+        return [last]
+    if last.shape.classes != classes:
+        return []
+    wide = [place.path for place in inside if place.shape.classes == classes]
+    return [places[path] for path in last_of_each_parent(wide)]
 
 
 def by_transformers(model: Any, places: Mapping[str, Place]) -> Head | None:
@@ -108,17 +100,13 @@ def by_transformers(model: Any, places: Mapping[str, Place]) -> Head | None:
     _check_task(model, places)
     base = f"{getattr(model, 'base_model_prefix', '')}."
     labels = model.config.num_labels
-    around = [
-        place
-        for path, place in places.items()
-        if not path.startswith(base) and place.shape.classes == labels
-    ]
-    named = [place for place in around if is_called_a_head(place.path)]
+    around = [p for p in places if not p.startswith(base) and places[p].shape.classes == labels]
+    named = last_of_each_parent(filter(is_called_a_head, around))
     if around and not named:
-        why = f"{around[-1].path} is {labels} wide (num_labels), but not called like a classifier"
+        why = f"{around[-1]} is {labels} wide (num_labels), but not called like a classifier"
         raise doubt(places, [why])
     reason = f"transformers' config: num_labels is {labels}"
-    chosen = tuple(Chosen(p, reason, is_auxiliary(p)) for p in last_of_each_parent(named))
+    chosen = tuple(Chosen(places[path], reason, is_auxiliary(path)) for path in named)
     return Head(chosen, "transformers") if chosen else None
 
 

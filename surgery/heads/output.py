@@ -7,32 +7,17 @@ where a forward cannot be run that way, nothing is said.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from surgery.heads.layers import class_shape
+import torch
+from torch import fx, nn
 
-if TYPE_CHECKING:
-    import torch
-    from torch import fx, nn
-
-# What somebody's forward raises when it meets a stand-in where it wanted a tensor, and deepcopy
-# where a model cannot be copied: whatever Python and torch raise about values. What is no matter
-# of values (a missing file, no memory) is not among them and goes through.
-_UNTRACEABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+from surgery.heads.places import Place
+from surgery.skeleton import skeleton
 
 # Asking for a tensor's shape is no use of its values: these end the walk.
 _SHAPE_METHODS = frozenset({"size", "dim", "ndimension", "numel", "new_zeros", "new_ones"})
@@ -46,87 +31,89 @@ _JOINS = frozenset({"cat", "concat", "concatenate", "hstack", "stack"})
 class Output:
     """One tensor that the model returns.
 
-    ``layers`` are the real paths of the last layers with class rows that it comes through;
+    ``layers`` are the last layers with class rows that it comes through, in registration order;
     ``others`` names whatever else with values of its own lies that close to the output: a norm
     behind the head, a per-class bias, an input. ``joined`` says that layers lie side by side.
     """
 
-    layers: tuple[str, ...]
+    layers: tuple[Place, ...]
     others: tuple[str, ...]
     joined: bool
 
+    @property
+    def classes(self) -> int | None:
+        """How many class rows it has and nothing else, in one layer or in equals that are summed,
+        not joined; None for any other output.
+        """
+        widths = {place.shape.classes for place in self.layers}
+        alone = len(self.layers) == 1 or not self.joined
+        return widths.pop() if not self.others and len(widths) == 1 and alone else None
 
-def outputs(model: nn.Module, *, training: bool) -> tuple[Output, ...] | None:
+    def __str__(self) -> str:
+        closest = (*(place.slots[0] for place in self.layers), *self.others)
+        first, *rest = closest or ("nothing with a weight",)
+        more = f", and {len(rest)} more as close: {', '.join(rest[:3])}"
+        return f"{first}{more if rest else ''}"
+
+
+def outputs(
+    model: nn.Module, places: Mapping[str, Place], *, training: bool
+) -> tuple[Output, ...] | None:
     """Where each tensor that ``model`` returns comes from; None where its forward resists.
 
     Runs on a copy whose tensors are on the meta device, with the random state put back:
     ``model`` and its values stay untouched whatever the forward does.
     """
-    import torch
-
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a run that nobody asked for
+        warnings.simplefilter("ignore")  # of a run that nobody sees
         try:
             trial = skeleton(model).train(training)
             graph = _trace(trial)
-        except _UNTRACEABLE:
+        except Exception:  # anybody's forward may fail in any way on what is no tensor
             return None
     (end,) = (node for node in graph.nodes if node.op == "output")
-    return tuple(_walk_back(node, trial) for node in dict.fromkeys(end.all_input_nodes))
+    return tuple(_walk_back(node, trial, places) for node in dict.fromkeys(end.all_input_nodes))
 
 
-def skeleton(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` that costs no memory: ``deepcopy`` is told each tensor's stand-in,
-    a tensor of the same shape on the meta device.
+class _Tracer(fx.Tracer):
+    """Modules without children are not entered: their insides are no business of the walk, and
+    often what cannot be traced.
     """
-    import torch
-    from torch import nn
 
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        data = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        childless = next(m.children(), None) is None
+        return childless or bool(super().is_leaf_module(m, module_qualified_name))
 
 
 def _trace(model: nn.Module) -> fx.Graph:
-    """Modules without children are not entered: their insides are no business of the walk, and
-    often what cannot be traced. Optional arguments keep their defaults.
-    """
-    from torch import fx
-
-    class Tracer(fx.Tracer):
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            childless = next(m.children(), None) is None
-            return childless or bool(super().is_leaf_module(m, module_qualified_name))
-
+    """Optional arguments keep their defaults."""
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(model.forward).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    return Tracer().trace(model, concrete_args=defaults or None)
+    return _Tracer().trace(model, concrete_args=defaults or None)
 
 
-def _walk_back(end: fx.Node, model: nn.Module) -> Output:
-    layers: dict[str, None] = {}
+def _walk_back(end: fx.Node, model: nn.Module, places: Mapping[str, Place]) -> Output:
+    slots: set[str] = set()
     others: dict[str, None] = {}
     joined = False
+    known = {slot for place in places.values() for slot in place.slots}
     pending, seen = [end], {end}
     while pending:
         node = pending.pop()
         joined |= _function_name(node) in _JOINS
-        if node.op == "call_module" and class_shape(model.get_submodule(str(node.target))):
-            layers[str(node.target)] = None
+        if node.op == "call_module" and str(node.target) in known:
+            slots.add(str(node.target))
         elif _has_own_values(node, model):
             others[str(node.target)] = None
         elif not _asks_for_shape(node):
             fresh = [source for source in node.all_input_nodes if source not in seen]
             seen.update(fresh)
             pending.extend(fresh)
-    return Output(tuple(layers), tuple(others), joined)
+    layers = tuple(place for place in places.values() if slots.intersection(place.slots))
+    return Output(layers, tuple(others), joined)
 
 
 def _has_own_values(node: fx.Node, model: nn.Module) -> bool:

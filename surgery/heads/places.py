@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from surgery.errors import HeadError
 from surgery.heads.layers import ClassShape, class_shape, why_not_rebuildable
+from surgery.private_torch import own_parameters
 from surgery.wrappers import WRAPPER_SEGMENTS, unwrap_names
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +42,10 @@ def wrappers_and_model(model: nn.Module) -> tuple[tuple[nn.Module, ...], nn.Modu
 
     Raises HeadError for what is no module: a class, a factory, a state dict.
     """
-    from torch import nn
-
     if not isinstance(model, nn.Module):
-        raise HeadError(f"model is an nn.Module, not {_shown(model)}")
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        found = f"the class {kind}: pass an instance" if isinstance(model, type) else f"a {kind}"
+        raise HeadError(f"model is an nn.Module, not {found}")
     wrappers = []
     children = dict(model.named_children())
     while len(children) == 1 and WRAPPER_SEGMENTS.issuperset(children):
@@ -54,12 +53,6 @@ def wrappers_and_model(model: nn.Module) -> tuple[tuple[nn.Module, ...], nn.Modu
         (model,) = children.values()
         children = dict(model.named_children())
     return tuple(wrappers), model
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}: pass an instance"
-    return f"a {type(value).__name__}"
 
 
 def inner_model(model: nn.Module) -> nn.Module:
@@ -78,25 +71,22 @@ def class_places(model: nn.Module) -> dict[str, Place]:
         if (shape := class_shape(module)) is not None:
             slots.setdefault(id(module), []).append(name)
             modules[id(module)] = module, shape
-    clean = _clean_paths([name for names in slots.values() for name in names])
+    # ``unwrap_names`` never drops a last segment, so it is shown the weight of each layer.
+    weights = [f"{names[0]}.weight".removeprefix(".") for names in slots.values()]
+    paths = (
+        name.removesuffix("weight").removesuffix(".") for name in unwrap_names(weights).values()
+    )
     holders = _parameter_holders(model)
-    places = [
-        Place(
-            clean[names[0]],
-            tuple(names),
-            *modules[key],
-            _obstacle(model, names, *modules[key], holders),
+    return {
+        path: Place(
+            path,
+            tuple(slots[key]),
+            module,
+            shape,
+            _obstacle(slots[key], module, holders) or why_not_rebuildable(module, shape),
         )
-        for key, names in slots.items()
-    ]
-    return {place.path: place for place in places}
-
-
-def _clean_paths(slots: list[str]) -> dict[str, str]:
-    """``unwrap_names`` never drops a last segment, so it is shown the weight of each layer."""
-    clean = unwrap_names(f"{slot}.weight" if slot else "weight" for slot in slots)
-    paths = (name.removesuffix("weight").removesuffix(".") for name in clean.values())
-    return dict(zip(slots, paths, strict=True))
+        for path, (key, (module, shape)) in zip(paths, modules.items(), strict=True)
+    }
 
 
 def _parameter_holders(model: nn.Module) -> dict[int, list[str]]:
@@ -107,24 +97,16 @@ def _parameter_holders(model: nn.Module) -> dict[int, list[str]]:
     return holders
 
 
-def _obstacle(
-    model: nn.Module,
-    slots: list[str],
-    module: nn.Module,
-    shape: ClassShape,
-    holders: dict[int, list[str]],
-) -> str | None:
+def _obstacle(slots: list[str], module: nn.Module, holders: dict[int, list[str]]) -> str | None:
+    """What stands in the way where the layer sits. An embedding that shares the weight would be
+    left behind, untied without a word.
+    """
     if "" in slots:
         return "the model is nothing but this layer: put it into an nn.Sequential"
     if any(slot.rpartition(".")[2] == "_orig_mod" for slot in slots):
         return "it is compiled by itself, and the old one would go on running: swap, then compile"
-    return _tied(slots, module, holders) or why_not_rebuildable(module, shape)
-
-
-def _tied(slots: list[str], module: nn.Module, holders: dict[int, list[str]]) -> str | None:
-    """An embedding that shares the weight would be left behind, untied without a word."""
-    own = {f"{slot}.{name}" for slot in slots for name in module._parameters}
-    for name, parameter in module._parameters.items():
+    own = {f"{slot}.{name}" for slot in slots for name in own_parameters(module)}
+    for name, parameter in own_parameters(module).items():
         others = [holder for holder in holders.get(id(parameter), ()) if holder not in own]
         if parameter is not None and others:
             return f"its {name} is tied to {others[0]}: untie it first"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING
 
+from torch import nn
+
+from surgery.class_rows import Labels, kept_rows, ordered_labels
 from surgery.errors import HeadError
 from surgery.heads.candidates import Chosen
 from surgery.heads.find import find_head
 from surgery.heads.places import wrappers_and_model
-from surgery.heads.rows import Labels, kept_rows, ordered_labels
 from surgery.heads.swap import HeadSwap, planned_layers
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _OPTIMIZER_NOTE = "make the optimizer after this, one made before holds the old head's parameters"
 _FROZEN_NOTE = "the new head is frozen (requires_grad=False), as the old one was"
@@ -57,7 +55,7 @@ def plan_head(
     as in transformers' ``config.id2label``) share one; otherwise every row is fresh, a count
     that happens to match included.
 
-    Raises HeadError where the head cannot be told, cannot be rebuilt, where ``keep`` or the
+    Raises HeadError where the head cannot be found, cannot be rebuilt, where ``keep`` or the
     labels do not fit the counts, or where no label is shared.
     """
     num_classes = _count(num_classes)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from surgery.class_rows import Pairs
 from surgery.errors import HeadError, did_you_mean
 from surgery.heads.candidates import Chosen, Head, is_transformers
 from surgery.heads.find import find_head
 from surgery.heads.layers import COUNT_NAMES, WIDTH_NAMES, rebuild, set_count
 from surgery.heads.libraries import is_timm_head
 from surgery.heads.places import Place, class_places, inner_model
-from surgery.heads.rows import Pairs
-
-if TYPE_CHECKING:
-    from torch import nn
 
 #: How many of the kept rows the text spells out; ``kept`` has them all.
 _SHOWN = 8
@@ -95,8 +94,7 @@ class HeadSwap:
         fresh = [self._replacement(place, inner) for place in places]
         counted = is_timm_head(inner, self.layers[0].path)
         for place, layer in zip(places, fresh, strict=True):
-            _put(inner, place, layer)
-            self._update_counts(inner, place)
+            self._put(inner, place, layer)
         if counted:  # a head that somebody put on by hand has left another count behind
             inner.num_classes = self.num_classes
         if is_transformers(inner):
@@ -139,37 +137,43 @@ class HeadSwap:
     def _places(self, inner: nn.Module) -> list[Place]:
         """Where the planned layers are in this model, each of them still as planned."""
         places = class_places(inner)
-        problems = [
-            problem
-            for layer in self.layers
-            if (problem := _difference(layer, places.get(layer.path), places)) is not None
-        ]
+        problems = []
+        for layer in self.layers:
+            place = places.get(layer.path)
+            if place is None:
+                problems.append(f"{layer.path}: not there{did_you_mean(layer.path, places)}")
+            elif place.obstacle or layer != planned_layer(
+                Chosen(place, layer.reason, layer.auxiliary), self.num_classes
+            ):
+                problems.append(f"planned was {layer}, and there is {place}")
         if problems:
             raise HeadError("this swap was planned for another model", problems)
         return [places[layer.path] for layer in self.layers]
 
     def _replacement(self, place: Place, inner: nn.Module) -> nn.Module:
-        from torch import nn
-
         if self.num_classes == 0:
             return nn.Identity().train(place.module.training)
         return rebuild(place.module, self.num_classes, self.kept, _initialiser(inner))
 
-    def _update_counts(self, inner: nn.Module, place: Place) -> None:
-        """Modules around the head that keep the old count of classes, or its width."""
-        width = self.num_classes or place.shape.inputs
+    def _put(self, inner: nn.Module, place: Place, layer: nn.Module) -> None:
+        """Under all its names; modules around it keep the old count of classes, or its width."""
+        old, width = place.shape.classes, self.num_classes or place.shape.inputs
         for slot in place.slots:
-            for module in _ancestors(inner, slot):
-                set_count(module, place.shape.classes, self.num_classes, COUNT_NAMES)
-                set_count(module, place.shape.classes, width, WIDTH_NAMES)
+            *around, name = slot.split(".")
+            holders = [inner.get_submodule(".".join(around[:n])) for n in range(len(around) + 1)]
+            setattr(holders[-1], name, layer)
+            for module in holders:
+                set_count(module, old, self.num_classes, COUNT_NAMES)
+                set_count(module, old, width, WIDTH_NAMES)
 
 
 def planned_layers(head: Head, num_classes: int) -> tuple[HeadLayer, ...]:
     """The layers of ``head`` as they are and as they are to be, in its order."""
-    return tuple(_layer(chosen, num_classes, absent=head.absent) for chosen in head.layers)
+    return tuple(planned_layer(chosen, num_classes, absent=head.absent) for chosen in head.layers)
 
 
-def _layer(chosen: Chosen, num_classes: int, *, absent: bool) -> HeadLayer:
+def planned_layer(chosen: Chosen, num_classes: int, *, absent: bool = False) -> HeadLayer:
+    """One of them; an ``absent`` one has no classes yet."""
     place = chosen.place
     return HeadLayer(
         path=place.path,
@@ -181,30 +185,6 @@ def _layer(chosen: Chosen, num_classes: int, *, absent: bool) -> HeadLayer:
         auxiliary=chosen.auxiliary,
         reason=chosen.reason,
     )
-
-
-def _difference(layer: HeadLayer, place: Place | None, places: Mapping[str, Place]) -> str | None:
-    if place is None:
-        return f"{layer.path}: not there{did_you_mean(layer.path, places)}"
-    found = place.kind, place.shape.inputs, place.shape.classes
-    planned = layer.kind, layer.in_features, layer.old_classes
-    if found != planned:
-        return (
-            f"planned for {layer.path} ({planned[0]}, {planned[1]} -> {planned[2]}), found {place}"
-        )
-    return f"{place}" if place.obstacle else None
-
-
-def _put(model: nn.Module, place: Place, layer: nn.Module) -> None:
-    for slot in place.slots:
-        parent, _, name = slot.rpartition(".")
-        setattr(model.get_submodule(parent), name, layer)
-
-
-def _ancestors(model: nn.Module, slot: str) -> list[nn.Module]:
-    """The modules that hold ``slot``, the model first."""
-    segments = slot.split(".")[:-1]
-    return [model.get_submodule(".".join(segments[:end])) for end in range(len(segments) + 1)]
 
 
 def _initialiser(model: nn.Module) -> Callable[[nn.Module], object] | None:

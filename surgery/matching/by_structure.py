@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from surgery.matching.matches import Match, Matches
-from surgery.matching.operations import Operation, Piece
 from surgery.matching.structure import (
     Resized,
     StructureMatch,
@@ -36,7 +35,7 @@ HintsLike = str | Iterable[str] | Mapping[str, str]
 class Code:
     """What is known of the code of both sides: the model that the source was saved from, and the
     orders in which modules run (:func:`surgery.networks.running_order.running_order`), which
-    are asked for only where they can tell something.
+    are asked for only where both are known.
     """
 
     source: ModelSpec | None = None
@@ -64,22 +63,19 @@ def match_by_structure(
     # A bias of zeros alone has no source: the softmax does not see a bias of k, so it stays fresh.
     by_target |= {step.target.name: _match(step, sources) for step in found.steps if step.sources}
     by_target |= {match.target: match for match in _integers(sources, target)}
-    left_open = [(group, f"left open: {group.reason}") for group in found.refused]
     return Matches(
         by_target,
-        {name: why for group, why in left_open for name in group.targets},
-        {name: why for group, why in left_open for name in group.sources},
+        found.open,
+        {name: f"left open: {group.reason}" for group in found.open for name in group.sources},
         unmatched_target=found.different or "no source tensor is its counterpart",
         unmatched_source=found.different or "no target tensor is its counterpart",
-        refused=found.refused,
     )
 
 
 def _found(source: SourceSpec, target: ModelSpec, hints: HintsLike, code: Code) -> StructureMatch:
     hints = hints if isinstance(hints, str | Mapping) else tuple(hints)
-    found = match_structure(source, target, hints=hints)
-    if code.source is None and not found.by_registration:
-        return found
+    if code.source is None:
+        return match_structure(source, target, hints=hints)
     return match_structure(
         source,
         target,
@@ -91,7 +87,7 @@ def _found(source: SourceSpec, target: ModelSpec, hints: HintsLike, code: Code) 
 
 
 def _resized(pair: Resized) -> Match:
-    return Match(pair.target.name, pair.source.name, evidence=pair.evidence)
+    return Match(pair.target.name, pair.source.name, evidence=pair.evidence, tier="structure")
 
 
 def is_index(name: str) -> bool:
@@ -113,19 +109,14 @@ def _weights(sources: Mapping[str, TensorSpec], ties: Iterable[tuple[str, ...]])
 
 
 def _match(step: StructureStep, sources: Mapping[str, TensorSpec]) -> Match:
-    operation, target = step.operation, step.target
-    first = operation.sources[0].name
-    if operation.is_copy(target.shape):
-        return Match(target.name, first, evidence=step.evidence)
-    made = Operation(tuple(_as_in_file(p, sources) for p in operation.pieces), operation.transposed)
-    return Match(target.name, first, operation=made, evidence=step.evidence)
-
-
-def _as_in_file(piece: Piece, sources: Mapping[str, TensorSpec]) -> Piece:
-    """The piece of the source under the name that it has there."""
-    if piece.source is None or sources[piece.source.name] is piece.source:
-        return piece
-    return replace(piece, source=sources[piece.source.name])
+    recipe = step.recipe
+    return Match(
+        step.target.name,
+        recipe.sources[0].name,
+        recipe=None if recipe.is_copy else recipe.with_sources(lambda spec: sources[spec.name]),
+        evidence=step.evidence,
+        tier="structure",
+    )
 
 
 def _integers(sources: Mapping[str, TensorSpec], target: ModelSpec) -> Iterator[Match]:

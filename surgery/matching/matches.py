@@ -4,52 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from surgery.matching.operations import Operation
+from surgery.matching.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedGroup:
-    """Target tensors that nothing tells apart, the sources that any of them may come from, and
-    why that stayed open. A hint settles it. ``fused`` names a projection that makes q, k and v in
-    rows of an unknown order, where that is the reason.
+class OpenGroup:
+    """Target tensors that nothing distinguishes, the sources that any of them may come from, and
+    why that stayed open. A hint decides it, for all blocks that are alike.
+
+    ``hints`` are lines of which each decides it in one way, where the reason tells them. ``block``
+    has the targets and the sources of the first of several blocks that are alike.
     """
 
     targets: tuple[str, ...]
     sources: tuple[str, ...]
     reason: str
-    fused: str = ""
+    hints: tuple[str, ...] = ()
+    block: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+
+    @property
+    def question(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The targets and the sources of one block."""
+        return self.block or (self.targets, self.sources)
 
     def __str__(self) -> str:
-        return f"{', '.join(self.targets)} <- one of {', '.join(self.sources)}: {self.reason}"
+        targets, sources = self.question
+        more = f", and {len(self.targets) - len(targets)} more in blocks alike" * bool(self.block)
+        return f"{', '.join(targets)}{more} <- one of {', '.join(sources)}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that :meth:`from_dict` turns back into an equal group."""
+        return {
+            "targets": list(self.targets),
+            "sources": list(self.sources),
+            "reason": self.reason,
+            "hints": list(self.hints),
+            "block": [list(names) for names in self.block] if self.block else None,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> OpenGroup:
+        """The inverse of :meth:`to_dict`. Other data raise KeyError or TypeError."""
+        block = row["block"]
+        return cls(
+            tuple(row["targets"]),
+            tuple(row["sources"]),
+            row["reason"],
+            tuple(row["hints"]),
+            (tuple(block[0]), tuple(block[1])) if block else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
     """One target name, the source name that feeds it, and how the two were brought together.
 
-    ``via`` is empty where both names are the same. ``operation`` says how the target is made
-    where it is more than that one source as it is; ``evidence`` is why they belong together.
+    ``via`` is empty where both names are the same. ``recipe`` says how the target is made where it
+    is more than that one source as it is. ``tier`` decided so (``"lines"``, ``"names"`` or
+    ``"structure"``), and ``evidence`` is why. ``tied_to`` is another name of the target's tensor,
+    whose match this is.
     """
 
     target: str
     source: str
     via: str = ""
-    operation: Operation | None = None
+    recipe: Recipe | None = None
     evidence: tuple[str, ...] = ()
+    tier: str = "names"
+    tied_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
     """All matches, and why some names on either side have none although they could.
 
-    ``unmatched_target`` and ``unmatched_source`` say why all others have none; ``refused`` as in
-    :class:`~surgery.transfers.plan.TransferPlan`.
+    ``open`` are groups that nothing distinguishes, ``ambiguous_sources`` reasons by source name;
+    ``unmatched_target`` and ``unmatched_source`` say why all others have no match.
     """
 
     by_target: Mapping[str, Match]
-    ambiguous_targets: Mapping[str, str] = field(default_factory=dict)
+    open: tuple[OpenGroup, ...] = ()
     ambiguous_sources: Mapping[str, str] = field(default_factory=dict)
     unmatched_target: str = "no source tensor of this name"
     unmatched_source: str = "no target tensor of this name"
-    refused: tuple[RefusedGroup, ...] = ()

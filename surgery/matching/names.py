@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from surgery.matching.matches import Match, Matches
+from surgery.matching.matches import Match, Matches, OpenGroup
 from surgery.specs import TensorSpec
 from surgery.wrappers import unwrap_names
 
@@ -22,23 +22,31 @@ from surgery.wrappers import unwrap_names
 def match_names(sources: Mapping[str, TensorSpec], targets: Mapping[str, TensorSpec]) -> Matches:
     """Bring source names and target names together.
 
-    ``sources`` and ``targets`` map names (after any renames) to specs; shapes are evidence for
-    prefixes only, since a tensor of another shape is still the tensor of that name.
+    ``sources`` and ``targets`` map names (after the mapping's lines) to specs; shapes are evidence
+    for prefixes only, since a tensor of another shape is still the tensor of that name.
     """
     sides = _Sides(sources, targets)
     as_they_are = _as_they_are(sides)
     accepted, rejected = _compete(sides, as_they_are, _prefixes(sides))
     by_target = {match.target: match for guess in accepted for match in guess.matches}
-    ambiguous_targets: dict[str, str] = {}
     ambiguous_sources: dict[str, str] = {}
+    undecided: dict[str, list[Match]] = {}
     for guess, why in rejected:
         for match in guess.matches:
             if match.target not in by_target:
-                ambiguous_targets[match.target] = why
+                undecided.setdefault(why, []).append(match)
             ambiguous_sources[match.source] = why
     for match in by_target.values():
         ambiguous_sources.pop(match.source, None)
-    return Matches(by_target, ambiguous_targets, ambiguous_sources)
+    groups = (
+        OpenGroup(
+            tuple(dict.fromkeys(match.target for match in matches)),
+            tuple(dict.fromkeys(match.source for match in matches)),
+            why,
+        )
+        for why, matches in undecided.items()
+    )
+    return Matches(by_target, tuple(groups), ambiguous_sources)
 
 
 class _Sides:
@@ -220,7 +228,7 @@ def _compete(
 
     Guesses that want no tensor in common hold side by side. Names as they are beat a prefix that
     explains no more than they do. Any other two that want the same tensor (a student and a
-    teacher, weights and their average, two towers of one width) cannot be told apart by names,
+    teacher, weights and their average, two towers of one width) look the same by their names,
     and neither holds: half of one network and half of another would be worse than nothing.
     """
     rivals = [g for g in prefixes if not (g.contests(as_they_are) and g.votes <= as_they_are.votes)]

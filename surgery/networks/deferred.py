@@ -15,56 +15,40 @@ on which other tensors were loaded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from torch._ops import OpOverload
-
+from surgery.private_torch import (
+    TO_MEMORY,
+    DispatchMode,
+    Operator,
+    is_view,
+    memory_of,
+    tree_leaves,
+    writes_to_itself,
+)
 
 #: Elements below which a fill happens at once, since it costs nothing.
 WORTH_DEFERRING = 1024
 
-#: Methods of a tensor that hand its memory to somebody who reads without operations.
-_TO_MEMORY = frozenset(
-    {
-        "__array__",
-        "__deepcopy__",
-        "__dlpack__",
-        "__reduce_ex__",
-        "data_ptr",
-        "numpy",
-        "storage",
-        "tolist",
-        "untyped_storage",
-        "_typed_storage",
-    }
-)
 
-
-class DeferredInit(TorchDispatchMode):
+class DeferredInit(DispatchMode):
     """A context in which tensors are filled when they are read.
-
-    ``defer=False`` runs every fill at once, with the same values: what tests compare against.
 
     >>> with DeferredInit(seed=0) as init:
     ...     model = torchvision.models.resnet50()
     >>> init.fill([model.fc.weight, model.fc.bias])  # the others hold no values yet
     """
 
-    def __init__(self, seed: int = 0, *, defer: bool = True) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
-        self._defer = defer
         self._fills = 0
         self._waiting: dict[int, list[Callable[[], object]]] = {}
-        self._settling = False
+        self._filling = False
         self._escaped: dict[int, torch.UntypedStorage] = {}
         self._watch = _WatchMemory(self._let_go)
 
@@ -86,37 +70,37 @@ class DeferredInit(TorchDispatchMode):
     def fill(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give these tensors their initial values now."""
         for tensor in tensors:
-            self._settle(tensor)
+            self._fill_now(tensor)
 
     def __torch_dispatch__(
         self,
-        func: OpOverload,
+        func: Operator,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if self._settling or _is_view(func):
+        if self._filling or is_view(func):
             return func(*args, **kwargs)
         if _fills_itself(func, args, kwargs):
             self._fill_or_defer(args[0], self._seeded(func, args, kwargs))
             return args[0]
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, torch.Tensor):
-                self._settle(leaf)
+                self._fill_now(leaf)
         return func(*args, **kwargs)
 
     def _fill_or_defer(self, tensor: torch.Tensor, run: Callable[[], object]) -> None:
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         if memory in self._waiting:
             self._waiting[memory].append(run)
-        elif self._defer and tensor.numel() >= WORTH_DEFERRING and memory not in self._escaped:
+        elif tensor.numel() >= WORTH_DEFERRING and memory not in self._escaped:
             self._waiting[memory] = [run]
         else:
             run()
 
     def _seeded(
-        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, func: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Callable[[], object]:
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return lambda: func(*args, **kwargs)
@@ -133,20 +117,20 @@ class DeferredInit(TorchDispatchMode):
         return run
 
     def _let_go(self, tensor: torch.Tensor) -> None:
-        """The tensor's memory is in other hands: settle it now and write to it at once later."""
+        """The tensor's memory is in other hands: fill it now and write to it at once later."""
         # Kept, or another tensor's memory could come to be taken for it.
-        self._escaped[_memory(tensor)] = tensor.untyped_storage()
-        self._settle(tensor)
+        self._escaped[memory_of(tensor)] = tensor.untyped_storage()
+        self._fill_now(tensor)
 
-    def _settle(self, tensor: torch.Tensor) -> None:
-        waiting = self._waiting.pop(_memory(tensor), ())
-        self._settling = True
+    def _fill_now(self, tensor: torch.Tensor) -> None:
+        waiting = self._waiting.pop(memory_of(tensor), ())
+        self._filling = True
         try:
             with torch.no_grad():
                 for run in waiting:
                     run()
         finally:
-            self._settling = False
+            self._filling = False
 
 
 class _WatchMemory(TorchFunctionMode):
@@ -163,38 +147,17 @@ class _WatchMemory(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if getattr(func, "__name__", "") in _TO_MEMORY and isinstance(args[0], torch.Tensor):
+        if getattr(func, "__name__", "") in TO_MEMORY and isinstance(args[0], torch.Tensor):
             self._report(args[0])
         return func(*args, **(kwargs or {}))
 
 
-def _memory(tensor: torch.Tensor) -> int:
-    """Which memory a tensor shows; views share it, and the waiting fills keep it alive."""
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _is_view(func: OpOverload) -> bool:
-    """Ops that only look at the same memory in another way; they read nothing."""
-    returns = func._schema.returns
-    return bool(returns) and all(r.alias_info and not r.alias_info.is_write for r in returns)
-
-
-def _fills_itself(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _fills_itself(func: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """In-place ops whose only tensor is the one they write: the result needs nothing else."""
-    schema = func._schema.arguments
-    writes_first = bool(schema) and bool(schema[0].alias_info and schema[0].alias_info.is_write)
     return (
-        writes_first
-        and schema[0].name == "self"
+        writes_to_itself(func)
         and args[0].device.type == "cpu"
         and args[0].layout == torch.strided
-        and kwargs.get("generator") is None  # it has draws of its own, in the order they are asked
+        and kwargs.get("generator") is None  # its draws depend on those made from it before
         and sum(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs))) == 1
-        and func._schema.name.endswith("_")
-        and not _changes_shape(func)
     )
-
-
-def _changes_shape(func: OpOverload) -> bool:
-    """``resize_``, ``t_``, ``unsqueeze_`` and their like change the tensor, not its values."""
-    return torch.Tag.inplace_view in func.tags or func._schema.name == "aten::resize_"

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
 from surgery.wrappers import WRAPPER_SEGMENTS
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 
 def describe(model: nn.Module) -> ModelSpec:
     """What planning needs to know of ``model``; the model and its values stay untouched.
 
+    Raises :class:`~surgery.errors.SurgeryError` for lazy parameters, which have no shape yet.
+
     >>> describe(torch.nn.Linear(3, 2)).tensors
     (TensorSpec(name='weight', shape=(2, 3), dtype='float32'),
      TensorSpec(name='bias', shape=(2,), dtype='float32'))
     """
-    state = {k: v for k, v in model.state_dict(keep_vars=True).items() if _is_tensor(v)}
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise SurgeryError(
+            f"{lazy[0]} is lazy and has no shape yet: run one batch through the model first"
+        )
+    # State dicts also carry a module's ``_extra_state``, which may be anything.
+    entries = model.state_dict(keep_vars=True).items()
+    state = {name: value for name, value in entries if isinstance(value, torch.Tensor)}
     return ModelSpec(
         tensors=tuple(TensorSpec.of(name, value) for name, value in state.items()),
         parameters=_parameters(model, state),
@@ -36,13 +45,6 @@ def describe(model: nn.Module) -> ModelSpec:
             if len(names) > 1
         ),
     )
-
-
-def _is_tensor(value: object) -> bool:
-    """State dicts also carry a module's ``_extra_state``, which may be anything."""
-    import torch
-
-    return isinstance(value, torch.Tensor)
 
 
 def _parameters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[ParameterSpec, ...]:
@@ -108,8 +110,6 @@ def _is_norm(module: nn.Module, types: tuple[str, ...]) -> bool:
     Other libraries' norms are known by their class name, as long as their parameters are one
     value a channel: a block called ``...Norm...`` that owns a matrix is no norm.
     """
-    from torch import nn
-
     if isinstance(module, nn.LayerNorm):  # may normalise over several axes
         return True
     return any("norm" in name.lower() for name in types) and all(
@@ -119,8 +119,6 @@ def _is_norm(module: nn.Module, types: tuple[str, ...]) -> bool:
 
 
 def _type_names(module: nn.Module) -> tuple[str, ...]:
-    from torch import nn
-
     return tuple(
         base.__name__
         for base in type(module).__mro__

@@ -2,21 +2,21 @@
 
 Wrapper segments are looked through, and so is whatever the network is nested below (``model.``,
 ``backbone.``): the prefix below which most of the architecture is found. The head is compared
-apart from the body, since another number of classes, or none, is still the same architecture.
+by itself, since another number of classes, or none, is still the same architecture.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import accumulate
 from typing import Any
 
+from surgery.head_names import is_within
 from surgery.networks.remembered import Outline
+from surgery.showing import Shown
 from surgery.specs import TensorSpec
 from surgery.wrappers import unwrap_names
 
@@ -24,6 +24,9 @@ Shape = tuple[int, ...]
 
 #: Of an architecture's body, in elements, from which on it fits: as much as a transfer asks for.
 ENOUGH = 0.5
+
+#: What a candidate must have in common with the file, of either: less would read "0 %".
+_WORTH_NAMING = 0.01
 
 #: Segments of the longest prefix that is thought of: a name may have thousands.
 _LONGEST_PREFIX = 32
@@ -56,7 +59,7 @@ class Differing:
 class Candidate:
     """Architectures that agree with the file to the same tensor, and how far.
 
-    Their bodies are the same in names and shapes, so no weights can tell them apart. Shares are
+    Their bodies are the same in names and shapes, so no weights distinguish them. Shares are
     of elements, head aside: ``matched`` of ``body`` in the architecture and of ``present`` in the
     file, by name and shape. ``head`` is ``"same"``, ``"other"`` (another number of classes, or
     other layers), ``"missing"`` in the file, or ``"none"`` where the architecture's is not known.
@@ -111,7 +114,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Identification:
+class Identification(Shown):
     """The architectures that come nearest to a file, best first; those that fit stand first.
 
     ``tensors`` of the file were compared with ``known`` architectures. ``unknown`` are those that
@@ -138,11 +141,6 @@ class Identification:
             "unknown": dict(self.unknown),
         }
 
-    def __str__(self) -> str:
-        from surgery.report.identifications import identification_report
-
-        return identification_report(self).text()
-
 
 def identify(
     specs: Iterable[TensorSpec],
@@ -151,33 +149,31 @@ def identify(
     most: int = 5,
     unknown: Iterable[tuple[str, str]] = (),
 ) -> Identification:
-    """The ``most`` candidates nearest to a file, of those that have anything in common with it.
+    """The ``most`` candidates nearest to a file, with a hundredth of either in common.
 
     ``unknown`` is handed on. The result does not depend on the order of either side.
     """
     file = _File.of(specs, set().union(*(outline.tensors for outline in outlines)))
     scores = [score for outline in outlines if (score := _score(file, outline)) is not None]
-    nearest = _nearest(scores, most)
     return Identification(
-        tuple(_candidate(file, alike) for alike in nearest),
+        tuple(_candidate(file, same) for same in _nearest(scores, most)),
         len(file.shapes),
         len(outlines),
         tuple(unknown),
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _File:
     """The floating tensors by unwrapped name, and what stands below which prefix.
 
-    ``nested`` gives the prefixes below which a known name of that shape is found. ``names`` are
-    in order, ``sums`` the elements of all before each of them, and of all at the end.
+    ``nested`` gives the prefixes below which a known name of that shape is found; ``below`` the
+    elements of all tensors below each prefix. Prefixes end in their dot, the first is ``""``.
     """
 
     shapes: Mapping[str, Shape]
     nested: Mapping[tuple[str, Shape], Sequence[str]]
-    names: Sequence[str]
-    sums: Sequence[int]
+    below: Mapping[str, int]
 
     @classmethod
     def of(cls, specs: Iterable[TensorSpec], known: Set[str]) -> _File:
@@ -186,22 +182,18 @@ class _File:
         clean = unwrap_names(floating)
         shapes = {clean[name]: shape for name, shape in floating.items()}
         nested: dict[tuple[str, Shape], list[str]] = defaultdict(list)
+        below: Counter[str] = Counter()
         for name, shape in shapes.items():
             for prefix, suffix in _splits(name):
+                below[prefix] += math.prod(shape)
                 if suffix in known:
                     nested[suffix, shape].append(prefix)
-        names = sorted(shapes)
-        sums = accumulate((math.prod(shapes[name]) for name in names), initial=0)
-        return cls(shapes, nested, names, tuple(sums))
+        return cls(shapes, nested, below)
 
     def elements(self, path: str) -> int:
         """Of the tensor at ``path``, and of all below it."""
-        return self._between(path, f"{path}\0") + self._between(f"{path}.", f"{path}/")
-
-    def _between(self, first: str, end: str) -> int:
-        """``/`` follows the dot in the order of characters, and nothing comes before NUL."""
-        at, stop = bisect_left(self.names, first), bisect_left(self.names, end)
-        return self.sums[stop] - self.sums[at]
+        own = self.shapes.get(path)
+        return self.below[f"{path}."] + (0 if own is None else math.prod(own))
 
 
 def _splits(name: str) -> list[tuple[str, str]]:
@@ -216,54 +208,38 @@ def _splits(name: str) -> list[tuple[str, str]]:
     return [(name[:end], name[end:]) for end in ends]
 
 
-@dataclass(frozen=True, slots=True)
-class _Score:
-    """How far one outline agrees, below its best prefix; see :class:`Candidate`."""
-
-    outline: Outline
-    prefix: str
-    matched: int
-    body: int
-    present: int
-    head: str
-
-    @property
-    def rank(self) -> tuple[Any, ...]:
-        """Lower is better. The shares are compared as whole fractions, which never round."""
-        share = Fraction(self.matched, self.body + self.present - self.matched)
-        enough = self.matched >= ENOUGH * self.body
-        return (not enough, -share, _HEADS.index(self.head))
-
+#: One outline's candidate, whose ``differing`` is not known yet, and the outline.
+_Score = tuple[Candidate, Outline]
 
 _HEADS = ("same", "none", "missing", "other")
 
 
 def _score(file: _File, outline: Outline) -> _Score | None:
-    common = outline.tensors.items() & file.nested.keys()
+    """How far one outline agrees, below its best prefix; None where that is next to nothing."""
+    shared = outline.tensors.items() & file.nested.keys()
     found: Counter[str] = Counter()
-    for name, shape in common:
-        if not _is_below(name, outline.heads):
+    for name, shape in shared:
+        if not is_within(name, outline.heads):
             found.update(dict.fromkeys(file.nested[name, shape], math.prod(shape)))
     if not any(found.values()):
         return None
     prefix = min(found, key=lambda prefix: (-found[prefix], len(prefix), prefix))
     heads = sum(file.elements(prefix + path) for path in outline.heads)
-    return _Score(
-        outline,
+    candidate = Candidate(
+        (outline.architecture,),
         prefix,
-        found[prefix],
-        sum(math.prod(shape) for _, shape in _body(outline)),
-        file.sums[-1] - heads,
-        _head(file, outline, prefix),
+        matched=found[prefix],
+        body=sum(math.prod(shape) for _, shape in _body(outline)),
+        present=file.below[""] - heads,
+        head=_head(file, outline, prefix),
+        differing=(),
     )
-
-
-def _is_below(name: str, paths: Iterable[str]) -> bool:
-    return any(name == path or name.startswith(f"{path}.") for path in paths)
+    common = max(candidate.of_architecture, candidate.of_file)
+    return (candidate, outline) if common >= _WORTH_NAMING else None
 
 
 def _head(file: _File, outline: Outline, prefix: str) -> str:
-    expected = {n: s for n, s in outline.tensors.items() if _is_below(n, outline.heads)}
+    expected = {n: s for n, s in outline.tensors.items() if is_within(n, outline.heads)}
     if not expected:
         return "none"
     if not any(file.elements(prefix + path) for path in outline.heads):
@@ -272,58 +248,59 @@ def _head(file: _File, outline: Outline, prefix: str) -> str:
     return "same" if same else "other"
 
 
+def _rank(candidate: Candidate) -> tuple[Any, ...]:
+    """Lower is better. The shares are compared as whole fractions, which never round."""
+    either = candidate.body + candidate.present - candidate.matched
+    return (
+        not candidate.fits,
+        -Fraction(candidate.matched, either),
+        _HEADS.index(candidate.head),
+    )
+
+
 def _nearest(scores: Iterable[_Score], most: int) -> list[list[_Score]]:
-    """The best ``most`` ranks, each a list of scores of one body and one head."""
-    by_rank: dict[tuple[Any, ...], list[_Score]] = defaultdict(list)
-    for score in scores:
-        by_rank[score.rank].append(score)
-    alike: list[list[_Score]] = []
-    for rank in sorted(by_rank):
-        if len(alike) >= most:
+    """The best ``most`` of different ranks, bodies or heads, each with all that are the same; the
+    shortest names first.
+    """
+    same: dict[tuple[Any, ...], list[_Score]] = {}
+    last = None
+    for rank, score in sorted(((_rank(s[0]), s) for s in scores), key=_best_first):
+        if len(same) >= most and rank != last:
             break
-        bodies: dict[frozenset[tuple[str, Shape]], list[_Score]] = defaultdict(list)
-        for score in sorted(by_rank[rank], key=_shortest_first):
-            bodies[frozenset(_body(score.outline))].append(score)
-        alike += bodies.values()
-    return alike[:most]
+        last = rank
+        key = rank, frozenset(_body(score[1]))
+        if key in same or len(same) < most:
+            same.setdefault(key, []).append(score)
+    return list(same.values())
 
 
-def _shortest_first(score: _Score) -> tuple[int, str]:
-    label = score.outline.architecture
-    return len(label.partition(":")[2]), label
+def _best_first(ranked: tuple[tuple[Any, ...], _Score]) -> tuple[Any, ...]:
+    rank, (_, outline) = ranked
+    return rank, len(outline.architecture.partition(":")[2]), outline.architecture
 
 
 def _body(outline: Outline) -> list[tuple[str, Shape]]:
     tensors = outline.tensors.items()
-    return [(name, shape) for name, shape in tensors if not _is_below(name, outline.heads)]
+    return [(name, shape) for name, shape in tensors if not is_within(name, outline.heads)]
 
 
-def _candidate(file: _File, alike: Sequence[_Score]) -> Candidate:
-    best = alike[0]
-    return Candidate(
-        tuple(score.outline.architecture for score in alike),
-        best.prefix,
-        best.matched,
-        best.body,
-        best.present,
-        best.head,
-        _differing(file, best),
-    )
-
-
-def _differing(file: _File, score: _Score) -> tuple[Differing, ...]:
-    """In the architecture's order, then what only the file has."""
-    body = dict(_body(score.outline))
-    ours = {score.prefix + name for name in body}
+def _candidate(file: _File, same: Sequence[_Score]) -> Candidate:
+    """The first one, under the names of all, with what differs: in the architecture's order,
+    then what only the file has.
+    """
+    best, outline = same[0]
+    body = dict(_body(outline))
+    names = {best.prefix + name for name in body}
     expected = [
         Differing(name, shape, body[name])
         for name in body
-        if (shape := file.shapes.get(score.prefix + name)) != body[name]
+        if (shape := file.shapes.get(best.prefix + name)) != body[name]
     ]
-    heads = [score.prefix + path for path in score.outline.heads]
+    heads = [best.prefix + path for path in outline.heads]
     others = [
         Differing(name, shape, None)
         for name, shape in file.shapes.items()
-        if name not in ours and not _is_below(name, heads)
+        if name not in names and not is_within(name, heads)
     ]
-    return (*expected, *others)
+    labels = tuple(outline.architecture for _, outline in same)
+    return replace(best, architectures=labels, differing=(*expected, *others))

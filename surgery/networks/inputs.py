@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+import torch
+from torch import nn
 
 #: The side of an image that is tried before a network's own, where that is larger: most networks
 #: shrink by 32 and keep three positions a side, so that edges and padding show.
@@ -52,8 +51,6 @@ def examples(
 
 def own_shapes(models: tuple[nn.Module, nn.Module]) -> list[tuple[int, ...]]:
     """The images that the networks say they are made for, (channels, height, width)."""
-    from torch import nn
-
     layer = _first_layer(models[0]) or _first_layer(models[1])
     if not isinstance(layer, nn.Conv2d):
         return []
@@ -62,8 +59,6 @@ def own_shapes(models: tuple[nn.Module, nn.Module]) -> list[tuple[int, ...]]:
 
 
 def _numbers(shape: tuple[int, ...], seed: int) -> Example:
-    import torch
-
     # Two at a time show an axis taken for the batch; a large image is expensive enough.
     batch = 1 if max(shape) > SMALL_SIDE else 2
     generator = torch.Generator().manual_seed(seed)
@@ -72,8 +67,6 @@ def _numbers(shape: tuple[int, ...], seed: int) -> Example:
 
 
 def _tokens(shape: tuple[int, ...], vocabulary: int, seed: int) -> Example:
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     # The first numbers often mean padding, which is masked.
     first = min(3, vocabulary - 1)
@@ -84,8 +77,6 @@ def _tokens(shape: tuple[int, ...], vocabulary: int, seed: int) -> Example:
 
 
 def _shapes(models: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:
-    from torch import nn
-
     layer = next(filter(None, map(_first_layer, models)), None)
     if isinstance(layer, nn.Embedding):
         yield (TOKENS,)
@@ -101,14 +92,12 @@ def _shapes(models: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:
         yield from _images(models, layer.in_channels if isinstance(layer, nn.Conv2d) else 3)
 
 
-#: A network of more linear layers than this is not asked about the inputs of all.
+#: A network of more linear layers than this does not show the inputs of all.
 _MOST_WIDTHS = 8
 
 
 def _widths(models: Sequence[nn.Module]) -> list[int]:
     """Inputs of linear layers: what is registered first need not run first."""
-    from torch import nn
-
     layers = (layer for model in models for layer in model.modules())
     widths = dict.fromkeys(x.in_features for x in layers if isinstance(x, nn.Linear))
     return list(widths)[:_MOST_WIDTHS]
@@ -147,15 +136,11 @@ def _of_timm(model: nn.Module) -> Any:
 
 
 def _first_layer(model: nn.Module) -> nn.Module | None:
-    from torch import nn
-
     kinds = (nn.Embedding, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return next((module for module in model.modules() if isinstance(module, kinds)), None)
 
 
 def _vocabulary(models: Sequence[nn.Module]) -> int:
     """How many tokens both know; 0 where the input is no text."""
-    from torch import nn
-
     layers = [layer for model in models if isinstance(layer := _first_layer(model), nn.Embedding)]
     return min((layer.num_embeddings for layer in layers), default=0)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING
+import torch
+from torch import nn
 
 from surgery.networks.inputs import Example, examples
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from surgery.private_torch import hooks_of
+from surgery.skeleton import skeleton
 
 
 def running_order(model: nn.Module) -> tuple[str, ...]:
@@ -20,34 +18,20 @@ def running_order(model: nn.Module) -> tuple[str, ...]:
     run, and stays as it is.
     """
     try:
-        twin = _without_memory(model)
+        twin = skeleton(model).eval().requires_grad_(False)
     except Exception:  # not everything can be copied; the order is then not known
         return ()
+    for module in twin.modules():
+        _forget_hooks(module)
     for example in examples([twin]):
         if order := _entered(twin, example):
             return order
     return ()
 
 
-def _without_memory(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, in eval mode; no parameter or buffer is copied on the way."""
-    import torch
-    from torch import nn
-
-    memo: dict[int, torch.Tensor] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    twin = copy.deepcopy(model, memo).eval().requires_grad_(False)
-    for module in twin.modules():
-        _forget_hooks(module)
-    return twin
-
-
 def _forget_hooks(module: nn.Module) -> None:
     """A person's hooks may note what passes; torch's own make weights of others."""
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+    for hooks in hooks_of(module):
         for number, hook in list(hooks.items()):
             home = getattr(hook, "__module__", "") or ""
             if not home.startswith("torch."):
@@ -55,20 +39,15 @@ def _forget_hooks(module: nn.Module) -> None:
 
 
 def _entered(twin: nn.Module, example: Example) -> tuple[str, ...]:
-    import torch
-
     order: dict[str, None] = {}
-
-    def entering(path: str) -> None:
-        order.setdefault(path)
-
     hooks = [
-        module.register_forward_pre_hook(lambda *_, path=path: entering(path))
+        module.register_forward_pre_hook(lambda *_, path=path: order.setdefault(path))
         for path, module in twin.named_modules()
     ]
     shown = example.tensor.to("meta")
     if shown.is_floating_point():
-        shown = shown.to(_dtype(twin))
+        floating = (p.dtype for p in twin.parameters() if p.is_floating_point())
+        shown = shown.to(next(floating, torch.get_default_dtype()))
     more = {name: value.to("meta") for name, value in example.keywords(twin).items()}
     try:
         with torch.no_grad():
@@ -79,10 +58,3 @@ def _entered(twin: nn.Module, example: Example) -> tuple[str, ...]:
         for hook in hooks:
             hook.remove()
     return tuple(order)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    import torch
-
-    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(floating, torch.get_default_dtype())

@@ -1,14 +1,14 @@
 """The outlines of all known architectures: built once for the installed code, then remembered.
 
 To build all of timm and torchvision takes minutes, so processes of their own do it, and what one
-of them has told is kept at once: an interrupted survey goes on where it was.
+of them has answered is kept at once: an interrupted survey goes on where it was.
 
 Nothing is left out by a guess at its family. Building one member of each family first, comparing
 names without their numbers, and then building the five best families alone was measured: it takes
 a sixth of the time, and misses the right architecture in 60 of 1,492 (all CoAtNets among them).
 
 The processes are fresh interpreters. What the caller has imported or registered is not theirs, so
-what they tell may be remembered whatever the caller did; and their memory is theirs.
+what they answer may be remembered whatever the caller did; and their memory is theirs.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import sys
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
 from surgery.collecting import collector_paused
 from surgery.errors import ArchitectureError
-from surgery.networks.architectures import find_architecture, list_architectures
+from surgery.json_values import fields, items, texts
+from surgery.networks.architectures import list_architectures
 from surgery.networks.remembered import Memory, Outline, from_columns, open_memory, to_columns
-from surgery.wrappers import unwrap_names
 
 #: Entries that the outlines are kept in: few enough for a folder that holds 500, and enough that
 #: an interruption costs seconds. An architecture's place hangs on its name alone, so that a new
@@ -54,8 +54,25 @@ Batch = tuple[str, ...]
 class Survey:
     """Outlines, and the architectures that could not be built, each with the reason."""
 
-    outlines: tuple[Outline, ...]
+    outlines: tuple[Outline, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+
+    def __add__(self, other: Survey) -> Survey:
+        return Survey(self.outlines + other.outlines, self.failed + other.failed)
+
+    def __len__(self) -> int:
+        return len(self.outlines) + len(self.failed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that :meth:`from_dict` turns back into an equal value."""
+        return {"outlines": to_columns(self.outlines), "failed": [list(f) for f in self.failed]}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Survey:
+        """The inverse of :meth:`to_dict`. Any other data raise ValueError."""
+        outlines, failed = fields(data, "outlines", "failed")
+        pairs = ((label, why) for label, why in map(texts, items(failed)))
+        return cls(from_columns(outlines), tuple(pairs))
 
 
 def survey(
@@ -70,14 +87,14 @@ def survey(
     memory = open_memory(fresh=True)
     with collector_paused():
         batches = _batches(list_architectures() if labels is None else labels)
-        told = {batch: _recall(memory, batch) for batch in batches}
-        missing = [batch for batch, tally in told.items() if tally is None]
+        found = {batch: _recall(memory, batch) for batch in batches}
+        missing = [batch for batch, known in found.items() if known is None]
         if missing:
-            told |= _build(missing, memory, progress)
-    tallies = [tally for tally in told.values() if tally is not None]
+            found |= _build(missing, memory, progress)
+    whole = [known for known in found.values() if known is not None]
     return Survey(
-        tuple(outline for tally in tallies for outline in tally.outlines),
-        tuple(failure for tally in tallies for failure in tally.failed),
+        tuple(outline for known in whole for outline in known.outlines),
+        tuple(failure for known in whole for failure in known.failed),
     )
 
 
@@ -89,70 +106,45 @@ def _batches(labels: Iterable[str]) -> list[Batch]:
 
 
 def _recall(memory: Memory, batch: Batch) -> Survey | None:
-    remembered = memory.recall("outlines", *batch)
     try:
-        return remembered and Survey(
-            from_columns(remembered["outlines"]),
-            tuple((str(label), str(why)) for label, why in remembered["failed"]),
-        )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return Survey.from_dict(memory.recall("outlines", *batch))
+    except ValueError:
         return None
-
-
-def _keep(memory: Memory, batch: Batch, tally: Survey) -> None:
-    failed = [list(failure) for failure in tally.failed]
-    memory.keep({"outlines": to_columns(tally.outlines), "failed": failed}, "outlines", *batch)
-
-
-# The side of whoever asks ---------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A batch whose architectures come in one after the other."""
-
-    batch: Batch
-    outlines: list[Outline] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-
-    def hear(self, told: Mapping[str, Any]) -> None:
-        if "problem" in told:
-            self.failed.append((told["architecture"], told["problem"]))
-        else:
-            self.outlines += from_columns(told["outline"])
-
-    @property
-    def is_whole(self) -> bool:
-        return len(self.outlines) + len(self.failed) == len(self.batch)
 
 
 def _build(batches: Sequence[Batch], memory: Memory, progress: Progress) -> dict[Batch, Survey]:
     """Every batch, kept as soon as it is whole."""
-    waiting = {label: one for batch in batches for one in [_Waiting(batch)] for label in batch}
-    built: dict[Batch, Survey] = {}
-    progress(0, len(waiting))
-    with closing(_told_by_workers(batches)) as all_told:
-        for done, told in enumerate(all_told, start=1):
-            one = waiting[told["architecture"]]
-            one.hear(told)
-            if one.is_whole:
-                built[one.batch] = Survey(tuple(one.outlines), tuple(one.failed))
-                _keep(memory, one.batch, built[one.batch])
-            progress(done, len(waiting))
+    batch_of = {label: batch for batch in batches for label in batch}
+    built = dict.fromkeys(batches, Survey())
+    progress(0, len(batch_of))
+    with closing(_answers(batches)) as answers:
+        for done, answer in enumerate(answers, start=1):
+            label = answer["architecture"]
+            batch = batch_of[label]
+            built[batch] += (
+                Survey(failed=((label, answer["problem"]),))
+                if "problem" in answer
+                else Survey(from_columns(answer["outline"]))
+            )
+            if len(built[batch]) == len(batch):
+                memory.keep(built[batch].to_dict(), "outlines", *batch)
+            progress(done, len(batch_of))
     return built
 
 
-def _told_by_workers(batches: Sequence[Batch]) -> Generator[dict[str, Any], None, None]:
+def _answers(batches: Sequence[Batch]) -> Generator[dict[str, Any], None, None]:
     """What the processes say of each architecture, in the order in which it comes."""
     count = min(MOST_WORKERS, os.cpu_count() or 1, len(batches))
     shares = [[label for batch in batches[at::count] for label in batch] for at in range(count)]
     lines: _Lines = queue.SimpleQueue()
-    with _started(shares, lines) as workers:
+    with ExitStack() as stack:  # no process is left behind, whatever happens
+        workers = [stack.enter_context(_worker(labels, lines)) for labels in shares]
         running = set(workers)
         while running:
             worker, line = lines.get()
             if line:
-                yield worker.hear(line)
+                worker.answered += 1
+                yield json.loads(line)
             else:
                 running.remove(worker)
         problems = [problem for worker in workers for problem in worker.problems()]
@@ -169,12 +161,12 @@ _Lines = queue.SimpleQueue[tuple["_Worker", bytes]]
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A process, the architectures that it is to tell of, in order, and how many it has told."""
+    """A process, the architectures that it is to look at, in order, and how many it has."""
 
     labels: Sequence[str]
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
-    told: int = 0
+    answered: int = 0
 
     def read(self, lines: _Lines) -> None:
         """Hand on whole lines; an empty one says that there are no more."""
@@ -184,24 +176,13 @@ class _Worker:
                 lines.put((self, line))
         lines.put((self, b""))
 
-    def hear(self, line: bytes) -> dict[str, Any]:
-        self.told += 1
-        return dict(json.loads(line))
-
     def problems(self) -> Iterator[str]:
-        """Where it ended before it had told of all, and the last that it wrote to stderr."""
-        if self.told < len(self.labels):
+        """Where it ended before it was through, and the last that it wrote to stderr."""
+        if self.answered < len(self.labels):
             code = self.process.wait()
             self.errors.seek(0)
             last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-            yield f"{self.labels[self.told]}: its process ended with exit code {code}: {last}"
-
-
-@contextmanager
-def _started(shares: Sequence[Sequence[str]], lines: _Lines) -> Iterator[list[_Worker]]:
-    """A process for each share; none is left behind, whatever happens."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(_worker(labels, lines)) for labels in shares]
+            yield f"{self.labels[self.answered]}: its process ended with exit code {code}: {last}"
 
 
 @contextmanager
@@ -212,7 +193,7 @@ def _worker(labels: Sequence[str], lines: _Lines) -> Iterator[_Worker]:
         reading.start()
         try:
             assert process.stdin is not None
-            with suppress(BrokenPipeError), process.stdin:  # one that has ended tells why by itself
+            with suppress(BrokenPipeError), process.stdin:  # one that has ended says why by itself
                 process.stdin.write(json.dumps(labels).encode())
             yield worker
         finally:
@@ -223,55 +204,11 @@ def _worker(labels: Sequence[str], lines: _Lines) -> Iterator[_Worker]:
 def _process(errors: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         # -P: the folder in which the command is run is nobody's library.
-        [sys.executable, "-P", "-m", "surgery.networks.survey"],
+        [sys.executable, "-P", "-m", "surgery.networks.outlining"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
         env=os.environ | _LEAN | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        # Ctrl-C is for whoever asked, who ends the others.
+        # Ctrl-C is for whoever started the survey, who ends the others.
         start_new_session=True,
     )
-
-
-# The side of the process ----------------------------------------------------------------------
-
-
-def work() -> None:
-    """Read a list of architectures from stdin, and say a line of JSON about each on stdout."""
-    labels = json.loads(sys.stdin.read())
-    import torch
-
-    torch.set_num_threads(1)
-    for label in labels:
-        print(json.dumps(_told(label)), flush=True)
-
-
-def _told(label: str) -> dict[str, Any]:
-    try:
-        return {"architecture": label, "outline": to_columns([outline(label)])}
-    except ArchitectureError as error:
-        return {"architecture": label, "problem": error.message}
-    except Exception as error:  # one that cannot be looked at shall not hide all the others
-        return {"architecture": label, "problem": f"{type(error).__name__}: {error}"}
-
-
-def outline(label: str) -> Outline:
-    """Build the architecture without its initial values, and say what it is made of."""
-    from surgery.heads import head_paths
-    from surgery.networks.architectures import build
-    from surgery.networks.deferred import DeferredInit
-    from surgery.networks.describe import describe
-
-    with DeferredInit():
-        model = build(find_architecture(label))
-    tensors = {spec.name: spec for spec in describe(model).tensors if spec.is_floating}
-    clean = unwrap_names(tensors)
-    return Outline(
-        label,
-        {clean[name]: spec.shape for name, spec in tensors.items()},
-        head_paths(model),
-    )
-
-
-if __name__ == "__main__":
-    work()

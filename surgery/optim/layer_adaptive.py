@@ -1,4 +1,4 @@
-"""Adam with one adaptive rate for a whole tensor instead of one for each of its elements."""
+"""Adam with one adaptive learning rate for a whole tensor, not one for each of its elements."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import (
-    Optimizer,
-    ParamsT,
-    _default_to_fused_or_foreach,
-    _get_scalar_dtype,
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from surgery.private_torch import (
+    foreach_add_,
+    foreach_addcmul_,
+    foreach_div,
+    foreach_div_,
+    foreach_lerp_,
+    foreach_mul,
+    foreach_mul_,
+    foreach_norm,
+    foreach_sqrt,
+    scalar_dtype,
+    takes_foreach,
 )
 
 
@@ -28,17 +37,18 @@ class LayerAdaptiveAdam(Optimizer):
 
     Adam divides each element of ``m`` by its own root of ``v``. Here the mean of those quotients
     scales all of ``m``, so that elements keep their proportions: a tensor whose gradients agree
-    from step to step moves at the full rate, one whose gradients only jitter slows down. The
-    formula is the "layer-wise adaptive rate" of fine-tuning tutorials, which publish it without
-    bias correction and without weight decay; ``bias_correction=False`` and ``weight_decay=0``
-    give exactly that. Otherwise ``m / (1 - b1**t)`` and ``v / (1 - b2**t)`` stand for ``m`` and
-    ``v`` in the last line, and ``p`` is first multiplied by ``1 - lr * weight_decay``, which is
-    AdamW's decoupled decay (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    from step to step moves at the full learning rate, one whose gradients only jitter slows
+    down. The formula is the "layer-wise adaptive learning rate" of fine-tuning tutorials, which
+    publish it without bias correction and without weight decay; ``bias_correction=False`` and
+    ``weight_decay=0`` give exactly that. Otherwise ``m / (1 - b1**t)`` and ``v / (1 - b2**t)``
+    stand for ``m`` and ``v`` in the last line, and ``p`` is first multiplied by
+    ``1 - lr * weight_decay``, which is AdamW's decoupled decay (Loshchilov and Hutter 2019,
+    arXiv:1711.05101).
 
-    The step is proportional to the gradient, so rates are nearer to SGD's than to Adam's. The
-    state is that of :class:`torch.optim.Adam` (``step``, ``exp_avg``, ``exp_avg_sq``) and can be
-    handed from one to the other. For layer-wise rates by the norm of the weights there are LAMB
-    and LARS, ``timm:lamb`` and ``timm:lars`` in a rules file.
+    The step is proportional to the gradient, so learning rates are nearer to SGD's than to
+    Adam's. The state is that of :class:`torch.optim.Adam` (``step``, ``exp_avg``,
+    ``exp_avg_sq``) and can be handed from one to the other. For layer-wise learning rates by the
+    norm of the weights there are LAMB and LARS, ``timm:lamb`` and ``timm:lars`` in a rules file.
 
     ``foreach`` is None for torch's own choice: many tensors at once on accelerators, one after
     the other elsewhere; the two agree to rounding. Complex parameters count as pairs of real
@@ -86,7 +96,7 @@ class LayerAdaptiveAdam(Optimizer):
             for parameter in group["params"]:
                 kept = self.state.get(parameter, {})
                 if kept and not torch.is_tensor(kept["step"]):
-                    kept["step"] = torch.tensor(float(kept["step"]), dtype=_get_scalar_dtype())
+                    kept["step"] = torch.tensor(float(kept["step"]), dtype=scalar_dtype())
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -104,8 +114,8 @@ class LayerAdaptiveAdam(Optimizer):
         for group in self.param_groups:
             members = [self._member(p, group) for p in group["params"] if p.grad is not None]
             if _takes_foreach(group, members):
-                for alike in _alike(members):
-                    _step_together(alike, group)
+                for batch in _of_one_kind(members):
+                    _step_together(batch, group)
             else:
                 for member in members:
                     _step_one(member, group)
@@ -120,7 +130,7 @@ class LayerAdaptiveAdam(Optimizer):
         state = self.state[parameter]
         if not state:
             # On the CPU: a counter on an accelerator would cost a kernel for each parameter.
-            state["step"] = torch.tensor(0.0, dtype=_get_scalar_dtype())
+            state["step"] = torch.tensor(0.0, dtype=scalar_dtype())
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return _Member(
@@ -144,7 +154,7 @@ class _Member:
 
 
 def _check(what: str, value: object, fits: bool) -> None:
-    """In the words of torch's Adam. A rate that is a tensor would be read once a step and sync."""
+    """In the words of torch's Adam. A tensor would be read, with a sync, once a step."""
     if isinstance(value, Tensor):
         raise ValueError(f"Invalid {what}: a tensor, expected a number")
     if not fits:
@@ -158,12 +168,10 @@ def _real(tensor: Tensor) -> Tensor:
 def _takes_foreach(group: Mapping[str, Any], members: Sequence[_Member]) -> bool:
     if group["foreach"] is not None:
         return bool(group["foreach"])
-    parameters = [member.parameter for member in members]
-    _, foreach = _default_to_fused_or_foreach(parameters, differentiable=False, use_fused=False)
-    return foreach
+    return takes_foreach([member.parameter for member in members])
 
 
-def _alike(members: Sequence[_Member]) -> Iterator[list[_Member]]:
+def _of_one_kind(members: Sequence[_Member]) -> Iterator[list[_Member]]:
     """Members of one device and one dtype, which is what foreach kernels take."""
     found: dict[object, list[_Member]] = {}
     for member in members:
@@ -203,25 +211,25 @@ def _step_together(members: Sequence[_Member], group: Mapping[str, Any]) -> None
     grads = [member.grad for member in members]
     exp_avgs = [member.exp_avg for member in members]
     exp_avg_sqs = [member.exp_avg_sq for member in members]
-    torch._foreach_add_([member.step for member in members], 1)
+    foreach_add_([member.step for member in members], 1)
     corrections = [_corrections(member.step, group) for member in members]
     if group["weight_decay"]:
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-    torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
-    torch._foreach_mul_(exp_avg_sqs, beta2)
-    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
-    quotients = torch._foreach_sqrt(exp_avg_sqs)
-    torch._foreach_div_(quotients, [root for _, root in corrections])
-    torch._foreach_add_(quotients, group["eps"])
-    quotients = torch._foreach_div(exp_avgs, quotients)
+        foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+    foreach_lerp_(exp_avgs, grads, 1 - beta1)
+    foreach_mul_(exp_avg_sqs, beta2)
+    foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
+    quotients = foreach_sqrt(exp_avg_sqs)
+    foreach_div_(quotients, [root for _, root in corrections])
+    foreach_add_(quotients, group["eps"])
+    quotients = foreach_div(exp_avgs, quotients)
     # float16 holds no sum of more than 65,504 quotients near 1; the loop's mean adds up wider.
-    scales = torch._foreach_norm(quotients, 1, dtype=_wide(exp_avgs[0].dtype))
+    scales = foreach_norm(quotients, 1, dtype=_wide(exp_avgs[0].dtype))
     factors = [
         -group["lr"] / first**2 / max(member.exp_avg.numel(), 1)
         for (first, _), member in zip(corrections, members, strict=True)
     ]
-    torch._foreach_mul_(scales, factors)
-    torch._foreach_add_(parameters, torch._foreach_mul(exp_avgs, scales))
+    foreach_mul_(scales, factors)
+    foreach_add_(parameters, foreach_mul(exp_avgs, scales))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 #: What the main output is called, where an output has names: transformers, then torchvision.
 _MAIN = ("logits", "last_hidden_state", "out")
@@ -15,8 +14,6 @@ _MAIN = ("logits", "last_hidden_state", "out")
 
 def tensors_in(output: Any, name: str = "output") -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of real or complex numbers in an output, each with where it is."""
-    import torch
-
     if isinstance(output, torch.Tensor):
         if output.is_floating_point() or output.is_complex():
             yield name, output

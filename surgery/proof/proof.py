@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from surgery.showing import Shown
+
 #: Two numbers agree where they differ by less, relative to the largest of what they belong to.
 TOLERANCE = 1e-9
 
@@ -49,7 +51,7 @@ class Trial:
 
 
 #: What moving one tensor alone showed.
-ALIKE = "moves both alike"
+EQUALLY = "moves both equally"
 OTHERWISE = "moves them differently"
 UNSEEN = "moves neither"
 BEHIND = "acts only on what cannot be compared"
@@ -83,7 +85,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(Shown):
     """Whether two networks compute the same, and what speaks against it. ``str()`` is the report.
 
     ``shown`` is the input. ``random`` is the proof of the mapping: every mapped tensor random, so
@@ -91,7 +93,7 @@ class Proof:
     ``hidden`` names source tensors that they hide. ``by_shape`` is there where ``random`` fails:
     with one value for all tensors of a shape no mix-up of tensors shows, so where that fails too
     the networks differ. ``settings`` are then where; ``first`` is the first difference.
-    ``adapted`` are (target, adapter): what was computed is no part of the claim, and nothing is
+    ``resized`` are (target, resizer): what was computed is no part of the claim, and nothing is
     compared that it acts on.
     """
 
@@ -106,12 +108,12 @@ class Proof:
     first: str = ""
     hidden: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    adapted: tuple[tuple[str, str], ...] = ()
+    resized: tuple[tuple[str, str], ...] = ()
 
     @property
     def moved(self) -> tuple[Movement, ...]:
-        """Tensors that were seen to move both networks alike."""
-        return tuple(move for move in self.movements if move.verdict == ALIKE)
+        """Tensors that were seen to move both networks equally."""
+        return tuple(move for move in self.movements if move.verdict == EQUALLY)
 
     @property
     def unseen(self) -> tuple[Movement, ...]:
@@ -154,7 +156,7 @@ class Proof:
     def verdict(self) -> str:
         """The proof in a sentence."""
         if self.holds:
-            limit = " up to what is adapted" if self.adapted else ""
+            limit = " up to what is resized" if self.resized else ""
             return f"{self.source} and {self.target} compute the same{limit}"
         if not self.random.points:
             return "nothing that the two networks give can be compared"
@@ -192,16 +194,11 @@ class Proof:
             "first": self.first,
             "hidden": list(self.hidden),
             "notes": list(self.notes),
-            "adapted": [list(pair) for pair in self.adapted],
+            "resized": [list(pair) for pair in self.resized],
         }
 
     def __repr__(self) -> str:
         return f"<Proof: {self.verdict}; largest {self.largest:.1e}>"
-
-    def __str__(self) -> str:
-        from surgery.report.proof import proof_report
-
-        return proof_report(self).text()
 
 
 def _trial(trial: Trial) -> Mapping[str, Any]:

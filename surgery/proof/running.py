@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.func import functional_call
 
 from surgery.errors import SurgeryError
@@ -17,46 +17,11 @@ from surgery.networks.inputs import Example
 from surgery.proof.doubling import in_float64
 from surgery.proof.outputs import tensors_in
 from surgery.proof.parts import names_taken
+from surgery.proof.sides import Side
 from surgery.proof.values import is_inexact
 from surgery.proof.watching import Call, Watch
-from surgery.transfers.assembled import make_tensor
-from surgery.transfers.plan import Assemble, Load
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Named = list[tuple[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two networks, in float64 and eval mode.
-
-    ``steps`` say how its tensors are made of the checkpoint's; ``foreign`` are tensors of its own
-    that have no part in the transfer: a new head here, the old one there. ``adapted`` are those
-    between which an adapter stands, with its name: they hold other values on either side.
-    ``note`` is what a reader has to know of how the steps were found.
-    """
-
-    label: str
-    model: nn.Module
-    steps: Mapping[str, Load | Assemble]
-    foreign: frozenset[str] = frozenset()
-    adapted: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
-
-    @cached_property
-    def live(self) -> dict[str, torch.Tensor]:
-        """Every parameter and buffer under each of its names."""
-        model = self.model
-        return {
-            **dict(model.named_parameters(remove_duplicate=False)),
-            **dict(model.named_buffers(remove_duplicate=False)),
-        }
-
-    def without(self, unheard: Iterable[str]) -> Side:
-        """The side with fewer foreign tensors."""
-        return replace(self, foreign=self.foreign - frozenset(unheard))
 
 
 @dataclass(frozen=True)
@@ -70,11 +35,11 @@ class Run:
     calls: Sequence[Call]
     foreign: Mapping[str, torch.Tensor]
 
-    def settled(self, *, copies: bool) -> Run:
-        """The run without its graph and, but for ``copies``, without what lies between."""
-        shut = [(name, value.detach()) for name, value in self.outputs]
+    def without_graph(self, *, copies: bool) -> Run:
+        """The run alone and, but for ``copies``, without what lies between."""
+        bare = [(name, value.detach()) for name, value in self.outputs]
         calls = [call if copies else call.without_values() for call in self.calls]
-        return Run(shut, shut, calls, {})
+        return Run(bare, bare, calls, {})
 
     @property
     def whole(self) -> bool:
@@ -98,7 +63,7 @@ def run(
     names: dict[int, tuple[str, ...]] = {}
     for name, value in own.items():
         if name not in side.foreign:
-            names[id(value)] = names_taken(side.steps[name])
+            names[id(value)] = names_taken(side.takings[name])
     foreign = {name: own[name] for name in own if name in side.foreign}
     watch = Watch(names, map(id, foreign.values()), copies=copies)
     watch.start([example.tensor, *example.more.values()])
@@ -120,7 +85,10 @@ def forgetting(model: nn.Module) -> Iterator[None]:
     Some keep what they once computed from their weights (LeViT's attention biases in eval mode)
     and would answer the next values with the last ones.
     """
-    before = [(module, _noted(module)) for module in model.modules()]
+    before = [
+        (module, {name: _copied(value) for name, value in vars(module).items()})
+        for module in model.modules()
+    ]
     try:
         yield
     finally:
@@ -129,11 +97,8 @@ def forgetting(model: nn.Module) -> Iterator[None]:
             vars(module).update(noted)
 
 
-def _noted(module: nn.Module) -> dict[str, Any]:
-    return {
-        name: copy.copy(value) if isinstance(value, dict | list | set) else value
-        for name, value in vars(module).items()
-    }
+def _copied(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, dict | list | set) else value
 
 
 def _frontier(watch: Watch, example: Example) -> Named:
@@ -147,27 +112,17 @@ def _own_values(side: Side, values: Mapping[str, torch.Tensor]) -> dict[str, tor
     """The network's tensors by name, each of them once."""
     given: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
-    for name in (*side.steps, *sorted(side.foreign)):
+    for name in (*side.takings, *sorted(side.foreign)):
         if name not in side.live:
             raise SurgeryError(f"{side.label} has no parameter or buffer {name}")
-        if id(side.live[name]) in seen:
-            continue
-        if name in side.foreign:
-            given[name] = side.live[name].detach().clone().requires_grad_()
-        else:
-            given[name] = planned(side.steps[name], values)
-        seen.add(id(side.live[name]))
+        if id(side.live[name]) not in seen:
+            seen.add(id(side.live[name]))
+            given[name] = (
+                side.live[name].detach().clone().requires_grad_()
+                if name in side.foreign
+                else side.takings[name].values(values)
+            )
     return given
-
-
-def planned(step: Load | Assemble, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What the step makes of the checkpoint's values, so that gradients find their way back."""
-    if isinstance(step, Load):
-        made = values[step.source.name]
-    else:
-        made = make_tensor(step.operation, step.target.shape, values.__getitem__)
-    becomes_complex = step.target.dtype.startswith("complex") and not made.is_complex()
-    return made.to(torch.complex128) if becomes_complex else made
 
 
 def gradients(

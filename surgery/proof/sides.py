@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import nn
 
 from surgery.errors import SurgeryError
 from surgery.networks.describe import describe
-from surgery.proof.running import Side
+from surgery.proof.taking import Taking, is_exact, is_left, resizer_of, taking
 from surgery.proof.values import is_inexact
 from surgery.specs import SourceSpec, TensorSpec
-from surgery.transfers.decide import make_plan
-from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, Step, TransferPlan, shape_text
+from surgery.transfers.plan import TransferPlan
+from surgery.transfers.planning import plan as plan_of
+from surgery.transfers.request import TransferRequest
+from surgery.transfers.step import Step
+from surgery.wording import shape_text
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two networks, in float64 and eval mode.
+
+    ``takings`` say how its tensors are made of the checkpoint's; ``foreign`` are tensors of its
+    own that have no part in the transfer: a new head here, the old one there. ``resized`` are
+    those between which a resizer stands, with its name: they hold other values on either side.
+    ``note`` is what a reader has to know of how the takings were found.
+    """
+
+    label: str
+    model: nn.Module
+    takings: Mapping[str, Taking]
+    foreign: frozenset[str] = frozenset()
+    resized: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    @cached_property
+    def live(self) -> dict[str, torch.Tensor]:
+        """Every parameter and buffer under each of its names."""
+        return tensors_of(self.model)
+
+    def without(self, unheard: Iterable[str]) -> Side:
+        """The side with fewer foreign tensors."""
+        return replace(self, foreign=self.foreign - frozenset(unheard))
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer under each of its names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
 
 
 def make_sides(
@@ -34,102 +71,69 @@ def make_sides(
     Raises :class:`~surgery.errors.SurgeryError` where the source model has
     no place for a tensor that the plan uses: it is not the checkpoint's architecture.
     """
-    specs = [s for step in plan.steps if isinstance(step, Load | Assemble) for s in step.sources]
-    adapted = [step for step in plan.steps if isinstance(step, Adapt)]
-    computed_from = {spec: step.adapter for step in adapted for spec in step.sources}
-    left = [unused.source for unused in plan.unused]
+    specs = [spec for step in plan.steps if is_exact(step) for spec in step.sources]
+    by_resizer = [(step, resizer) for step in plan.steps if (resizer := resizer_of(step))]
+    computed_from = {spec: resizer for step, resizer in by_resizer for spec in step.sources}
     ties = tuple(ties)
+    left = (unused.source for unused in plan.unused)
     names = SourceSpec(tuple(dict.fromkeys((*specs, *computed_from, *left))), ties)
     own_plan, note = _own_plan(names, source, specs, labels[0])
     # An index that the target computes is computed by the source too: in float64, on both sides.
     used = {spec.name for spec in specs}
     used |= {name for group in ties if used & {*group} for name in group}
-    ours = {step.target.name: step for step in own_plan.steps}
-    placed = {name: step.source.name for name, step in ours.items() if step.source}
-    tensor = tensor or _values_in(source, {at: name for name, at in placed.items()})
-    theirs = (*_ties_of(own_plan), *_ties_of(plan))
-    one = _one_name_each((*ties, *(_equal(names, tensor) for names in theirs)))
+    placed = {step.target.name: step.source.name for step in own_plan.steps if step.source}
+    if tensor is None:
+        live = tensors_of(source)
+        tensor = {at: live[name] for name, at in placed.items()}.__getitem__
+    equal = (_equal(names, tensor) for each in (own_plan, plan) for names in _ties_of(each))
+    one = _one_name_each((*ties, *equal))
     expected = {unused.source.name for unused in plan.unused if unused.expected} - used
-    old, new = (
-        _side(labels[0], source, ours, one, used, expected),
-        _side(labels[1], target, plan.by_target, one, used, set()),
-    )
-    by_name = {s.name: adapter for s, adapter in computed_from.items() if s.name not in used}
+    by_name = {spec.name: how for spec, how in computed_from.items() if spec.name not in used}
     before = {name: by_name[at] for name, at in placed.items() if at in by_name}
+    after = {step.target.name: resizer for step, resizer in by_resizer}
     return (
-        replace(old, adapted=before, note=note),
-        replace(new, adapted={step.target.name: step.adapter for step in adapted}),
+        replace(_side(labels[0], source, own_plan, one, used, expected), resized=before, note=note),
+        replace(_side(labels[1], target, plan, one, used, set()), resized=after),
     )
 
 
 def _side(
     label: str,
     model: nn.Module,
-    steps: Mapping[str, Step],
+    plan: TransferPlan,
     one: Mapping[str, str],
     used: set[str],
     expected: set[str],
 ) -> Side:
-    taken: dict[str, Load | Assemble] = {}
+    takings: dict[str, Taking] = {}
     foreign = set()
-    for name, step in steps.items():
-        if isinstance(step, Load | Assemble) and all(s.name in used for s in step.sources):
-            taken[name] = _renamed(step, one)
-        elif not _is_expected(step, expected) and step.target.is_floating:
-            foreign.add(name)
-    side = Side(label, model, taken, frozenset())
-    own = {id(side.live[name]) for name in taken if name in side.live}
-    left = (name for name in foreign if name in side.live and id(side.live[name]) not in own)
-    return Side(label, model, taken, frozenset(left))
-
-
-def _renamed(step: Load | Assemble, one: Mapping[str, str]) -> Load | Assemble:
-    """The step with one name for every tensor that has several."""
-
-    def renamed(spec: TensorSpec) -> TensorSpec:
-        return replace(spec, name=one.get(spec.name, spec.name))
-
-    if isinstance(step, Load):
-        return replace(step, source=renamed(step.source))
-    pieces = tuple(
-        replace(piece, source=renamed(piece.source)) if piece.source else piece
-        for piece in step.operation.pieces
-    )
-    return replace(step, operation=replace(step.operation, pieces=pieces))
-
-
-def _is_expected(step: Step, expected: set[str]) -> bool:
-    if isinstance(step, KeepInit):
-        return step.expected
-    return isinstance(step, Load) and step.source.name in expected
+    for step in plan.steps:
+        made = taking(step, one)
+        if made and all(spec.name in used for spec in step.sources):
+            takings[step.target.name] = made
+        elif not is_left(step, expected) and step.target.is_floating:
+            foreign.add(step.target.name)
+    live = tensors_of(model)
+    own = {id(live[name]) for name in takings if name in live}
+    alone = (name for name in foreign if name in live and id(live[name]) not in own)
+    return Side(label, model, takings, frozenset(alone))
 
 
 def _ties_of(plan: TransferPlan) -> list[tuple[str, ...]]:
     """The checkpoint's names that end, each by itself and whole, in one tensor of the target."""
-    whole = {step.target.name: step for step in plan.steps if _is_whole(step)}
-    groups = [
-        [whole[name].sources[0].name for name in names if name in whole] for names in plan.ties
-    ]
-    return [tuple(dict.fromkeys(names)) for names in groups if len(set(names)) > 1]
-
-
-def _values_in(model: nn.Module, places: Mapping[str, str]) -> Callable[[str], torch.Tensor]:
-    live = Side("", model, {}).live
-    return lambda name: live[places[name]]
+    whole = {
+        step.target.name: made.sources[0]
+        for step in plan.steps
+        if (made := taking(step, {})) and not made.height
+    }
+    groups = [dict.fromkeys(whole[name] for name in names if name in whole) for names in plan.ties]
+    return [tuple(names) for names in groups if len(names) > 1]
 
 
 def _equal(names: tuple[str, ...], tensor: Callable[[str], torch.Tensor]) -> tuple[str, ...]:
     """The first of the names and those of equal values: one tensor cannot hold two."""
-    import torch
-
     first = tensor(names[0])
     return tuple(name for name in names if torch.equal(tensor(name), first))
-
-
-def _is_whole(step: Step) -> bool:
-    if isinstance(step, Assemble):
-        return len(step.operation.pieces) == 1 and step.operation.pieces[0].whole
-    return isinstance(step, Load)
 
 
 def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
@@ -137,9 +141,9 @@ def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
     one: dict[str, str] = {}
     for names in ties:
         known = {one.get(name, name) for name in names}
-        first = min(known)
-        for name in (*names, *(n for n, other in one.items() if other in known)):
-            one[name] = first
+        one |= dict.fromkeys(
+            [*names, *(name for name, other in one.items() if other in known)], min(known)
+        )
     return one
 
 
@@ -151,35 +155,18 @@ def _own_plan(
     A library may write files under other names than its code has: then structure finds the places.
     """
     spec = describe(source)
-    plan = make_plan(names, spec)
+    plan = plan_of(TransferRequest(source=names, target=spec))
     lost = _lost(plan, used)
     if not lost:
         return plan, ""
-    told = make_plan(names, spec, match="structure")
-    if _lost(told, used):
-        _refuse_other(plan, lost, label)
-    return told, (
-        f"{len(lost)} tensors have other names in the checkpoint than in {label}, and were given "
-        "their places there by structure; a mistake in that would show unless both sides have it"
-    )
-
-
-def _lost(plan: TransferPlan, used: list[TensorSpec]) -> list[TensorSpec]:
-    """What the model has no place for."""
-    placed = {
-        spec.name
-        for step in plan.steps
-        if isinstance(step, Load | Assemble)
-        for spec in step.sources
-    }
-    placed |= {unused.source.name for unused in plan.unused if unused.expected}
-    return [spec for spec in dict.fromkeys(used) if spec.name not in placed]
-
-
-def _refuse_other(plan: TransferPlan, lost: list[TensorSpec], label: str) -> None:
-    misfit = {
-        step.source.name: step for step in plan.steps if isinstance(step, KeepInit) and step.source
-    }
+    by_structure = plan_of(TransferRequest(source=names, target=spec, match="structure"))
+    if not _lost(by_structure, used):
+        return by_structure, (
+            f"{len(lost)} tensors have other names in the checkpoint than in {label}, and were "
+            "given their places there by structure; a mistake in that would show unless both "
+            "sides have it"
+        )
+    misfit = {step.source.name: step for step in plan.steps if not step.sources and step.source}
     with_arguments = ", with its arguments (--source-arg num_classes=10)" if misfit else ""
     raise SurgeryError(
         f"the source is no checkpoint of {label}: {len(lost)} of the tensors that are transferred "
@@ -189,31 +176,34 @@ def _refuse_other(plan: TransferPlan, lost: list[TensorSpec], label: str) -> Non
     )
 
 
-def _why_lost(spec: TensorSpec, misfit: Mapping[str, KeepInit]) -> str:
+def _lost(plan: TransferPlan, used: list[TensorSpec]) -> list[TensorSpec]:
+    """What the model has no place for."""
+    placed = {spec.name for step in plan.steps if is_exact(step) for spec in step.sources}
+    placed |= {unused.source.name for unused in plan.unused if unused.expected}
+    return [spec for spec in dict.fromkeys(used) if spec.name not in placed]
+
+
+def _why_lost(spec: TensorSpec, misfit: Mapping[str, Step]) -> str:
     if spec.name in misfit:
         place = misfit[spec.name].target
-        return f"{spec.name} is {shape_text(spec)}, and {shape_text(place)} there"
-    return f"{spec.name} {shape_text(spec)}"
+        return f"{spec.name} is {shape_text(spec.shape)}, and {shape_text(place.shape)} there"
+    return f"{spec.name} {shape_text(spec.shape)}"
 
 
-def own_values(
-    sides: tuple[Side, Side], tensors: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def own_values(side: Side, tensor: Callable[[str], torch.Tensor]) -> dict[str, torch.Tensor]:
     """The checkpoint's values as the target will have them: cast to its dtype, then widened.
 
     What the cast rounds is the file's affair and no difference between two networks. A source
     that targets of several dtypes take is rounded by all of them.
     """
     dtypes: dict[str, dict[str, None]] = {}
-    for step in sides[1].steps.values():
-        for spec in step.sources:
-            dtypes.setdefault(spec.name, {})[step.target.dtype] = None
-    return {name: _rounded(tensors[name].detach(), dtypes[name]) for name in dtypes}
+    for made in side.takings.values():
+        for name in made.sources:
+            dtypes.setdefault(name, {})[made.target.dtype] = None
+    return {name: _rounded(tensor(name).detach(), dtypes[name]) for name in dtypes}
 
 
 def _rounded(value: torch.Tensor, dtypes: Iterable[str]) -> torch.Tensor:
-    import torch
-
     if not is_inexact(value):
         return value
     for dtype in (getattr(torch, name) for name in dtypes):

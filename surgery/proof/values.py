@@ -1,15 +1,15 @@
-"""What the mapped tensors are given: random values, one value for each shape, or their own."""
+"""What the mapped tensors are given (random values, one value for each shape, or their own), and
+how far two tensors are apart, whatever axes of one they have.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from surgery.proof.parts import Part
+from surgery.proof.parts import Part
 
 
 def random_values(own: Mapping[str, torch.Tensor], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -42,7 +42,9 @@ def values_by_shape(
         shape = squeezed(rows)
         kind = (rows.is_complex(), shape)
         if kind not in drawn:
-            drawn[kind] = _even(_drawn(rows, seed + len(drawn)).reshape(shape))
+            value = _drawn(rows, seed + len(drawn)).reshape(shape)
+            square = len(shape) == 2 and shape[0] == shape[1]
+            drawn[kind] = (value + value.T) / math.sqrt(2) if square else value
         rows.copy_(drawn[kind].reshape(rows.shape))
     return values
 
@@ -57,9 +59,28 @@ def squeezed(value: torch.Tensor) -> tuple[int, ...]:
     return tuple(size for size in value.shape if size != 1)
 
 
-def _drawn(value: torch.Tensor, seed: int) -> torch.Tensor:
-    import torch
+def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference over the largest value of either: 0 where both are all zeros, and
+    infinite where the shapes differ, axes of one aside, or a value is not finite.
+    """
+    if squeezed(one) != squeezed(other):
+        return math.inf
+    if not one.numel():
+        return 0.0
+    one, other = one.detach().reshape(-1), other.detach().reshape(-1)
+    size = float(torch.maximum(one.abs().max(), other.abs().max()))
+    if not math.isfinite(size):
+        return math.inf
+    return float((one - other).abs().max()) / size if size else 0.0
 
+
+def size_of(value: torch.Tensor) -> float:
+    """The largest absolute value; 1 for zeros and for what is not finite, to divide by."""
+    size = float(value.detach().abs().max()) if value.numel() else 0.0
+    return size if size and math.isfinite(size) else 1.0
+
+
+def _drawn(value: torch.Tensor, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.complex128 if value.is_complex() else torch.float64
     shape = squeezed(value)
@@ -67,8 +88,3 @@ def _drawn(value: torch.Tensor, seed: int) -> torch.Tensor:
         return torch.rand(value.shape, generator=generator, dtype=dtype) + 0.5
     drawn = torch.randn(value.shape, generator=generator, dtype=dtype)
     return drawn / math.sqrt(max(math.prod(shape[1:]), 1))
-
-
-def _even(value: torch.Tensor) -> torch.Tensor:
-    square = value.ndim == 2 and value.shape[0] == value.shape[1]
-    return (value + value.T) / math.sqrt(2) if square else value

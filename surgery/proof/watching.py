@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode, get_testing_overrides
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
+
+from surgery.private_torch import tree_leaves
 
 Settings = tuple[tuple[str, str], ...]
 

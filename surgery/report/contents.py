@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
-from surgery.collapse import collapse
-from surgery.report.folding import TENSORS, collapsed
-from surgery.report.tables import Column, Report, Table, pairs_table
-from surgery.report.texts import broken_notes, bytes_text, counted
+from surgery.checkpoint import Contents
+from surgery.checkpoint.conversion import ConversionOutcome
+from surgery.checkpoint.holding import StateDict
+from surgery.checkpoint.verification import Finding, Verification, tensor_label
+from surgery.collapse import collapse_kinds
+from surgery.report import report_of
+from surgery.report.folding import TENSORS, broken_notes, fold_tensors, named
+from surgery.report.tables import Column, Report, Table, text_table
 from surgery.specs import TensorSpec
-
-if TYPE_CHECKING:
-    from surgery.checkpoint import Contents, Verification
-    from surgery.checkpoint.conversion import ConversionOutcome
-    from surgery.checkpoint.holding import StateDict
-    from surgery.checkpoint.verification import Finding
+from surgery.wording import bytes_text, counted
 
 
-def contents_report(contents: Contents, verification: Verification | None = None) -> Report:
+@report_of.register(Contents)
+def contents_report(
+    contents: Contents,
+    *,
+    heading: Sequence[str] = (),
+    verification: Verification | None = None,
+) -> Report:
     """What a file holds: every state dict's tensors, then what lies beside them.
 
     With a ``verification`` what is amiss comes first.
@@ -27,15 +31,18 @@ def contents_report(contents: Contents, verification: Verification | None = None
     states = contents.state_dicts
     alone = len(states) == 1
     return Report(
-        headline=(_contents_text(contents), *_verified_text(verification)),
+        headline=(*heading, _contents_text(contents), *_verified_text(verification)),
         tables=(
-            *_verification_tables(verification, alone),
+            *(_verification_tables(verification, alone) if verification else ()),
             *(table for state in states for table in _state_dict_tables(state, alone)),
-            _unlisted_table(states, alone),
-            pairs_table("beside them", ((key or ".", what) for key, what in contents.others)),
-            _opaque_table(contents.opaque),
+            text_table("cannot be transferred", ("name", "what"), _unlisted(states, alone), "odd"),
+            text_table("beside them", _PAIR, ((key or ".", what) for key, what in contents.others)),
+            text_table("not imported", ("global that the file names",), zip(contents.opaque)),
         ),
     )
+
+
+_PAIR = ("name", "value")
 
 
 def _contents_text(contents: Contents) -> str:
@@ -53,9 +60,12 @@ def _state_dict_tables(state: StateDict, alone: bool) -> Iterator[Table]:
     columns = (*TENSORS, Column("dtype"), Column("size", number=True))
     specs, ties = state.specs, state.ties
     yield Table(f"{title}: {_state_dict_text(specs, ties)}", columns, _sized_rows(specs))
-    rows = tuple((" = ".join(names),) for names in ties)
-    yield Table(f"tied{whose}", (Column("names of one tensor"),), rows)
-    yield pairs_table(f"metadata{whose}", _metadata_rows(state.metadata))
+    yield text_table(f"tied{whose}", ("names of one tensor",), zip(map(" = ".join, ties)))
+    texts = (
+        (key, value if len(value) <= 60 else f"{len(value):,} characters of text")
+        for key, value in state.metadata.items()
+    )
+    yield text_table(f"metadata{whose}", _PAIR, texts)
 
 
 def _state_dict_text(specs: Sequence[TensorSpec], ties: Iterable[Sequence[str]]) -> str:
@@ -77,35 +87,28 @@ def _state_dict_text(specs: Sequence[TensorSpec], ties: Iterable[Sequence[str]])
 def _sized_rows(specs: Sequence[TensorSpec]) -> tuple[tuple[str, ...], ...]:
     sizes = {spec.name: spec.nbytes for spec in specs}
     return tuple(
-        (pattern, f"{len(names):,}", shape, dtype, bytes_text(sum(sizes[name] for name in names)))
-        for pattern, names, shape, dtype in collapsed((spec, spec.dtype) for spec in specs)
+        (*cells, dtype, bytes_text(sum(sizes[name] for name in names)))
+        for cells, names, dtype in fold_tensors((spec, spec.dtype) for spec in specs)
     )
 
 
-def _unlisted_table(states: Iterable[StateDict], alone: bool) -> Table:
-    rows = tuple(
-        (name if alone else f"{state.key or '.'}: {name}", what)
-        for state in states
-        for name, what in state.unlisted
-    )
-    return Table("cannot be transferred", (Column("name"), Column("what")), rows, "odd")
-
-
-def _opaque_table(opaque: Sequence[str]) -> Table:
-    rows = tuple((name,) for name in opaque)
-    return Table("not imported", (Column("global that the file names"),), rows)
+def _unlisted(states: Iterable[StateDict], alone: bool) -> Iterator[tuple[str, str]]:
+    for state in states:
+        for name, what in state.unlisted:
+            yield (name if alone else f"{state.key or '.'}: {name}"), what
 
 
 def _verified_text(verification: Verification | None) -> Iterator[str]:
-    if verification is None:
-        return
-    read = f"verified {counted(verification.tensors, 'tensor')}, {bytes_text(verification.nbytes)}"
-    yield f"{read}: {_checked_text(verification)}"
+    if verification:
+        tensors = counted(verification.tensors, "tensor")
+        nbytes = bytes_text(verification.nbytes)
+        yield f"verified {tensors}, {nbytes}: {_checked_text(verification)}"
 
 
-def verified_note(verification: Verification) -> str:
-    """What reading all of one file told."""
-    return f"{verification.path}: {_checked_text(verification)}"
+@report_of.register(Verification)
+def verification_report(verification: Verification, *, heading: Sequence[str] = ()) -> Report:
+    """What reading all of one file showed, in a line."""
+    return Report((*heading, f"{verification.path}: {_checked_text(verification)}"))
 
 
 def _checked_text(verification: Verification) -> str:
@@ -126,9 +129,7 @@ def _checksums_text(verification: Verification) -> str:
     return f"checksums agree, but {bytes_text(verification.unchecked)} have none"
 
 
-def _verification_tables(verification: Verification | None, alone: bool) -> Iterator[Table]:
-    if verification is None:
-        return
+def _verification_tables(verification: Verification, alone: bool) -> Iterator[Table]:
     columns = (
         *TENSORS[:2],
         Column("bytes"),
@@ -137,38 +138,24 @@ def _verification_tables(verification: Verification | None, alone: bool) -> Iter
         Column("elements", number=True),
     )
     yield Table("amiss", columns, tuple(_finding_rows(verification.findings, alone)), "odd")
-    parts = tuple((name,) for name in verification.damaged_parts)
-    yield Table("damaged besides", (Column("part of the file"),), parts, "odd")
+    parts = zip(verification.damaged_parts)
+    yield text_table("damaged besides", ("part of the file",), parts, "odd")
 
 
 def _finding_rows(findings: Iterable[Finding], alone: bool) -> Iterator[tuple[str, ...]]:
-    """Findings of one kind folded by layer: their counts are sums."""
-    from surgery.checkpoint.verification import tensor_label
-
-    kinds: dict[bool, dict[str, Finding]] = {}
-    for finding in findings:
-        names = (tensor_label(name, alone=alone) for name in finding.names)
-        kinds.setdefault(finding.damaged, {})[" = ".join(names)] = finding
-    for damaged, found in sorted(kinds.items(), reverse=True):
-        for folded in collapse(found):
-            group = [found[name] for name in folded.names]
-            sums = (sum(f.nan for f in group), sum(f.inf for f in group))
-            yield (
-                folded.pattern,
-                f"{len(group):,}",
-                "damaged" if damaged else "",
-                *(f"{number:,}" for number in (*sums, sum(f.elements for f in group))),
-            )
+    """Damaged ones first; findings of one kind folded by layer, their counts are sums."""
+    found = {
+        " = ".join(tensor_label(name, alone=alone) for name in finding.names): finding
+        for finding in sorted(findings, key=lambda finding: not finding.damaged)
+    }
+    for folded, damaged in collapse_kinds({name: each.damaged for name, each in found.items()}):
+        group = [found[name] for name in folded.names]
+        counts = ((each.nan, each.inf, each.elements) for each in group)
+        sums = map(sum, zip(*counts, strict=True))
+        yield (*named(folded), "damaged" if damaged else "", *(f"{number:,}" for number in sums))
 
 
-def _metadata_rows(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Long values (a transfer's record) are told by their length."""
-    return [
-        (key, value if len(value) <= 60 else f"{len(value):,} characters of text")
-        for key, value in metadata.items()
-    ]
-
-
+@report_of.register(ConversionOutcome)
 def conversion_report(outcome: ConversionOutcome, *, heading: Sequence[str] = ()) -> Report:
     """What a conversion wrote, cast, broke and left out."""
     conversion = outcome.conversion
@@ -176,6 +163,6 @@ def conversion_report(outcome: ConversionOutcome, *, heading: Sequence[str] = ()
     total = f"{counted(len(conversion.specs), 'tensor')}, {bytes_text(conversion.nbytes)}"
     return Report(
         (*heading, "; ".join((total, *casts))),
-        (pairs_table("left out", conversion.left_out),) if conversion.left_out else (),
+        (text_table("left out", _PAIR, conversion.left_out),),
         broken_notes(outcome.overflowed),
     )

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from surgery.collapse import Collapsed, collapse
-from surgery.report.folding import TENSORS, collapsed_names, collapsed_rows, shapes_text
-from surgery.report.tables import Column, Report, Table, pairs_table
-from surgery.report.texts import counted
+from surgery.checkpoint.difference import Difference, ValueDifference
+from surgery.collapse import Collapsed, collapse, collapse_kinds
+from surgery.report import report_of
+from surgery.report.folding import TENSORS, named, shapes_text, tensor_rows
+from surgery.report.tables import Column, Report, Table, text_table
 from surgery.specs import TensorSpec, is_floating
-
-if TYPE_CHECKING:
-    from surgery.checkpoint.difference import Difference, ValueDifference
+from surgery.wording import counted
 
 
+@report_of.register(Difference)
 def difference_report(
-    difference: Difference, *, names: tuple[str, str] = ("the first", "the second")
+    difference: Difference,
+    *,
+    heading: Sequence[str] = (),
+    names: tuple[str, str] = ("the first", "the second"),
 ) -> Report:
     """What differs, kind by kind; first lines that say whether anything does, and where most."""
-    equal = collapsed_names(difference.equal) if difference.values else ()
+    equal = tuple(map(named, collapse(difference.equal))) if difference.values else ()
     return Report(
-        headline=(_counts_text(difference, names), *_largest_text(difference.values)),
+        headline=(*heading, _counts_text(difference, names), *_largest_text(difference.values)),
         tables=(
             _specs_table(f"only in {names[0]}", difference.only_first),
             _specs_table(f"only in {names[1]}", difference.only_second),
             _respecified_table(difference, names),
             _values_table(difference),
             Table("equal", TENSORS[:2], equal, "good"),
-            pairs_table("cannot be compared", difference.incomparable),
+            text_table("cannot be compared", ("name", "why"), difference.incomparable),
         ),
-        notes=tuple(f"{name} is no tensor and was not compared" for name in difference.others),
+        notes=(
+            *_wrapped_text(difference.wrapped, names),
+            *(f"{name} is no tensor and was not compared" for name in difference.others),
+        ),
     )
+
+
+def _wrapped_text(wrapped: Sequence[tuple[str, str]], names: tuple[str, str]) -> Iterator[str]:
+    if wrapped:
+        one, other = wrapped[0]
+        yield (
+            f"{counted(len(wrapped), 'name')} in other wrappers: {one} in {names[0]} is "
+            f"{other} in {names[1]}"
+        )
 
 
 def _counts_text(difference: Difference, names: tuple[str, str]) -> str:
@@ -53,59 +67,49 @@ def _counts_text(difference: Difference, names: tuple[str, str]) -> str:
 
 
 def _largest_text(values: Sequence[ValueDifference]) -> Iterator[str]:
-    """The largest differences of all, which no folding may hide; but a count of batches is not
-    asked for where weights differ.
+    """The largest differences of all, which no folding may hide; a count of batches matters only
+    where no weights differ.
     """
     floating = [value for value in values if is_floating(value.dtype)]
-    asked = floating or values
-    if asked:
-        most = max(asked, key=lambda value: value.largest)
-        relative = max(asked, key=lambda value: value.relative)
+    if compared := floating or values:
+        most = max(compared, key=lambda value: value.largest)
+        relative = max(compared, key=lambda value: value.relative)
+        numbers = " of floating numbers" if len(compared) < len(values) else ""
         yield (
-            f"the largest difference{' of floating numbers' if len(asked) < len(values) else ''} "
-            f"is {most.largest:.3g} in {most.name}; relative to its tensor {relative.relative:.3g} "
-            f"in {relative.name}"
+            f"the largest difference{numbers} is {most.largest:.3g} in {most.name}; "
+            f"relative to its tensor {relative.relative:.3g} in {relative.name}"
         )
 
 
 def _specs_table(title: str, specs: Sequence[TensorSpec]) -> Table:
-    rows = collapsed_rows((spec, spec.dtype) for spec in specs)
+    rows = tensor_rows((spec, spec.dtype) for spec in specs)
     return Table(title, (*TENSORS, Column("dtype")), rows, "odd")
 
 
 def _respecified_table(difference: Difference, names: tuple[str, str]) -> Table:
+    """A tensor of another shape has its own row; where only dtypes differ, layers are folded."""
+    shapes_first = sorted(difference.respecified, key=lambda pair: pair[0].shape == pair[1].shape)
+    pairs = {one.name: (one, other) for one, other in shapes_first}
+    kinds = {
+        name: (one.dtype, other.dtype) if one.shape == other.shape else name
+        for name, (one, other) in pairs.items()
+    }
+    rows = tuple(
+        (
+            *named(folded),
+            *(
+                f"{shapes_text(specs)} {specs[0].dtype}"
+                for specs in zip(*(pairs[name] for name in folded.names), strict=True)
+            ),
+        )
+        for folded, _ in collapse_kinds(kinds)
+    )
     columns = (*TENSORS[:2], Column(names[0]), Column(names[1]))
-    rows = tuple(_respecified_rows(difference.respecified))
     return Table("another shape or dtype", columns, rows, "odd")
 
 
-def _respecified_rows(
-    pairs: Sequence[tuple[TensorSpec, TensorSpec]],
-) -> Iterator[tuple[str, ...]]:
-    """A tensor of another shape has its own row; where only dtypes differ, layers are folded."""
-    folded: dict[tuple[str, str], list[TensorSpec]] = {}
-    for one, other in pairs:
-        if one.shape == other.shape:
-            folded.setdefault((one.dtype, other.dtype), []).append(one)
-        else:
-            yield one.name, "1", _spec_text([one], one.dtype), _spec_text([other], other.dtype)
-    for dtypes, specs in folded.items():
-        by_name = {spec.name: spec for spec in specs}
-        for layers in collapse(by_name):
-            alike = [by_name[name] for name in layers.names]
-            yield (
-                layers.pattern,
-                f"{len(alike):,}",
-                *(_spec_text(alike, dtype) for dtype in dtypes),
-            )
-
-
-def _spec_text(specs: Sequence[TensorSpec], dtype: str) -> str:
-    return f"{shapes_text(specs)} {dtype}"
-
-
 def _values_table(difference: Difference) -> Table:
-    """One row for each kind of tensor of repeated layers, told by the worst of them."""
+    """One row for each kind of tensor of repeated layers, with the worst of them."""
     columns = (
         *TENSORS[:2],
         Column("differ", number=True),
@@ -123,8 +127,7 @@ def _value_rows(values: Sequence[ValueDifference]) -> Iterator[tuple[str, ...]]:
         group = [by_name[name] for name in folded.names]
         worst = max(group, key=lambda value: (value.relative, value.largest))
         yield (
-            folded.pattern,
-            f"{len(group):,}",
+            *named(folded),
             f"{sum(value.elements for value in group):,}",
             f"{sum(value.total for value in group):,}",
             f"{max(value.largest for value in group):.3g}",
@@ -145,12 +148,9 @@ def _without_shared_end(name: str, names: Sequence[str]) -> str:
 
 
 def _layers(names: Iterable[str]) -> list[Collapsed]:
-    """Patterns of repeated layers in the order of the names, weights and biases apart: they
-    differ by other amounts, and a count of batches by thousands.
+    """Patterns of repeated layers in the order of the names, weights and biases in rows of their
+    own: they differ by other amounts, and a count of batches by thousands.
     """
     order = {name: at for at, name in enumerate(names)}
-    leaves: dict[str, list[str]] = {}
-    for name in order:
-        leaves.setdefault(name.rpartition(".")[2], []).append(name)
-    folded = [pattern for found in leaves.values() for pattern in collapse(found)]
-    return sorted(folded, key=lambda pattern: order[pattern.names[0]])
+    folded = collapse_kinds({name: name.rpartition(".")[2] for name in order})
+    return sorted((each for each, _ in folded), key=lambda each: order[each.names[0]])

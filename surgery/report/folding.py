@@ -1,62 +1,48 @@
-"""Names and specs of repeated layers, folded into few rows."""
+"""Tensors as rows, repeated layers folded into one."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
-from surgery.collapse import collapse
+from surgery.collapse import Collapsed, Kind, collapse_kinds
 from surgery.report.tables import Column
 from surgery.specs import TensorSpec
+from surgery.wording import counted, shape_text
 
 TENSORS = (Column("tensor"), Column("count", number=True), Column("shape"))
 
-
-Reason = TypeVar("Reason", bound=Hashable)
-
-
-def collapsed_rows(
-    specs: Iterable[tuple[TensorSpec, str]],
-) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        (pattern, str(len(names)), shape, reason)
-        for pattern, names, shape, reason in collapsed(specs)
-    )
+Cells = tuple[str, ...]
 
 
-def collapsed(
-    specs: Iterable[tuple[TensorSpec, Reason]],
-) -> list[tuple[str, tuple[str, ...], str, Reason]]:
-    """(pattern, names, shape, reason) of tensors that share a reason, repeated layers folded."""
-    by_reason: dict[Reason, dict[str, TensorSpec]] = {}
-    for spec, reason in specs:
-        by_reason.setdefault(reason, {})[spec.name] = spec
+def fold_tensors(
+    tensors: Iterable[tuple[TensorSpec, Kind]],
+) -> list[tuple[Cells, tuple[str, ...], Kind]]:
+    """(cells of :data:`TENSORS`, the names, their kind) of tensors of one kind (a dtype, a reason),
+    repeated layers folded.
+    """
+    known = {spec.name: (spec, kind) for spec, kind in tensors}
+    folded = collapse_kinds({name: kind for name, (_, kind) in known.items()})
     return [
-        (folded.pattern, folded.names, shapes_text(tensors[name] for name in folded.names), reason)
-        for reason, tensors in by_reason.items()
-        for folded in collapse(tensors)
+        ((*named(each), shapes_text(known[name][0] for name in each.names)), each.names, kind)
+        for each, kind in folded
     ]
 
 
-def collapsed_names(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    return tuple((folded.pattern, f"{len(folded.names):,}") for folded in collapse(names))
+def tensor_rows(tensors: Iterable[tuple[TensorSpec, str]]) -> tuple[Cells, ...]:
+    """Rows of :data:`TENSORS` and a text that all tensors of a row share."""
+    return tuple((*cells, text) for cells, _, text in fold_tensors(tensors))
+
+
+def named(folded: Collapsed) -> Cells:
+    """The first two cells of :data:`TENSORS`."""
+    return folded.pattern, f"{len(folded.names):,}"
 
 
 def shapes_text(specs: Iterable[TensorSpec]) -> str:
     """One shape as it is, several as their number."""
-    shapes = dict.fromkeys(spec.shape for spec in specs)
-    if len(shapes) > 1:
-        return f"{len(shapes)} shapes"
-    return f"({', '.join(map(str, next(iter(shapes))))})"
+    first, *others = dict.fromkeys(spec.shape for spec in specs)
+    return counted(1 + len(others), "shape") if others else shape_text(first)
 
 
-def patterns(names: Iterable[str]) -> str:
-    patterns = [folded.pattern for folded in collapse(dict.fromkeys(names))]
-    more = f" and {len(patterns) - 6} more" if len(patterns) > 6 else ""
-    return f"{', '.join(patterns[:6])}{more}"
-
-
-def first_pattern(names: Iterable[str]) -> str:
-    patterns = collapse(dict.fromkeys(names))
-    more = f" and {len(patterns) - 1} more" if len(patterns) > 1 else ""
-    return f"{patterns[0].pattern}{more}"
+def broken_notes(overflowed: Iterable[tuple[str, int]]) -> tuple[str, ...]:
+    return tuple(f"the cast broke {count:,} values of {name}" for name, count in overflowed)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from surgery.collapse import collapse
+from surgery.collapse import patterns
+from surgery.report import report_of
 from surgery.report.tables import Column, Report, Table
-from surgery.report.texts import bytes_text, counted, value_text
+from surgery.showing import Shown
+from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
+from surgery.tuning.history import When
+from surgery.wording import bytes_text, counted, value_text
 
-if TYPE_CHECKING:
-    from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
-    from surgery.tuning.history import When
+_LINE = Column("line", number=True)
 
 
+@report_of.register(ParamGroups)
 def groups_report(groups: ParamGroups, *, heading: Sequence[str] = ()) -> Report:
     """One row a group, the rules behind them, and what is allowed but probably not meant."""
     shared, own = _hyper_keys(groups)
@@ -35,7 +39,7 @@ def _groups_total(groups: ParamGroups) -> str:
 
 def _hyper_keys(groups: ParamGroups) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """A line on the hyper-parameters in which no group differs, and the keys of the others;
-    the rate and the weight decay always have a column.
+    the learning rate and the weight decay always have a column.
     """
     values: dict[str, set[str]] = {}
     for group in groups.trained:
@@ -53,7 +57,7 @@ def _norm_notes(groups: ParamGroups) -> list[str]:
         by_end.setdefault(norm.until, []).append(norm.path)
     return [
         f"kept in eval mode through train(){'' if until is None else f' until epoch {until}'}: "
-        f"{', '.join(folded.pattern for folded in collapse(paths))}"
+        f"{patterns(paths, len(paths))}"
         for until, paths in by_end.items()
     ]
 
@@ -71,9 +75,8 @@ def _groups_table(groups: ParamGroups, own: Sequence[str]) -> Table:
         Column("trains"),
         Column("lines"),
     )
-    return Table(
-        "groups", columns, tuple(_group_row(group, own) for group in groups.groups), "good"
-    )
+    rows = tuple(_group_row(group, own) for group in groups.groups)
+    return Table("groups", columns, rows, "good")
 
 
 def _group_row(group: Group, own: Sequence[str]) -> tuple[str, ...]:
@@ -101,8 +104,8 @@ def start_text(when: When) -> str:
 
 
 def _rules_table(rules: Rules) -> Table:
-    columns = (Column("line", number=True), Column("rule"), Column("selector read as"))
     rows = tuple((str(rule.line), rule.text, _reading(rule)) for rule in rules.rules)
+    columns = (_LINE, Column("rule"), Column("selector read as"))
     return Table(f"rules of {rules.path}", columns, rows)
 
 
@@ -112,16 +115,25 @@ def _reading(rule: Rule) -> str:
     return ", ".join(dict.fromkeys(atom.kind for atom in rule.selector.atoms))
 
 
-def why_report(name: str, firings: Sequence[Firing]) -> Report:
-    """The lines that fired for one parameter, in order, and each attribute's value after it."""
-    columns = (Column("line", number=True), Column("said"), Column("did"), Column("so"))
+@dataclass(frozen=True, slots=True)
+class Why(Shown):
+    """What :func:`surgery.tuning.why` found for a parameter: every action on it, in order."""
+
+    parameter: str
+    actions: tuple[Firing, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The actions as JSON values."""
+        return {"parameter": self.parameter, "fired": [asdict(each) for each in self.actions]}
+
+
+@report_of.register(Why)
+def why_report(why: Why, *, heading: Sequence[str] = ()) -> Report:
+    """The lines that name one parameter, in order, and each attribute's value after its line."""
+    columns = (_LINE, *map(Column, ("rule", "action", "attribute", "value")))
     rows = tuple(
-        (
-            str(firing.line) if firing.line else "",
-            firing.text,
-            firing.action,
-            f"{firing.attribute} = {value_text(firing.value)}",
-        )
-        for firing in firings
+        (str(each.line or ""), each.text, each.action, each.attribute, value_text(each.value))
+        for each in why.actions
     )
-    return Report((name,), (Table("what fired, in order", columns, rows),))
+    table = Table("rules applied, in order", columns, rows)
+    return Report((*heading, why.parameter), (table,))

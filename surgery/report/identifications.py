@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from surgery.report.folding import TENSORS, collapsed_rows
+from surgery.networks.identification import Candidate, Differing, Identification
+from surgery.report import report_of
+from surgery.report.folding import TENSORS, tensor_rows
 from surgery.report.tables import Column, Report, Table
-from surgery.report.texts import counted, percent_text
 from surgery.specs import TensorSpec
-
-if TYPE_CHECKING:
-    from surgery.networks.identification import Candidate, Differing, Identification
+from surgery.wording import counted, percent_text, shape_text
 
 
+@report_of.register(Identification)
 def identification_report(found: Identification, *, heading: Sequence[str] = ()) -> Report:
     """The best candidates with their shares, who is the same as whom, and what the best differs in.
 
@@ -34,7 +33,7 @@ def identification_report(found: Identification, *, heading: Sequence[str] = ())
         (*heading, _identified_text(found)),
         (
             Table("nearest", columns, rows, "good" if found.fits else "odd"),
-            *(_differing_tables(best) if best and found.fits else ()),
+            *([_differing_table(best)] if best and found.fits else []),
         ),
         tuple(_identification_notes(found)),
     )
@@ -66,52 +65,42 @@ def _candidate_row(candidate: Candidate) -> tuple[str, ...]:
 
 
 def _differing_text(differing: Sequence[Differing]) -> str:
-    counts = Counter(_how_differing(tensor) for tensor in differing)
-    return ", ".join(f"{counts[how]:,} {how}" for how in _DIFFERENCES if counts[how]) or "nothing"
+    counts = Counter(_difference(tensor) for tensor in differing)
+    parts = (f"{counts[how]:,} {how}" for how in sorted(counts, reverse=True))
+    return ", ".join(parts) or "nothing"
 
 
-_DIFFERENCES = ("of another shape", "missing", "more in the file")
-
-
-def _how_differing(tensor: Differing) -> str:
+def _difference(tensor: Differing) -> str:
     if tensor.in_file is None:
         return "missing"
     return "more in the file" if tensor.in_architecture is None else "of another shape"
 
 
-def _differing_tables(best: Candidate) -> Iterator[Table]:
-    """Titles as in the column above; a shape each, folded by layer."""
-    for how, title in zip(
-        _DIFFERENCES,
-        (
-            "of another shape than in {}",
-            "in {}, and missing in the file",
-            "in the file, and not in {}",
-        ),
-        strict=True,
-    ):
-        tensors = [tensor for tensor in best.differing if _how_differing(tensor) == how]
-        rows = collapsed_rows((_shown_spec(t), _expected_text(t)) for t in tensors)
-        columns = (*TENSORS, Column("expected")) if how == _DIFFERENCES[0] else TENSORS
-        cut = tuple(row[: len(columns)] for row in rows)
-        yield Table(title.format(best.architectures[0]), columns, cut, "odd")
+def _differing_table(best: Candidate) -> Table:
+    """Folded by layer, with the shapes in the file but for what is missing there."""
+    rows = tensor_rows(
+        (TensorSpec(each.name, _shape(each), "float32"), _expected(each))
+        for each in sorted(best.differing, key=_difference, reverse=True)
+    )
+    title = f"differs from {best.architectures[0]}"
+    return Table(title, (*TENSORS, Column("what differs")), rows, "odd")
 
 
-def _shown_spec(tensor: Differing) -> TensorSpec:
-    shape = tensor.in_architecture if tensor.in_file is None else tensor.in_file
-    return TensorSpec(tensor.name, shape or (), "float32")
+def _shape(tensor: Differing) -> tuple[int, ...]:
+    return (tensor.in_architecture if tensor.in_file is None else tensor.in_file) or ()
 
 
-def _expected_text(tensor: Differing) -> str:
-    shape = tensor.in_architecture if tensor.in_file is not None else None
-    return "" if shape is None else f"({', '.join(map(str, shape))})"
+def _expected(tensor: Differing) -> str:
+    if tensor.in_file is None or tensor.in_architecture is None:
+        return _difference(tensor)
+    return f"expected {shape_text(tensor.in_architecture)}"
 
 
 def _identification_notes(found: Identification) -> Iterator[str]:
     best = found.candidates[0] if found.fits else None
     if best and len(best.architectures) > 1:
         yield (
-            "their weights have the same names and shapes, so the file cannot tell them apart: "
+            "their weights have the same names and shapes, so the file cannot distinguish them: "
             + ", ".join(best.architectures)
         )
     for architecture, why in found.unknown:

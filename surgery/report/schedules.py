@@ -1,30 +1,28 @@
-"""Every group's rates over a run."""
+"""Every group's learning rate over a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from surgery.report import report_of
 from surgery.report.groups import start_text
 from surgery.report.tables import Column, Report, Table
-from surgery.report.texts import counted, value_text
-
-if TYPE_CHECKING:
-    from surgery.training.curve import GroupCurve, ScheduleCurve
-
+from surgery.training.curve import GroupCurve, ScheduleCurve
+from surgery.wording import counted, value_text
 
 #: Rows that are wanted of a run, apart from what happens in it; events that all get a row; and
 #: curves that fit beside each other.
 _SAMPLES, _MOST_EVENTS, _MOST_CURVES = 9, 16, 6
 
 
+@report_of.register(ScheduleCurve)
 def schedule_report(curve: ScheduleCurve, *, heading: Sequence[str] = ()) -> Report:
-    """Every group's own rate, then the rates over the run, where something happens above all."""
-    positions, left_out = _telling_positions(curve)
+    """Every group's own learning rate, then the run's, above all where something happens."""
+    positions, left_out = _shown_positions(curve)
     more = (f"{counted(left_out, 'other event')} between these rows",) if left_out else ()
     return Report(
         headline=(*heading, _run_text(curve)),
-        tables=(_own_rates_table(curve), _course_table(curve, positions)),
+        tables=(_groups_table(curve), _course_table(curve, positions)),
         notes=(*more, *curve.notes),
     )
 
@@ -33,11 +31,11 @@ def _run_text(curve: ScheduleCurve) -> str:
     run = counted(curve.epochs, "epoch")
     if curve.by == "step":
         run += f" of {counted(curve.steps_per_epoch, 'step')}"
-    each = f", a new rate each {curve.by}" if curve.schedule else ""
+    each = f", a new learning rate each {curve.by}" if curve.schedule else ""
     return f"{curve.schedule or 'no schedule'}: {run}{each}"
 
 
-def _telling_positions(curve: ScheduleCurve) -> tuple[tuple[int, ...], int]:
+def _shown_positions(curve: ScheduleCurve) -> tuple[tuple[int, ...], int]:
     """(the units worth a row, how many events have none)."""
     last = len(curve.factors) - 1
     steps = min(_SAMPLES, curve.epochs)
@@ -47,8 +45,8 @@ def _telling_positions(curve: ScheduleCurve) -> tuple[tuple[int, ...], int]:
     return tuple(sorted({0, last, *sampled, *kept})), len(happening) - len(kept)
 
 
-def _own_rates_table(curve: ScheduleCurve) -> Table:
-    columns = (Column("group"), Column("own rate", number=True), Column("trains"))
+def _groups_table(curve: ScheduleCurve) -> Table:
+    columns = (Column("group"), Column("lr", number=True), Column("trains"))
     rows = tuple(
         (group.name, value_text(group.lr), start_text(group.when)) for group in curve.groups
     )
@@ -76,12 +74,12 @@ def _course_table(curve: ScheduleCurve, positions: Sequence[int]) -> Table:
             f"{curve.epoch_of(position):.4g}",
             *((f"{position:,}",) if by_step else ()),
             f"{curve.factors[position]:.4g}",
-            *(_rate_text(curve.rate(group, position)) for group in shown.values()),
+            *(_lr_text(curve.rate(group, position)) for group in shown.values()),
             "; ".join(happening.get(position, ())),
         )
         for position in positions
     )
-    return Table("rates, each a group's own times the factor", columns, rows)
+    return Table("learning rates, each a group's own times the factor", columns, rows)
 
 
 def _distinct_curves(curve: ScheduleCurve) -> dict[str, GroupCurve]:
@@ -95,5 +93,5 @@ def _distinct_curves(curve: ScheduleCurve) -> dict[str, GroupCurve]:
     }
 
 
-def _rate_text(rate: float | None) -> str:
-    return "frozen" if rate is None else f"{rate:.3g}"
+def _lr_text(lr: float | None) -> str:
+    return "frozen" if lr is None else f"{lr:.3g}"

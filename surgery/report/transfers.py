@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import Any
 
-from surgery.report.folding import TENSORS, collapsed, collapsed_rows, first_pattern, patterns
-from surgery.report.tables import Column, Report, Table, pairs_table
-from surgery.report.texts import broken_notes, counted
+from surgery.collapse import counterpart, patterns, template
+from surgery.matching.matches import OpenGroup
+from surgery.matching.recipes.recipe import Joined, Zeros
+from surgery.report import report_of
+from surgery.report.folding import TENSORS, broken_notes, fold_tensors, tensor_rows
+from surgery.report.tables import Column, Report, Table, text_table
+from surgery.showing import Shown
+from surgery.transfers.plan import TransferOutcome, TransferPlan
 from surgery.transfers.refusal import hints_for
-
-if TYPE_CHECKING:
-    from surgery.matching.matches import RefusedGroup
-    from surgery.transfers.outcome import TransferOutcome
-    from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load, Step, TransferPlan, Unused
+from surgery.transfers.step import Step, Unused
+from surgery.wording import counted
 
 
+@report_of.register(TransferPlan)
 def plan_report(plan: TransferPlan, *, heading: Sequence[str] = ()) -> Report:
     """Counts and the loaded share first, then what stays fresh, what is unused, what is loaded."""
     return Report(
@@ -27,6 +30,7 @@ def plan_report(plan: TransferPlan, *, heading: Sequence[str] = ()) -> Report:
     )
 
 
+@report_of.register(TransferOutcome)
 def outcome_report(outcome: TransferOutcome, *, heading: Sequence[str] = ()) -> Report:
     """The plan's tables in the past tense, and what the casts broke."""
     return Report(
@@ -37,11 +41,11 @@ def outcome_report(outcome: TransferOutcome, *, heading: Sequence[str] = ()) -> 
 
 
 def _share(plan: TransferPlan, verb: str) -> str:
-    loaded = len(plan.names("loaded")) + len(plan.names("adapted"))
-    fresh = len(plan.names("fresh"))
+    fresh = len(plan.names("fresh", "open"))
     return (
-        f"{loaded:,} of {len(plan.steps):,} tensors and {plan.loaded_fraction:.2%} of the "
-        f"parameters {verb}; {fresh:,} {'stays' if fresh == 1 else 'stay'} fresh, "
+        f"{len(plan.steps) - fresh:,} of {len(plan.steps):,} tensors and "
+        f"{plan.loaded_fraction:.2%} of the parameters {verb}; "
+        f"{fresh:,} {'stays' if fresh == 1 else 'stay'} fresh, "
         f"{len(plan.unused) + len(plan.unread):,} of the source unused"
     )
 
@@ -51,36 +55,38 @@ def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
         f"cast {cast}: {counted(count, 'tensor')}" for cast, count in sorted(plan.casts.items())
     )
     ties = tuple(f"tied, one tensor: {' = '.join(names)}" for names in plan.ties)
-    return (*casts, *ties, *hints_for(plan.refused))
+    return (*casts, *ties, *hints_for(plan.open))
 
 
 def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
-    from surgery.transfers.plan import Adapt, Assemble, KeepInit, Load
-
-    fresh = [step for step in plan.steps if isinstance(step, KeepInit)]
-    loaded = [step for step in plan.steps if isinstance(step, Load | Assemble)]
-    adapted = [step for step in plan.steps if isinstance(step, Adapt)]
+    by_state: dict[str, list[Step]] = {}
+    for step in plan.steps:
+        by_state.setdefault(step.state, []).append(step)
     return (
-        _fresh_table(fresh),
-        _refused_table(plan.refused),
-        _adapted_table(adapted),
+        _fresh_table(by_state.get("fresh", ()), set(plan.head)),
+        _open_table(plan.open),
+        _resized_table(by_state.get("resized", ())),
         _unused_table(plan.unused),
-        pairs_table("in the source, and not read", plan.unread),
-        _loaded_table(loaded),
+        text_table("in the source, and not read", ("name", "why"), plan.unread),
+        _taken_table("computed", by_state.get("computed", ()), "new"),
+        _taken_table("loaded", by_state.get("loaded", ()), "good"),
     )
 
 
-def _fresh_table(steps: Sequence[KeepInit]) -> Table:
-    rows = collapsed_rows((step.target, step.reason) for step in steps)
+def _fresh_table(steps: Sequence[Step], head: set[str]) -> Table:
+    rows = tensor_rows(
+        (step.target, f"{step.reason}{' (the head)' * (step.target.name in head)}")
+        for step in steps
+    )
     return Table("fresh", (*TENSORS, Column("why")), rows, "new")
 
 
-def _refused_table(groups: Sequence[RefusedGroup]) -> Table:
-    """A row for all groups that are alike but for the number of their block."""
-    alike: dict[Hashable, list[RefusedGroup]] = {}
+def _open_table(groups: Sequence[OpenGroup]) -> Table:
+    """A row for all groups that differ only in the numbers of their blocks."""
+    kinds: dict[Hashable, list[OpenGroup]] = {}
     for group in groups:
-        words = [tuple(map(_words, names)) for names in (group.targets, group.sources)]
-        alike.setdefault((*words, group.reason), []).append(group)
+        names = tuple(tuple(map(template, names)) for names in (group.targets, group.sources))
+        kinds.setdefault((names, group.reason), []).append(group)
     columns = (
         Column("target"),
         Column("groups", number=True),
@@ -90,87 +96,59 @@ def _refused_table(groups: Sequence[RefusedGroup]) -> Table:
     rows = tuple(
         (
             patterns(name for group in found for name in group.targets),
-            str(len(found)),
+            f"{len(found):,}",
             patterns(name for group in found for name in group.sources),
             found[0].reason,
         )
-        for found in alike.values()
+        for found in kinds.values()
     )
-    return Table("left open", columns, rows, "odd")
+    return Table("open", columns, rows, "odd")
 
 
 def _unused_table(unused: Sequence[Unused]) -> Table:
-    rows = collapsed_rows((u.source, u.reason) for u in unused)
+    rows = tensor_rows((u.source, u.reason) for u in unused)
     return Table("unused in the source", (*TENSORS, Column("why")), rows, "odd")
 
 
-def _adapted_table(steps: Sequence[Adapt]) -> Table:
-    references = {_how(step): step.reference for step in steps}
+def _resized_table(steps: Sequence[Step]) -> Table:
+    references = {_how(step): step.method.reference for step in steps if step.method}
     rows = tuple(
         (*row, references[row[-1]])
-        for row in collapsed_rows((step.target, _how(step)) for step in steps)
+        for row in tensor_rows((step.target, _how(step)) for step in steps)
     )
-    return Table("adapted", (*TENSORS, Column("how"), Column("after", spare=True)), rows, "new")
+    return Table("resized", (*TENSORS, Column("how"), Column("after", spare=True)), rows, "new")
 
 
-def _how(step: Adapt) -> str:
-    via = f" ({', '.join(step.via)})" if step.via else ""
-    return f"{step.adapter}: {step.reason}{via}"
+def _how(step: Step) -> str:
+    return f"{step.method.name}: {step.reason}" if step.method else step.reason
 
 
-def _loaded_table(steps: Sequence[Load | Assemble]) -> Table:
-    sources = {step.target.name: tuple(_parts(step)) for step in steps}
-    folded = collapsed((step.target, (step.reason, _kinship(step))) for step in steps)
+def _taken_table(title: str, steps: Sequence[Step], tone: str) -> Table:
+    sources = {step.target.name: _parts(step) for step in steps}
     rows = tuple(
-        (pattern, str(len(names)), shape, _origins({name: sources[name] for name in names}, how))
-        for pattern, names, shape, (how, _) in folded
+        (*cells, _origins({name: sources[name] for name in names}, how))
+        for cells, names, (how, _) in fold_tensors(
+            (step.target, (step.reason, _counterparts(step))) for step in steps
+        )
     )
-    return Table("loaded", (*TENSORS, Column("from")), rows, "good")
+    return Table(title, (*TENSORS, Column("from")), rows, tone)
 
 
-#: Parts of a tensor that are told one by one; more are the rows of heads, a few at a time.
+def _counterparts(step: Step) -> Hashable:
+    name = step.target.name
+    return tuple([counterpart(name, source.name) for source in step.sources])
+
+
+#: Parts of a tensor that are named one by one; more are the rows of heads, a few at a time.
 _MOST_PARTS = 4
 
 
-def _parts(step: Load | Assemble) -> Iterator[str]:
+def _parts(step: Step) -> tuple[str, ...]:
     """Names of what a tensor is made of, from top to bottom, 0 for zeros."""
-    from surgery.transfers.plan import Load
-
-    if isinstance(step, Load) or len(step.operation.pieces) > _MOST_PARTS:
-        yield from (source.name for source in step.sources)
-    else:
-        for piece in step.operation.pieces:
-            yield piece.source.name if piece.source else "0"
-
-
-_NUMBER = re.compile(r"\d+")
-_MOST_NUMBERS = 32
-
-
-def _kinship(step: Load | Assemble) -> Hashable:
-    """How the source's name follows from the target's: its words, and how its numbers differ.
-
-    Names of one row have it in common, so that no row hides what goes where: ``fc1`` to ``fc2``
-    and ``fc2`` to ``fc1`` are two rows.
-    """
-    if all(source.name == step.target.name for source in step.sources):
-        return ()
-    numbers = _numbers(step.target.name)
-    return tuple((_words(s.name), *_offsets(numbers, _numbers(s.name))) for s in step.sources)
-
-
-def _words(name: str) -> str:
-    return _NUMBER.sub("#", name.rpartition(".")[0])
-
-
-def _numbers(name: str) -> list[int]:
-    return [int(text) for text in _NUMBER.findall(name)[:_MOST_NUMBERS] if len(text) < 19]
-
-
-def _offsets(target: Sequence[int], source: Sequence[int]) -> Iterator[int]:
-    """Differences, number by number; what the target has no number beside, as it is."""
-    yield from (old - new for old, new in zip(source, target, strict=False))
-    yield from source[len(target) :]
+    recipe = step.recipe
+    if not isinstance(recipe, Joined) or len(recipe.parts) > _MOST_PARTS:
+        return tuple([source.name for source in step.sources])
+    return tuple("0" if isinstance(part, Zeros) else part.sources[0].name for part in recipe.parts)
 
 
 def _origins(sources: dict[str, tuple[str, ...]], how: str) -> str:
@@ -178,12 +156,12 @@ def _origins(sources: dict[str, tuple[str, ...]], how: str) -> str:
     if all(len(names) == 1 for names in sources.values()):
         return _origin({new: old for new, (old,) in sources.items()}, how)
     places = zip_longest(*sources.values())
-    columns = [first_pattern(filter(None, names)) for names in places]
+    columns = [patterns(filter(None, names), 1) for names in places]
     return f"{' + '.join(columns)} ({how})"
 
 
 def _origin(source: dict[str, str], how: str) -> str:
-    """Where a row's tensors come from, as short as it can be told: target name -> source name."""
+    """The same in as few words as say it, where each has one source."""
     if all(old == new for new, old in source.items()):
         return f"same name{how and f', {how}'}"
     prefixes = {old.removesuffix(f".{new}") for new, old in source.items()}
@@ -191,27 +169,33 @@ def _origin(source: dict[str, str], how: str) -> str:
         return f"{prefixes.pop()}.*{how and f' ({how})'}"
     if how.startswith("prefix"):
         return how
-    return f"{first_pattern(source.values())}{how and f' ({how})'}"
+    return f"{patterns(source.values(), 1)}{how and f' ({how})'}"
 
 
-def origin_report(plan: TransferPlan, selector: str) -> Report:
-    """Where the selected target tensors come from, and every reason for it.
+@dataclass(frozen=True, slots=True)
+class Origins(Shown):
+    """Steps of a plan that somebody asks about: those of the tensors that ``selector`` selects."""
 
-    Raises :class:`~surgery.errors.SelectorError` for a selector that selects none.
-    """
-    columns = (Column("tensor"), Column("comes from"), Column("because"))
-    rows = tuple((step.target.name, *_origin_cells(step)) for step in plan.select(selector))
-    return Report((selector,), (Table("where it comes from", columns, rows),))
+    selector: str
+    steps: tuple[Step, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The steps as JSON values, each with its evidence."""
+        return {"steps": [step.to_dict() for step in self.steps]}
 
 
-def _origin_cells(step: Step) -> tuple[str, str]:
-    from surgery.transfers.plan import Adapt, KeepInit
-
-    sources = " + ".join(source.name for source in step.sources)
-    match step:
-        case KeepInit():
-            return "nowhere: it stays fresh", step.reason
-        case Adapt():
-            return sources, _how(step)
-    why = "; ".join(step.evidence)
-    return sources, "; ".join(filter(None, (step.reason, why))) or "the same name"
+@report_of.register(Origins)
+def origins_report(origins: Origins, *, heading: Sequence[str] = ()) -> Report:
+    """Where each target tensor comes from, which tier decided it, and every reason for it."""
+    columns = (Column("tensor"), Column("state"), Column("from"), Column("by"), Column("why"))
+    rows = tuple(
+        (
+            step.target.name,
+            step.state,
+            " + ".join(source.name for source in step.sources),
+            step.evidence.tier,
+            "; ".join(filter(None, (_how(step), *step.evidence.because))) or "the same name",
+        )
+        for step in origins.steps
+    )
+    return Report((*heading, origins.selector), (Table("sources", columns, rows),))

@@ -1,22 +1,25 @@
-"""``schedule_curve``: every group's rate over a whole run, without training anything."""
+"""``schedule_curve``: every group's learning rate over a whole run, without training anything."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.training.durations import RunLength, settle_durations, warmup_units
+from surgery.showing import Shown
+from surgery.training.durations import RunLength, count_durations, warmup_units
+from surgery.training.reference import Reference
 from surgery.training.schedule import find_line
-from surgery.tuning import Group, ParamGroups
+from surgery.tuning import ParamGroups
 from surgery.tuning.history import When
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.schedule_line import ScheduleLine, Unit
+from surgery.wording import listed
 
 
 @dataclass(frozen=True, slots=True)
 class GroupCurve:
-    """A group that trains: its own rate, and from when on (``"train"``, or an epoch)."""
+    """A group that trains: its own learning rate, and from when on (``"train"``, or an epoch)."""
 
     name: str
     lr: float
@@ -41,13 +44,13 @@ class Event:
 
 
 @dataclass(frozen=True)
-class ScheduleCurve:
-    """The rates of a run of ``epochs`` times ``steps_per_epoch`` steps.
+class ScheduleCurve(Shown):
+    """The learning rates of a run of ``epochs`` times ``steps_per_epoch`` steps.
 
-    ``factors`` has one entry for each unit of ``by``: the share of its own rate that every
-    group has during that unit. ``events`` are in order of their positions, which count units.
-    ``schedule`` is the line, or None where rates stay as they are. ``notes`` say what the curve
-    cannot show.
+    ``factors`` has one entry for each unit of ``by``: the share of its own learning rate that
+    every group has during that unit. ``events`` are in order of their positions, which count
+    units. ``schedule`` is the line, or None where learning rates stay as they are. ``notes`` say
+    what the curve cannot show.
     """
 
     schedule: str | None
@@ -75,13 +78,13 @@ class ScheduleCurve:
         return position / self.units_per_epoch
 
     def rate(self, group: GroupCurve, position: int) -> float | None:
-        """The group's rate during a unit; None while it is frozen."""
+        """The group's learning rate during a unit; None while it is frozen."""
         if position < group.first_epoch * self.units_per_epoch:
             return None
         return group.lr * self.factors[position]
 
     def rates(self, group: GroupCurve) -> tuple[float | None, ...]:
-        """The group's rate in every unit; None while it is frozen."""
+        """The group's learning rate in every unit; None while it is frozen."""
         return tuple(self.rate(group, position) for position in range(len(self.factors)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,11 +114,6 @@ class ScheduleCurve:
             "notes": list(self.notes),
         }
 
-    def __str__(self) -> str:
-        from surgery.report.schedules import schedule_report
-
-        return schedule_report(self).text()
-
 
 def schedule_curve(
     groups: ParamGroups,
@@ -127,43 +125,43 @@ def schedule_curve(
     """What :func:`surgery.build_schedule` would do to these groups, on nothing but numbers.
 
     ``schedule`` is as there; without it, it is the schedule line of the groups' own rules, and
-    where they have none every rate stays what it is. A plateau goes by a metric that only the
-    run will know: its curve is the rate that nothing has reduced yet, and a note says so.
+    where they have none every learning rate stays what it is. A plateau goes by a metric that
+    only the run will know: its curve is the one that nothing has reduced yet, and a note says so.
 
     >>> curve = schedule_curve(groups, "schedule sgdr T_0=1 T_mult=2", epochs=7)
     >>> curve.restarts, curve.factors[:4]
     ((1.0, 3.0), (1.0, 1.0, 0.5, 1.0))
     """
-    run = RunLength(epochs, steps_per_epoch)
     line = groups.rules.schedule if schedule is None else find_line(schedule)
-    settled = None if line is None else settle_durations(line, run)
-    by: Unit = settled.by if settled else "epoch"
-    units = epochs if by == "epoch" else epochs * steps_per_epoch
-    factors, restarts = _run(settled, units)
-    trained = tuple(_group_curve(group) for group in groups.trained)
+    run = RunLength(epochs, steps_per_epoch)
+    line = None if line is None else count_durations(line, run)
+    by: Unit = line.by if line else "epoch"
     per_epoch = 1 if by == "epoch" else steps_per_epoch
+    factors, restarts = _run(line, epochs * per_epoch)
+    trained = tuple(
+        GroupCurve(group.name, float(dict(group.hyper)["lr"]), group.when)
+        for group in groups.trained
+    )
     events = (
-        *(_events(settled, factors) if settled else ()),
+        *(_events(line, factors) if line else ()),
         *(Event(position, "restart", "restart") for position in restarts),
         *_unfreezings(trained, epochs, per_epoch),
     )
     return ScheduleCurve(
-        schedule=settled.text if settled else None,
-        kind=settled.kind if settled else None,
+        schedule=line.text if line else None,
+        kind=line.kind if line else None,
         by=by,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         factors=factors,
         groups=trained,
         events=tuple(sorted(events, key=lambda event: event.position)),
-        notes=tuple(_notes(settled, groups, epochs, units, restarts)),
+        notes=tuple(_notes(line, groups, epochs, len(factors), restarts)),
     )
 
 
 def _run(line: ScheduleLine | None, units: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """(the factor of each unit, the units at which a cycle starts again)."""
-    from surgery.training.reference import Reference
-
     if line is None:
         return (1.0,) * units, ()
     reference = Reference(line)
@@ -180,28 +178,18 @@ def _run(line: ScheduleLine | None, units: int) -> tuple[tuple[float, ...], tupl
     return tuple(factors), tuple(restarts)
 
 
-def _group_curve(group: Group) -> GroupCurve:
-    return GroupCurve(group.name, float(dict(group.hyper)["lr"]), group.when)
-
-
 def _events(line: ScheduleLine, factors: Sequence[float]) -> Iterator[Event]:
-    """Where the course of a schedule turns, restarts apart."""
-    units = len(factors)
-    settings = dict(line.settings)
+    """Where the course of a schedule turns, without the restarts."""
     warmup = warmup_units(line)
-    if 0 < warmup < units:
+    if 0 < warmup < len(factors):
         yield Event(warmup, "warmup", "warm-up ends")
-    for position in _drops(line.kind, settings, units):
-        if warmup + position < units:
-            yield Event(warmup + position, "drop", f"rates x {settings.get('gamma', 0.1):g}")
+    if line.kind in ("StepLR", "MultiStepLR"):
+        gamma = dict(line.settings).get("gamma", 0.1)
+        for position in range(warmup + 1, len(factors)):
+            if factors[position] != factors[position - 1]:
+                yield Event(position, "drop", f"learning rates x {gamma:g}")
     if line.kind == "OneCycleLR":
         yield Event(factors.index(max(factors)), "peak", "peak")
-
-
-def _drops(kind: str, settings: Mapping[str, Any], units: int) -> Iterable[int]:
-    if kind == "StepLR":
-        return range(settings["step_size"], units, settings["step_size"])
-    return settings["milestones"] if kind == "MultiStepLR" else ()
 
 
 def _unfreezings(
@@ -214,12 +202,7 @@ def _unfreezings(
             starting.setdefault(group.first_epoch, []).append(group.name)
     for epoch, names in starting.items():
         verb = "unfreezes" if len(names) == 1 else "unfreeze"
-        yield Event(epoch * units_per_epoch, "unfreeze", f"{_listed(names)} {verb}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    """All of few names, the first and a count of many."""
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+        yield Event(epoch * units_per_epoch, "unfreeze", f"{listed(names)} {verb}")
 
 
 def _notes(
@@ -230,26 +213,22 @@ def _notes(
     restarts: tuple[int, ...],
 ) -> Iterator[str]:
     if line is None:
-        yield "there is no schedule line: every rate stays as it is"
+        yield "there is no schedule line: every learning rate stays as it is"
     elif line.kind == "ReduceLROnPlateau":
         yield (
             "ReduceLROnPlateau goes by a metric that only the run will know: "
-            "this is the rate before anything has reduced it"
+            "this is the learning rate before anything has reduced it"
         )
     elif line.kind == "CosineAnnealingWarmRestarts":
-        yield from _cut_cycle(line, units, restarts)
+        # A run that ends within a cycle ends at a learning rate that was to come down further.
+        settings = dict(line.settings)
+        passed = units - (restarts[-1] if restarts else warmup_units(line))
+        length = settings["T_0"] * settings.get("T_mult", 1) ** len(restarts)
+        if passed < length:
+            yield f"the run ends within a cycle, after {passed} of its {length} {line.by}s"
     late = [g.name for g in groups.trained if isinstance(g.when, int) and g.when >= epochs]
     if late:
         yield f"never unfrozen in {epochs} epochs: {', '.join(late)}"
     frozen = [group.name for group in groups.groups if group.frozen]
     if frozen:
-        yield f"frozen, so without a rate: {', '.join(frozen)}"
-
-
-def _cut_cycle(line: ScheduleLine, units: int, restarts: tuple[int, ...]) -> Iterator[str]:
-    """A run that ends within a cycle ends at a rate that the cycle was to bring down."""
-    settings = dict(line.settings)
-    start = restarts[-1] if restarts else warmup_units(line)
-    length = settings["T_0"] * settings.get("T_mult", 1) ** len(restarts)
-    if units < start + length:
-        yield f"the run ends within a cycle, after {units - start} of its {length} {line.by}s"
+        yield f"frozen, so without a learning rate: {', '.join(frozen)}"

@@ -1,4 +1,4 @@
-"""Stages under DistributedDataParallel: what it synchronises is settled when it wraps.
+"""Stages under DistributedDataParallel: what it synchronises is decided when it wraps.
 
 DDP collects the parameters that require a gradient at that moment, and never looks again. A
 parameter that was frozen then and trains later keeps each process's own gradient, without a
@@ -17,15 +17,12 @@ are built on the bare model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from surgery.errors import StageError
+from surgery.private_torch import synchronised_by
 from surgery.tuning import ParamGroups
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.nn.parallel import DistributedDataParallel
 
 _THE_WAY = (
     "wrap first, with everything trainable: DistributedDataParallel(model, "
@@ -37,7 +34,7 @@ def refuse_unsynchronised(model: nn.Module, groups: ParamGroups) -> None:
     """Raise StageError where a DDP wrapper would leave what is unfrozen later unsynchronised."""
     if not any(isinstance(group.when, int) for group in groups.groups):
         return
-    for wrapper in _wrappers(model):
+    for wrapper in (m for m in model.modules() if isinstance(m, DistributedDataParallel)):
         if wrapper.static_graph:
             raise StageError(f"DDP with static_graph raises at the first unfreezing: {_THE_WAY}")
         if not wrapper.find_unused_parameters:
@@ -47,16 +44,10 @@ def refuse_unsynchronised(model: nn.Module, groups: ParamGroups) -> None:
         _refuse_uncollected(model, wrapper, groups)
 
 
-def _wrappers(model: nn.Module) -> Iterator[DistributedDataParallel]:
-    from torch.nn.parallel import DistributedDataParallel
-
-    return (m for m in model.modules() if isinstance(m, DistributedDataParallel))
-
-
 def _refuse_uncollected(
     model: nn.Module, wrapper: DistributedDataParallel, groups: ParamGroups
 ) -> None:
-    collected, inside = _collected(wrapper), {id(p) for p in wrapper.parameters()}
+    collected, inside = {*map(id, synchronised_by(wrapper))}, {id(p) for p in wrapper.parameters()}
     trained = {name for group in groups.trained for name in group.param_names}
     missing = [
         name
@@ -68,9 +59,3 @@ def _refuse_uncollected(
             f"DDP does not synchronise {len(missing)} parameters that are to train, the first is "
             f"{missing[0]}: they were frozen when it wrapped the model; {_THE_WAY}"
         )
-
-
-def _collected(wrapper: DistributedDataParallel) -> set[int]:
-    """What the reducer synchronises. The only place where torch tells, for a moment's memory."""
-    buckets = wrapper.reducer._get_zeros_like_grad_buckets()
-    return {id(parameter) for bucket in buckets for parameter in bucket.parameters()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from surgery.errors import Problem, RuleError, TrainingError
-from surgery.tuning.schedule_line import Duration, Epochs, ScheduleLine
+from surgery.tuning.schedule_line import Epochs, ScheduleLine
 
 #: The duration that is the rest of the run where nobody gives it.
 _REST = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
@@ -36,21 +36,21 @@ class RunLength:
         return self.epochs * self.steps_per_epoch if self.steps_per_epoch else None
 
 
-def settle_durations(line: ScheduleLine, run: RunLength) -> ScheduleLine:
+def count_durations(line: ScheduleLine, run: RunLength) -> ScheduleLine:
     """The line with every duration counted in its own unit, the missing ones from the run.
 
     Raises RuleError, with the line, where the run's length is needed and was not given, or is
     at odds with the schedule's.
     """
-    warmup = None if line.warmup is None else _counted("warmup", line.warmup, line, run)
-    settings = {key: _settled(key, value, line, run) for key, value in line.settings}
+    warmup = _counted("warmup", line.warmup, line, run)
+    settings = {key: _counted(key, value, line, run) for key, value in line.settings}
     rest = _REST.get(line.kind)
     if rest and rest not in settings:
         settings[rest] = _rest_of_run(rest, warmup or 0, line, run)
-    settled = replace(line, settings=tuple(settings.items()), warmup=warmup)
-    for message in _contradictions(settled, settings, run):
+    counted = replace(line, settings=tuple(settings.items()), warmup=warmup)
+    for message in _contradictions(counted, settings, run.units(line)):
         raise refused(line, message)
-    return settled
+    return counted
 
 
 def refused(line: ScheduleLine, message: str) -> RuleError:
@@ -59,7 +59,7 @@ def refused(line: ScheduleLine, message: str) -> RuleError:
 
 
 def last_unit(line: ScheduleLine) -> int | None:
-    """The last unit that a settled schedule knows a rate for; None where it goes on for ever."""
+    """The last unit that a schedule knows a learning rate for; None where it goes on for ever."""
     if line.kind != "OneCycleLR":
         return None
     total = dict(line.settings)["total_steps"]
@@ -67,25 +67,22 @@ def last_unit(line: ScheduleLine) -> int | None:
 
 
 def warmup_units(line: ScheduleLine) -> int:
-    """Units of warm-up of a settled schedule, 0 where it has none."""
+    """Units of warm-up of a line whose durations are counted, 0 where it has none."""
     assert not isinstance(line.warmup, Epochs)
     return line.warmup or 0
 
 
-def _settled(key: str, value: Any, line: ScheduleLine, run: RunLength) -> Any:
+def _counted(key: str, value: Any, line: ScheduleLine, run: RunLength) -> Any:
+    """The value with its epochs, if any, in the unit of the line."""
     if isinstance(value, tuple):
-        return tuple(_settled(key, one, line, run) for one in value)
-    return _counted(key, value, line, run) if isinstance(value, Epochs) else value
-
-
-def _counted(key: str, duration: Duration, line: ScheduleLine, run: RunLength) -> int:
-    if isinstance(duration, int):
-        return duration
+        return tuple(_counted(key, one, line, run) for one in value)
+    if not isinstance(value, Epochs):
+        return value
     if line.by == "epoch":
-        return duration.count
+        return value.count
     if run.steps_per_epoch is None:
-        raise refused(line, f"{key}={duration} by=step needs steps_per_epoch= in the call")
-    return duration.count * run.steps_per_epoch
+        raise refused(line, f"{key}={value} by=step needs steps_per_epoch= in the call")
+    return value.count * run.steps_per_epoch
 
 
 def _rest_of_run(key: str, warmup: int, line: ScheduleLine, run: RunLength) -> int:
@@ -99,35 +96,27 @@ def _rest_of_run(key: str, warmup: int, line: ScheduleLine, run: RunLength) -> i
 
 
 def _contradictions(
-    line: ScheduleLine, settings: Mapping[str, Any], run: RunLength
+    line: ScheduleLine, settings: Mapping[str, Any], units: int | None
 ) -> Iterator[str]:
-    if line.kind == "OneCycleLR":
-        yield from _cycle_contradictions(line, settings, run)
-    gamma = settings.get("gamma", 0.1)
-    times = _multiplications(line, settings, run)
-    if times * math.log(gamma) > math.log(sys.float_info.max):
-        yield f"gamma={gamma:g} overflows in this run, which multiplies by it {times} times"
-
-
-def _multiplications(line: ScheduleLine, settings: Mapping[str, Any], run: RunLength) -> int:
-    """How often a run multiplies the rates by gamma; 0 where its length is not known."""
-    rest = max((run.units(line) or 0) - warmup_units(line), 0)
-    if line.kind == "StepLR":
-        return rest // int(settings["step_size"])
-    if line.kind == "MultiStepLR":
-        return sum(milestone <= rest for milestone in settings["milestones"])
-    return rest if line.kind == "ExponentialLR" else 0
-
-
-def _cycle_contradictions(
-    line: ScheduleLine, settings: Mapping[str, Any], run: RunLength
-) -> Iterator[str]:
-    last, units = last_unit(line), run.units(line)
+    last = last_unit(line)
     if last is not None and units is not None and units > last:
         yield f"OneCycleLR is over after {last} {line.by}s, and the run has {units}"
-    if settings.get("pct_start", 0.3) * settings["total_steps"] == 1:
+    if last is not None and settings.get("pct_start", 0.3) * settings["total_steps"] == 1:
         # torch interpolates over the rise's length less one.
         yield (
             f"OneCycleLR cannot rise in one {line.by}: pct_start * total_steps is 1, "
             "take a little more or less"
         )
+    gamma = settings.get("gamma", 0.1)
+    times = _multiplications(line.kind, settings, max((units or 0) - warmup_units(line), 0))
+    if times * math.log(gamma) > math.log(sys.float_info.max):
+        yield f"gamma={gamma:g} overflows in this run, which multiplies by it {times} times"
+
+
+def _multiplications(kind: str, settings: Mapping[str, Any], units: int) -> int:
+    """How often the learning rates are multiplied by gamma within so many units."""
+    if kind == "StepLR":
+        return units // int(settings["step_size"])
+    if kind == "MultiStepLR":
+        return sum(milestone <= units for milestone in settings["milestones"])
+    return units if kind == "ExponentialLR" else 0

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint.writing.atomic import replacing
 from surgery.errors import TrainingError
+from surgery.wording import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,9 @@ def figure(path: str | PathLike[str], title: str) -> Iterator[Axes]:
         drawn.savefig(draft, format=suffix)
 
 
-def draw_groups(axes: Axes, x: Sequence[float], curves: Mapping[str, Sequence[float]]) -> None:
+def draw_groups(
+    axes: Axes, x: Sequence[float], curves: Mapping[str, Sequence[float]], **look: Any
+) -> None:
     """One curve for each group, dark to bright from the input to the output.
 
     Groups whose curves are the same are one line with one label, as they would hide each other.
@@ -61,13 +64,8 @@ def draw_groups(axes: Axes, x: Sequence[float], curves: Mapping[str, Sequence[fl
     colours = colormaps["viridis"]
     for index, (curve, names) in enumerate(shared.items()):
         colour = colours(0.9 * index / max(len(shared) - 1, 1))
-        axes.plot(x, curve, color=colour, linewidth=1.6, label=_label(names))
+        axes.plot(x, curve, color=colour, linewidth=1.6, label=listed(names, 2), **look)
     _legend(axes)
-
-
-def _label(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:2])
-    return f"{shown} and {len(names) - 2} more" if len(names) > 2 else shown
 
 
 def _legend(axes: Axes) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from surgery.checkpoint.wording import shown
+import torch
+
 from surgery.errors import StateRefused
-
-if TYPE_CHECKING:
-    import torch
+from surgery.wording import printable
 
 
 class Packer:
@@ -38,31 +37,20 @@ class Packer:
         if type(value) is float:
             return value if math.isfinite(value) else {"float": repr(value)}
         if type(value) is list:
-            return self._items(value, place)
+            return [self.packed(item, f"{place}.{index}") for index, item in enumerate(value)]
         if isinstance(value, tuple):
-            return {"tuple": self._items(value, place)}
+            return {"tuple": self.packed(list(value), place)}
         if isinstance(value, dict):
-            return self._pairs(value, place)
-        return self._tensor(value, place)
-
-    def _items(self, values: list[Any] | tuple[Any, ...], place: str) -> list[Any]:
-        return [self.packed(value, f"{place}.{index}") for index, value in enumerate(values)]
-
-    def _pairs(self, values: Mapping[Any, Any], place: str) -> dict[str, Any]:
-        pairs = [
-            [self.packed(key, place), self.packed(value, f"{place}.{key}")]
-            for key, value in values.items()
-        ]
-        # MultiStepLR keeps one, and asks it for milestones that it does not have.
-        return {"counter" if isinstance(values, Counter) else "dict": pairs}
-
-    def _tensor(self, value: Any, place: str) -> dict[str, str]:
-        import torch
-
+            pairs = [
+                [self.packed(key, place), self.packed(item, f"{place}.{key}")]
+                for key, item in value.items()
+            ]
+            # MultiStepLR keeps one, and reads milestones in it that it does not have.
+            return {"counter" if isinstance(value, Counter) else "dict": pairs}
         if not isinstance(value, torch.Tensor):
             kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
             raise StateRefused(
-                f"{shown(place)}: expected numbers, text, lists, tuples, dicts and tensors, "
+                f"{printable(place)}: expected numbers, text, lists, tuples, dicts and tensors, "
                 f"found {kind}: a training file holds nothing that would have to be executed"
             )
         name = place

@@ -1,34 +1,32 @@
-"""The learning rate range test: raise the rates until the loss breaks, and see where it fell."""
+"""The learning rate range test: raise it until the loss breaks, and see where the loss fell."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+
+from torch import nn
+from torch.optim import Optimizer
 
 from surgery.errors import TrainingError
 from surgery.training.figures import figure
-from surgery.training.rates import group_rates, set_rate
+from surgery.training.learning_rates import group_rates, scalar, set_rate, to_json
 from surgery.training.restoring import inner_optimizers, restored
-from surgery.training.scalars import scalar, to_json
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.optim import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """What the loss did while the rates rose, ``planned`` steps or until it diverged.
+    """What the loss did while learning rates rose, ``planned`` steps or until it diverged.
 
-    ``rates`` are those of the leading group, which has the highest rate, and so are ``suggested``
-    and ``diverged_at``; another group's are ``ratios`` (in the order of ``groups``) times that.
-    ``losses`` are as measured, each before the step at its rate; ``smoothed`` is a mean over
-    neighbours on both sides. ``suggested`` is None where the loss never fell.
+    ``rates`` are the learning rates of the leading group, which has the highest, and so are
+    ``suggested`` and ``diverged_at``; another group's are ``ratios`` (in the order of ``groups``)
+    times that. ``losses`` are as measured, each before the step at its learning rate;
+    ``smoothed`` is a mean over neighbours on both sides. ``suggested`` is None where the loss
+    never fell.
     """
 
     groups: tuple[str, ...]
@@ -69,17 +67,17 @@ class RangeTest:
     def __str__(self) -> str:
         end = "where the loss diverged" if self.diverged_at is not None else "without divergence"
         headline = (
-            f"the rate of {self.leading_group} rose from {self.rates[0]:.3g} to "
+            f"the learning rate of {self.leading_group} rose from {self.rates[0]:.3g} to "
             f"{self.rates[-1]:.3g} in {len(self.rates)} of {self.planned} steps, {end}"
         )
         if self.suggested is None:
-            return f"{headline}\nthe loss never fell: there is no rate to suggest"
+            return f"{headline}\nthe loss never fell: there is no learning rate to suggest"
         width = max(map(len, self.groups))
         lines = (f"  {name:{width}}  {rate:.2g}" for name, rate in self.suggested_rates.items())
         return "\n".join((headline, "suggested, where the loss fell fastest:", *lines))
 
     def plot(self, path: str | PathLike[str]) -> None:
-        """Draw the loss over the leading group's rate, with the suggestion marked."""
+        """Draw the loss over the leading group's learning rate, with the suggestion marked."""
         with figure(path, "learning rate range test") as axes:
             axes.plot(self.rates, self.losses, color="0.75", linewidth=1, label="loss")
             axes.plot(self.rates, self.smoothed, color="C0", linewidth=2, label="smoothed")
@@ -89,7 +87,7 @@ class RangeTest:
             if self.diverged_at is not None:
                 label = f"diverged at {self.diverged_at:.2g}"
                 axes.axvline(self.diverged_at, color="C3", linestyle=":", label=label)
-            axes.set(xlabel=f"rate of {self.leading_group}", ylabel="loss", xscale="log")
+            axes.set(xlabel=f"learning rate of {self.leading_group}", ylabel="loss", xscale="log")
             axes.set_ylim(*_visible(self.losses, self.smoothed))
             axes.legend(frameon=False)
 
@@ -112,10 +110,10 @@ def lr_range_test(
     smoothing: float = 0.8,
     diverge: float = 4.0,
 ) -> RangeTest:
-    """Raise the rates of all groups from step to step, by one factor, and watch the loss.
+    """Raise the learning rates of all groups from step to step, by one factor; watch the loss.
 
-    ``lowest`` and ``highest`` are rates of the group that has the highest rate now; the other
-    groups keep their ratios to it. ``step_fn`` takes the next batch, does the forward and the
+    ``lowest`` and ``highest`` are those of the group that has the highest now; the other groups
+    keep their ratios to it. ``step_fn`` takes the next batch, does the forward and the
     backward pass and returns the loss; clearing gradients before it and ``optimizer.step()``
     after it are done here:
 
@@ -127,7 +125,8 @@ def lr_range_test(
     ...     return loss
     >>> found = surgery.lr_range_test(model, optimizer, one_batch)
     >>> print(found)
-    the rate of blocks..fc rose from 1e-07 to 0.89 in 87 of 100 steps, where the loss diverged
+    the learning rate of blocks..fc rose from 1e-07 to 0.89 in 87 of 100 steps, where the loss
+    diverged
     suggested, where the loss fell fastest:
       stem..blocks      0.001
       norm..blocks      0.001
@@ -141,14 +140,14 @@ def lr_range_test(
 
     The test is Leslie Smith's (2015, arXiv:1506.01186, section 3.3), with the exponential rise,
     the end of it (``diverge`` times the lowest smoothed loss) and the suggestion (the steepest
-    descent over the logarithm of the rate) of fastai's ``lr_find``. Two things differ. The loss
-    must also be above those at the start to count as diverged. And the loss that the suggestion
-    reads is smoothed to both sides, with the weight ``smoothing ** distance``, because a running
-    mean lags behind and would suggest a rate that is too high.
+    descent over its logarithm) of fastai's ``lr_find``. Two things differ. The loss must also be
+    above those at the start to count as diverged. And the loss that the suggestion reads is
+    smoothed to both sides, with the weight ``smoothing ** distance``, because a running mean
+    lags behind and would suggest a learning rate that is too high.
 
     Raises TrainingError for bad arguments and for a ``step_fn`` that leaves no gradient, steps
-    the optimizer itself, changes the rates, returns no single number or starts with a loss that
-    is not finite.
+    the optimizer itself, changes learning rates, returns no single number or starts with a loss
+    that is not finite.
     """
     lowest, highest = scalar("lowest", lowest), scalar("highest", highest)
     smoothing, diverge = scalar("smoothing", smoothing), scalar("diverge", diverge)
@@ -156,7 +155,7 @@ def lr_range_test(
     groups = group_rates(optimizer)
     leading = max(groups.values())
     if not leading > 0:
-        raise TrainingError(f"no group has a rate above 0: {', '.join(groups)}")
+        raise TrainingError(f"no group has a learning rate above 0: {', '.join(groups)}")
     ratios = tuple(rate / leading for rate in groups.values())
     planned = [lowest * (highest / lowest) ** (step / (steps - 1)) for step in range(steps)]
     stop = _Divergence(diverge, smoothing)
@@ -188,7 +187,7 @@ def _check_arguments(
 ) -> None:
     if not 0 < lowest < highest < math.inf:
         raise TrainingError(f"expected 0 < lowest < highest, found {lowest:g} and {highest:g}")
-    # The slope at a rate is between the losses on both sides of it.
+    # The slope at a learning rate is between the losses on both sides of it.
     if not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 3:
         raise TrainingError(f"steps: expected a whole number from 3, found {steps!r}")
     if not 0 <= smoothing < 1:
@@ -198,37 +197,25 @@ def _check_arguments(
 
 
 def _one_loss(model: nn.Module, optimizer: Optimizer, step_fn: Callable[[], Any]) -> float:
-    model.zero_grad()
-    optimizer.zero_grad()
-    with _no_steps_inside(optimizer), _rates_kept(optimizer):
-        loss = scalar("the loss that step_fn returned", step_fn())
-    if not any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
-        raise TrainingError("step_fn left no gradient in the optimizer: call backward() in it")
-    return loss
-
-
-@contextmanager
-def _no_steps_inside(optimizer: Optimizer) -> Iterator[None]:
-    """A training step that was pasted whole would step twice at each rate."""
-
     def refuse(*_: object) -> NoReturn:
+        """A training step that was pasted whole would step twice at each learning rate."""
         raise TrainingError("step_fn called optimizer.step(), which the range test does after it")
 
+    model.zero_grad()
+    optimizer.zero_grad()
+    before = group_rates(optimizer)
     driven, *_ = [*inner_optimizers(optimizer), optimizer]
     hook = driven.register_step_pre_hook(refuse)
     try:
-        yield
+        loss = scalar("the loss that step_fn returned", step_fn())
     finally:
         hook.remove()
-
-
-@contextmanager
-def _rates_kept(optimizer: Optimizer) -> Iterator[None]:
-    """A schedule's step would have the loss measured, and the step made, at other rates."""
-    before = group_rates(optimizer)
-    yield
+    # The loss would have been measured, and the step made, at others.
     if group_rates(optimizer) != before:
-        raise TrainingError("step_fn changed the rates (a scheduler's step?)")
+        raise TrainingError("step_fn changed the learning rates (a scheduler's step?)")
+    if not any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+        raise TrainingError("step_fn left no gradient in the optimizer: call backward() in it")
+    return loss
 
 
 class _Divergence:
@@ -253,7 +240,7 @@ class _Divergence:
         return max(self._highest_before_lowest, multiple)
 
     def reached(self, loss: float) -> bool:
-        """Count a loss in and tell whether to stop; the first one has to be a number."""
+        """Count a loss in; whether to stop. The first one has to be a number."""
         if not self._weight and not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} before the first step")
         self._sum = self.smoothing * self._sum + (1 - self.smoothing) * loss
@@ -281,7 +268,7 @@ def _smoothed(losses: Sequence[float], smoothing: float) -> tuple[float, ...]:
 
 
 def _steepest_descent(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """The rate in the middle of the steepest stretch; rates rise by one factor, so steps do."""
+    """In the middle of the steepest stretch; learning rates rise by one factor, so steps do."""
     slopes = [after - before for before, after in zip(losses, losses[2:], strict=False)]
     if not slopes or min(slopes) >= 0:
         return None

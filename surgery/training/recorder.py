@@ -1,27 +1,124 @@
-"""Every group's rate, the loss and metrics, step by step: in memory, and as JSON lines."""
+"""Every group's learning rate, the loss and metrics, step by step: in memory, and as JSON lines."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from surgery.errors import TrainingError
-from surgery.training.rates import group_rates
-from surgery.training.recording import Recording, StepRecord, parse_line, read_recording
-from surgery.training.scalars import scalar
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from surgery.checkpoint.text import read_regular
+from surgery.errors import TrainingError, did_you_mean
+from surgery.training.figures import draw_groups, figure
+from surgery.training.learning_rates import group_rates, scalar, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step, counted from 1. ``rates`` are those of ``groups``, in the optimizer's order."""
+
+    step: int
+    groups: tuple[str, ...]
+    rates: tuple[float, ...]
+    loss: float | None
+    metrics: tuple[tuple[str, float], ...]
+
+    def rate(self, group: str) -> float:
+        """A group's learning rate in this step; NaN where the optimizer did not have it yet."""
+        return self.rates[self.groups.index(group)] if group in self.groups else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step as JSON values; NaN and infinities, which JSON lacks, by name."""
+        return {
+            "step": self.step,
+            "loss": None if self.loss is None else to_json(self.loss),
+            "rates": dict(zip(self.groups, map(to_json, self.rates), strict=True)),
+            "metrics": {name: to_json(value) for name, value in self.metrics},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Steps in the order in which they were recorded."""
+
+    records: tuple[StepRecord, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        return iter(self.records)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of all groups that any step had."""
+        return tuple(dict.fromkeys(name for record in self.records for name in record.groups))
+
+    @property
+    def leading_group(self) -> str:
+        """The group that reached the highest learning rate; the first of equals."""
+        highest: dict[str, float] = {}
+        for record in self.records:
+            for name, rate in zip(record.groups, record.rates, strict=True):
+                highest[name] = max(rate, highest.get(name, rate))
+        return max(highest, key=highest.__getitem__)
+
+    def plot_rates(self, path: str | PathLike[str]) -> None:
+        """Draw every group's learning rate over the steps; the suffix (.png, ...) is the format.
+
+        The axis is logarithmic, where groups that keep their ratio keep their distance; it ends
+        a million times below the highest.
+        """
+        self._check_steps(path)
+        steps = [record.step for record in self.records]
+        curves = {name: [record.rate(name) for record in self.records] for name in self.groups}
+        with figure(path, "learning rate of every group") as axes:
+            draw_groups(axes, steps, curves)
+            axes.set(xlabel="step", ylabel="learning rate", yscale="log")
+            top = max(rate for record in self.records for rate in record.rates)
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], top / 1e6))
+
+    def plot_loss_over_rate(self, path: str | PathLike[str], group: str | None = None) -> None:
+        """Draw each step's loss over one group's learning rate, coloured by the step.
+
+        ``group`` is the one with the highest learning rate unless named. Steps without a loss,
+        and losses that are not finite, have no place on the picture.
+        """
+        self._check_steps(path)
+        if group is not None and group not in self.groups:
+            hint = did_you_mean(group, self.groups)
+            raise TrainingError(f"no group is called {group!r}{hint}")
+        group = group or self.leading_group
+        points = [
+            (record.rate(group), record.loss, record.step)
+            for record in self.records
+            if record.loss is not None and math.isfinite(record.loss) and record.rate(group) > 0
+        ]
+        if not points:
+            raise TrainingError(f"{path}: nothing to plot, no step has a loss and a learning rate")
+        rates, losses, steps = zip(*points, strict=True)
+        with figure(path, f"loss over the learning rate of {group}") as axes:
+            axes.plot(rates, losses, color="0.8", linewidth=0.8, zorder=1)
+            dots = axes.scatter(rates, losses, c=steps, s=12, zorder=2)
+            axes.figure.colorbar(dots, label="step")
+            axes.set(xlabel=f"learning rate of {group}", ylabel="loss", xscale="log")
+
+    def _check_steps(self, path: str | PathLike[str]) -> None:
+        if not self.groups:
+            raise TrainingError(f"{path}: nothing to plot, no step was recorded")
 
 
 class Recorder:
-    """Writes down what the optimizer is about to be told, in any loop.
+    """Writes down learning rates, loss and metrics of every step, in any loop.
 
-    Call :meth:`step` once for each step of the optimizer, before the scheduler moves the rates
-    on, so that a loss stands beside the rates that it was trained with:
+    Call :meth:`step` once for each step of the optimizer, before the scheduler's, so that a loss
+    stands beside the learning rates that it was trained with:
 
     >>> recorder = surgery.Recorder(optimizer, "run.jsonl")
     >>> for x, y in batches:
@@ -62,10 +159,19 @@ class Recorder:
         for a group that the optimizer had and no longer has, before anything is recorded; and
         where the file cannot be written, when the step is in memory alone.
         """
+        rates = group_rates(self.optimizer)
+        gone = [name for name in self._groups if name not in rates]
+        if gone:
+            raise TrainingError(
+                f"group {gone[0]!r} is no longer in the optimizer: record another optimizer "
+                "with another Recorder (append=True goes on in the same file)"
+            )
+        groups = tuple(rates)
         record = StepRecord(
             step=self._steps + 1,
-            groups=self._current_groups(),
-            rates=tuple(group_rates(self.optimizer).values()),
+            # The same tuple for every step: a recording holds the names once.
+            groups=self._groups if groups == self._groups else groups,
+            rates=tuple(rates.values()),
             loss=None if loss is None else scalar("loss", loss),
             metrics=tuple((name, scalar(name, value)) for name, value in metrics.items()),
         )
@@ -75,17 +181,6 @@ class Recorder:
             _write(self.path, json.dumps(record.to_dict(), allow_nan=False) + "\n")
         return record
 
-    def _current_groups(self) -> tuple[str, ...]:
-        groups = tuple(group_rates(self.optimizer))
-        gone = [name for name in self._groups if name not in groups]
-        if gone:
-            raise TrainingError(
-                f"group {gone[0]!r} is no longer in the optimizer: record another optimizer "
-                "with another Recorder (append=True goes on in the same file)"
-            )
-        # The same tuple for every step: a recording holds the names once.
-        return self._groups if groups == self._groups else groups
-
     @property
     def recording(self) -> Recording:
         """The steps in memory, as a value that later steps do not change."""
@@ -94,7 +189,7 @@ class Recorder:
     @staticmethod
     def read(path: str | PathLike[str]) -> Recording:
         """The steps of a file; what is no record is a TrainingError with its line number."""
-        return read_recording(Path(path))
+        return _read(Path(path))
 
     def plot_rates(self, path: str | PathLike[str]) -> None:
         """See :meth:`Recording.plot_rates`."""
@@ -116,7 +211,7 @@ def _prepare(path: Path, append: bool) -> tuple[StepRecord, ...]:
                 "another path leaves it alone"
             )
         _drop_cut_line(path)
-        return read_recording(path).records
+        return _read(path).records
     _write(path, "")
     return ()
 
@@ -126,7 +221,7 @@ def _drop_cut_line(path: Path) -> None:
     *_, last = path.read_bytes().splitlines(keepends=True)
     if last.endswith(b"\n"):
         return
-    if parse_line(last.decode(errors="replace")) is None:
+    if _parsed(last.decode(errors="replace")) is None:
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size - len(last))
     else:
@@ -139,3 +234,36 @@ def _write(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _read(path: Path) -> Recording:
+    """Read JSON lines; a last line without its end, which a crash leaves, is dropped."""
+    try:
+        text = read_regular(path).decode("utf-8", "replace")
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise TrainingError(f"{path}: cannot be read: {why}") from error
+    lines = text.split("\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        record = _parsed(line)
+        if record is not None:
+            records.append(record)
+        elif line and number < len(lines):
+            raise TrainingError(f"{path}:{number}: no record of a step")
+    return Recording(tuple(records))
+
+
+def _parsed(line: str) -> StepRecord | None:
+    """One line of the file, or None where it is no record."""
+    try:
+        found = json.loads(line)
+        return StepRecord(
+            step=int(found["step"]),
+            groups=tuple(found["rates"]),
+            rates=tuple(map(float, found["rates"].values())),
+            loss=None if found["loss"] is None else float(found["loss"]),
+            metrics=tuple((name, float(value)) for name, value in found["metrics"].items()),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None

@@ -1,7 +1,7 @@
-"""Torch's own scheduler on an optimizer of one group whose rate is 1.
+"""Torch's own scheduler on an optimizer of one group whose learning rate is 1.
 
-What every real group gets is its own rate times the rate here. So ratios between groups hold
-however small the rates are, nothing of a schedule is written again, and its state is that of
+What every real group gets is its own learning rate times the one here. So ratios between groups
+hold however small they are, nothing of a schedule is written again, and its state is that of
 one torch scheduler.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch.optim import SGD
@@ -19,9 +19,6 @@ from torch.optim import lr_scheduler as schedulers
 from surgery.errors import StateRefused
 from surgery.training.durations import warmup_units
 from surgery.tuning.schedule_line import ScheduleLine
-
-if TYPE_CHECKING:
-    from torch.optim.lr_scheduler import LRScheduler
 
 #: What torch's schedulers change while they run; everything else they have is in the line.
 _MOVING = (
@@ -43,25 +40,38 @@ _TORCH_NAMES = {
 
 _FIXED: Mapping[str, dict[str, Any]] = {
     "OneCycleLR": {"max_lr": 1.0},
-    # The default of 1e-8 is an absolute rate, below which nothing is reduced.
+    # The default of 1e-8 is an absolute learning rate, below which nothing is reduced.
     "ReduceLROnPlateau": {"eps": 0.0},
 }
 
 
 class Reference:
-    """Where a settled schedule stands: ``factor`` is its rate, ``momentum`` is OneCycle's."""
+    """Where a schedule stands: ``factor`` is its learning rate, ``momentum`` is OneCycle's.
+
+    Every duration of its line is a number.
+    """
 
     def __init__(self, line: ScheduleLine) -> None:
-        self._optimizer = SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0, momentum=0.9)
-        self._main = _torch_scheduler(line, self._optimizer)
-        self._warmup = _warmup(line, self._optimizer)
-        self._sequence = _sequence(line, self._optimizer, self._warmup, self._main)
+        optimizer = SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0, momentum=0.9)
+        names = _TORCH_NAMES.get(line.kind, {})
+        settings = {names.get(key, key): value for key, value in line.settings}
+        settings |= _FIXED.get(line.kind, {})
+        self._optimizer = optimizer
+        self._main = getattr(schedulers, line.kind)(optimizer, **settings)
+        self._warmup = self._sequence = None
+        if line.warmup is not None:
+            units = warmup_units(line)
+            self._warmup = schedulers.LinearLR(optimizer, line.warmup_from, total_iters=units)
+            # Torch refuses to make a sequence with a plateau.
+            if not isinstance(self._main, schedulers.ReduceLROnPlateau):
+                parts = [self._warmup, self._main]
+                self._sequence = schedulers.SequentialLR(optimizer, parts, milestones=[units])
         # Torch warns unless the optimizer has stepped before; without gradients this does nothing.
-        self._optimizer.step()
+        optimizer.step()
 
     @property
     def factor(self) -> float:
-        """The share of its own rate that every group has now."""
+        """The share of its own learning rate that every group has now."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     @property
@@ -80,8 +90,12 @@ class Reference:
         """One unit on. A plateau needs the metric, which does not count during warm-up."""
         if self._sequence is not None:
             self._sequence.step()
-        elif not self._warms_up_further():
-            self._main.step(metric)  # type: ignore[arg-type]
+            return
+        if self._warmup is not None:
+            self._warmup.step()
+            if self._warmup.last_epoch <= self._warmup.total_iters:
+                return
+        self._main.step(metric)
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and lists of them, whatever scheduler it is."""
@@ -89,13 +103,15 @@ class Reference:
         return {
             "lr": group["lr"],
             "momentum": group["momentum"],
-            "schedulers": [_moving(scheduler) for scheduler in self._schedulers],
+            "schedulers": [
+                {key: vars(scheduler)[key] for key in _MOVING if key in vars(scheduler)}
+                for scheduler in self._schedulers
+            ],
         }
 
     def check_state(self, state: object, position: int) -> None:
         """StateRefused unless this is what one of the same line has at a position."""
-        mine = self.state_dict()
-        if not (isinstance(state, Mapping) and _alike(state, mine)):
+        if not (isinstance(state, Mapping) and same_form(state, self.state_dict(), _fits)):
             raise StateRefused("the saved schedule's reference is damaged, or another version's")
         counted = state["schedulers"][-1]["last_epoch"]  # The outermost one counts every unit.
         if counted != position:
@@ -110,65 +126,35 @@ class Reference:
         for scheduler, moving in zip(self._schedulers, state["schedulers"], strict=True):
             vars(scheduler).update(moving)
 
-    def _warms_up_further(self) -> bool:
-        """One unit on with the warm-up before a plateau, where there is one that is not over."""
-        if self._warmup is None:
-            return False
-        self._warmup.step()
-        return bool(self._warmup.last_epoch <= self._warmup.total_iters)
-
     @property
-    def _schedulers(self) -> tuple[LRScheduler, ...]:
+    def _schedulers(self) -> tuple[Any, ...]:
         one_of_each = (self._main, self._warmup, self._sequence)
         return tuple(scheduler for scheduler in one_of_each if scheduler is not None)
 
 
-def _torch_scheduler(line: ScheduleLine, optimizer: SGD) -> LRScheduler:
-    names = _TORCH_NAMES.get(line.kind, {})
-    arguments = {names.get(key, key): value for key, value in line.settings}
-    scheduler_class = getattr(schedulers, line.kind)
-    built: LRScheduler = scheduler_class(optimizer, **arguments, **_FIXED.get(line.kind, {}))
-    return built
+def same_form(
+    found: object, own: object, fits: Callable[[str, Any, Any], bool], key: str = ""
+) -> bool:
+    """Whether a state has the words that one's own has as keys, and values that fit.
 
-
-def _warmup(line: ScheduleLine, optimizer: SGD) -> schedulers.LinearLR | None:
-    if line.warmup is None:
-        return None
-    return schedulers.LinearLR(optimizer, line.warmup_from, total_iters=warmup_units(line))
-
-
-def _sequence(
-    line: ScheduleLine,
-    optimizer: SGD,
-    warmup: schedulers.LinearLR | None,
-    main: LRScheduler,
-) -> schedulers.SequentialLR | None:
-    """Torch's own sequence of warm-up and schedule, which it refuses to make with a plateau."""
-    if warmup is None or isinstance(main, schedulers.ReduceLROnPlateau):
-        return None
-    return schedulers.SequentialLR(optimizer, [warmup, main], milestones=[warmup_units(line)])
-
-
-def _alike(found: object, mine: object, key: str = "") -> bool:
-    """Whether a value has the keys, the lengths and the kinds of finite number that mine has.
-
-    A plateau's ``best`` alone may be infinite, as it is before the first metric.
+    ``fits`` judges each value under its key: what was found, and one's own.
     """
-    if isinstance(mine, dict):
-        if not isinstance(found, Mapping) or found.keys() != mine.keys():
+    if isinstance(own, Mapping):
+        if not isinstance(found, Mapping):
             return False
-        return all(_alike(found[key], mine[key], key) for key in mine)
-    if isinstance(mine, list):
-        if not isinstance(found, (list, tuple)) or len(found) != len(mine):
-            return False
-        return all(_alike(one, other) for one, other in zip(found, mine, strict=True))
-    kinds = int if isinstance(mine, int) else (int, float)
-    if not isinstance(found, kinds) or isinstance(found, bool):
+        words = {word for word in (*own, *found) if isinstance(word, str)}
+        return all(
+            word in found and word in own and same_form(found[word], own[word], fits, word)
+            for word in words
+        )
+    if isinstance(own, list) and isinstance(found, (list, tuple)) and len(own) == len(found):
+        return all(same_form(one, other, fits) for one, other in zip(found, own, strict=True))
+    return fits(key, found, own)
+
+
+def _fits(key: str, found: Any, own: Any) -> bool:
+    """A finite number, whole for a whole one. A plateau's best is infinite before any metric."""
+    kinds = int if isinstance(own, int) else (int, float)
+    if isinstance(own, list) or not isinstance(found, kinds) or isinstance(found, bool):
         return False
-    limit = math.inf if key == "best" else sys.float_info.max
-    return bool(abs(found) <= limit)
-
-
-def _moving(scheduler: Any) -> dict[str, Any]:
-    state = vars(scheduler)
-    return {key: state[key] for key in _MOVING if key in state}
+    return bool(abs(found) <= (math.inf if key == "best" else sys.float_info.max))

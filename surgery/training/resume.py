@@ -4,56 +4,38 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from surgery.errors import StateRefused
+from surgery.private_torch import metadata_of, set_metadata
 from surgery.training.generators import generator_states, restore_generators
-from surgery.training.placing import placed
-from surgery.training.remembered import kind_of
-from surgery.training.same_run import (
-    Restored,
-    check_model,
-    check_optimizer,
-    check_parts,
-    check_schedule,
-    fitting_entries,
-    names_in,
+from surgery.training.learning_rates import is_rate
+from surgery.training.optimizer_state import (
+    OptimizerState,
+    kind_of,
+    live_state,
+    names_in_model,
     settings_of,
-    state_by_name,
 )
+from surgery.training.parameter_states import misfit, parameter_slots, write_states
+from surgery.training.reference import same_form
+from surgery.training.schedule import Schedule
 from surgery.training.stages import Stages
 from surgery.training.training_file import (
-    OptimizerRecord,
     TrainingFile,
+    TrainingState,
     read_training_file,
     write_training_file,
 )
 from surgery.tuning.rules import rules_text
+from surgery.wording import listed
 from surgery.wrappers import unwrap_names
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-
-class Stateful(Protocol):
-    """A schedule: :func:`surgery.build_schedule`'s, or one of torch's own."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingState:
-    """Where a run stood, in the words of who saved it. ``rules`` are the text of its rules."""
-
-    epoch: int | None
-    step: int | None
-    extra: Any
-    rules: str | None
 
 
 def save_training(
@@ -61,7 +43,7 @@ def save_training(
     *,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: Stateful | None = None,
+    schedule: LRScheduler | None = None,
     stages: Stages | None = None,
     rules: str | Path | Sequence[str] | None = None,
     epoch: int | None = None,
@@ -70,7 +52,8 @@ def save_training(
 ) -> Path:
     """Write all that a run needs to go on into one ``.safetensors`` file; returns its path.
 
-    Model and optimizer by parameter name, wrappers looked through; the schedule, the stages,
+    Model and optimizer by parameter name, wrappers looked through; the schedule (one of
+    :func:`surgery.build_schedule` or of torch's own), the stages,
     the text of the rules, and torch's random states (not Python's nor NumPy's, and not the
     place in a data loader). ``extra`` is yours: numbers, text, lists, tuples, dicts and tensors.
     The file appears whole or not at all, holds nothing that could be executed, and any reader
@@ -79,15 +62,14 @@ def save_training(
     Raises :class:`~surgery.errors.StateRefused` for what does not belong together or is no
     plain value, and :class:`~surgery.errors.CheckpointError`.
     """
+    weights, others = _state_by_name(model)
     run = TrainingFile(
-        *state_by_name(model),
-        optimizer=_recorded(optimizer, model),
+        weights=weights,
+        others=others,
+        optimizer=_state_of(optimizer, model),
         schedule=schedule.state_dict() if schedule is not None else None,
         stages=stages.state_dict() if stages is not None else None,
-        rules=rules_text(rules)[0] if rules is not None else None,
-        epoch=epoch,
-        step=step,
-        extra=extra,
+        state=TrainingState(epoch, step, extra, None if rules is None else rules_text(rules)[0]),
         random=generator_states(),
         schedule_kind=kind_of(schedule) if schedule is not None else None,
     )
@@ -99,45 +81,63 @@ def resume_training(
     *,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: Stateful | None = None,
+    schedule: LRScheduler | None = None,
     stages: Stages | None = None,
 ) -> TrainingState:
     """Put everything back as :func:`save_training` found it; the run goes on bit for bit.
 
     Build model, optimizer, schedule and stages as for a new run, by the same rules. The file's
-    rates and other hyper-parameters stand, for they are where the schedule had come to; to go
-    on by other rules, see :func:`surgery.load_optimizer_state`.
+    learning rates and other hyper-parameters stand, for they are where the schedule had come to;
+    to go on by other rules, see :func:`surgery.load_optimizer_state`.
 
     Raises :class:`~surgery.errors.StateRefused`, with the first names that differ and with
     nothing changed, for the file of another model, optimizer or run.
     """
     run = read_training_file(path)
-    check_parts(run, schedule=schedule, stages=stages)
-    check_model(run, model)
-    names = check_optimizer(run.optimizer, optimizer, model)
-    entries = fitting_entries(run.optimizer, optimizer, names)
+    _check_parts(run, schedule=schedule, stages=stages)
+    _check_model(run, model)
+    saved, own = run.optimizer, _state_of(optimizer, model)
+    _check_optimizer(saved, own)
+    pairs = list(zip(optimizer.param_groups, saved.groups, strict=True))
+    groups = [{**group, **settings_of(old)} for group, old in pairs]
+    slots = parameter_slots(type(optimizer), groups, own.parameters)
+    for slot in slots:
+        if problem := misfit(saved.entries.get(slot.name, {}), slot.kept):
+            raise StateRefused(f"the file's state does not fit {slot.name}: {problem}")
     if stages is not None:
         stages.check_state(run.stages)
     if schedule is not None:
-        check_schedule(run, schedule)
-        # Before the others: it may refuse, and the file's rates stand.
+        _check_schedule(run, schedule)
+        # Before the others: it may refuse, and the file's learning rates stand.
         schedule.load_state_dict(run.schedule)
     model.load_state_dict(_as_named_in(model, run))
-    _restore_optimizer(run.optimizer, optimizer, entries)
+    for group, old in pairs:
+        group.update(settings_of(old))
+    write_states(optimizer, slots, saved.entries)
     if stages is not None:
         stages.load_state_dict(run.stages)
     restore_generators(run.random)
-    return TrainingState(run.epoch, run.step, run.extra, run.rules)
+    return run.state
 
 
-def _recorded(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerRecord:
-    groups: list[dict[str, Any]] = []
-    entries: dict[str, dict[str, Any]] = {}
-    for group, names in zip(optimizer.param_groups, names_in(model, optimizer), strict=True):
-        groups.append({**settings_of(group), "param_names": names})
-        for name, parameter in zip(names, group["params"], strict=True):
-            entries[name] = dict(optimizer.state.get(parameter, {}))
-    return OptimizerRecord(kind_of(optimizer), tuple(groups), entries)
+def _state_by_name(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state dict by unwrapped name: tensors, and what modules keep beside them."""
+    state = model.state_dict()
+    clean = unwrap_names(state)
+    tensors = {clean[k]: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    others = {clean[k]: v for k, v in state.items() if not isinstance(v, torch.Tensor)}
+    return tensors, others
+
+
+def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerState:
+    """By the model's own names; StateRefused for parameters that are none of its."""
+    names = names_in_model(optimizer, model)
+    if lost := names.count(None):
+        raise StateRefused(
+            f"{lost} of the optimizer's parameters are none of the model's: build it after the "
+            "last change of the model"
+        )
+    return live_state(optimizer, names)
 
 
 def _as_named_in(model: nn.Module, run: TrainingFile) -> OrderedDict[str, Any]:
@@ -145,20 +145,100 @@ def _as_named_in(model: nn.Module, run: TrainingFile) -> OrderedDict[str, Any]:
     state = model.state_dict()
     saved = {**run.weights, **run.others}
     named = OrderedDict((name, saved[clean]) for name, clean in unwrap_names(state).items())
-    named._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
+    set_metadata(named, metadata_of(state))
     return named
 
 
-def _restore_optimizer(
-    record: OptimizerRecord, optimizer: torch.optim.Optimizer, entries: Iterable[Restored]
-) -> None:
-    for group, saved in zip(optimizer.param_groups, record.groups, strict=True):
-        group.update(settings_of(saved))
-    for one in entries:
-        optimizer.state.pop(one.parameter, None)
-        if one.entry:
-            group = optimizer.param_groups[one.group]
-            optimizer.state[one.parameter] = {
-                key: placed(value, key, one.parameter, group, one.kept)
-                for key, value in one.entry.items()
-            }
+def _check_parts(run: TrainingFile, **given: object) -> None:
+    """Raise StateRefused for a part that only the file or only the caller has."""
+    for name, part in given.items():
+        saved = getattr(run, name)
+        if saved is not None and part is None:
+            raise StateRefused(f"the saved run had a {name}= and none is given")
+        if saved is None and part is not None:
+            raise StateRefused(f"a {name}= is given and the saved run had none")
+
+
+def _check_model(run: TrainingFile, model: nn.Module) -> None:
+    """Raise StateRefused, with the first names that differ, for another model's file."""
+    own, saved = (
+        {name: _described(tensor) for name, tensor in weights.items()}
+        | dict.fromkeys(others, "no tensor")
+        for weights, others in (_state_by_name(model), (run.weights, run.others))
+    )
+    missing = _some([name for name in own if name not in saved], "the file lacks")
+    extra = _some([name for name in saved if name not in own], "the model lacks")
+    other = (f"{n} is {saved[n]} there and {own[n]} here" for n in own if own[n] != saved.get(n))
+    if difference := "; ".join(filter(None, (missing, extra))) or next(other, ""):
+        raise StateRefused(f"the file is another model's: {difference}")
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _some(names: Sequence[str], what: str) -> str:
+    return f"{what} {listed(names, 1)}" if names else ""
+
+
+def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
+    """Raise StateRefused for another class, other groups or another order within them."""
+    if saved.kind != own.kind:
+        kinds = (str(state.kind).rpartition(":")[2] for state in (saved, own))
+        raise StateRefused("the file is another optimizer's: {} there and {} here".format(*kinds))
+    there, here = _places(saved.groups), _places(own.groups)
+    for name in (*here, *there):
+        if there.get(name) != here.get(name):
+            places = (found.get(name, "in no group") for found in (there, here))
+            raise _other_groups("{} is {} there and {} here".format(name, *places))
+    if len(saved.groups) != len(own.groups):
+        raise _other_groups(f"{len(saved.groups)} there and {len(own.groups)} here")
+    for saved_group, group in zip(saved.groups, own.groups, strict=True):
+        # More may be saved: some optimizers count their steps there, from the first step on.
+        missing = group.keys() - saved_group.keys() - {"initial_lr"}
+        if missing:
+            raise StateRefused(f"the file's groups lack the setting {min(missing)}")
+        lr = saved_group.get("lr")
+        lr = lr.item() if isinstance(lr, torch.Tensor) and lr.numel() == 1 else lr
+        if not is_rate(lr):
+            raise StateRefused(f"the file's lr is {lr!r}, expected a finite number from 0")
+
+
+def _other_groups(difference: str) -> StateRefused:
+    return StateRefused(
+        f"the file's groups are others: {difference}; "
+        "load_optimizer_state carries a state to other groups"
+    )
+
+
+def _places(groups: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    return {
+        name: f"number {position} of group {index}"
+        for index, group in enumerate(groups)
+        for position, name in enumerate(group["param_names"])
+    }
+
+
+def _check_schedule(run: TrainingFile, schedule: LRScheduler) -> None:
+    """Raise StateRefused for another class's schedule, or a state of another form.
+
+    Our own check their states themselves, by the schedule's line: files outlive a class's place.
+    """
+    if isinstance(schedule, Schedule):
+        return
+    saved = run.schedule
+    if run.schedule_kind not in (None, kind_of(schedule)):
+        raise StateRefused(
+            f"the file is another schedule's: {run.schedule_kind} there, {kind_of(schedule)} here"
+        )
+    if not isinstance(saved, Mapping):
+        raise StateRefused("the file's schedule is damaged: expected a mapping")
+    if not same_form(saved, schedule.state_dict(), _of_one_kind):
+        raise StateRefused("the file's schedule is damaged: it is not of the form of this one's")
+
+
+def _of_one_kind(key: str, saved: Any, own: Any) -> bool:
+    """A number for a number; what is None may be anything."""
+    if own is None or saved is None:
+        return True
+    return isinstance(saved, int | float if isinstance(own, int | float) else type(own))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgery.training.curve import ScheduleCurve
 from surgery.training.figures import draw_groups, figure
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: More points of a line than a page can show; of longer runs evenly spaced ones are drawn.
 _MOST_POINTS = 4000
 
-#: The lowest rate that is drawn, as a share of the smallest group's own.
+#: The lowest learning rate that is drawn, as a share of the smallest group's own.
 _LOWEST_SHARE = 1e-3
 
 
@@ -25,82 +25,68 @@ def plot_schedule(curve: ScheduleCurve, path: str | PathLike[str]) -> None:
     Raises TrainingError where matplotlib is missing or does not know the format, and
     CheckpointError where nothing can be written.
     """
-    with figure(path, curve.schedule or "no schedule: constant rates") as axes:
+    with figure(path, curve.schedule or "no schedule: constant learning rates") as axes:
         _draw_rates(axes, curve)
-        _mark_restarts(axes, curve)
-        _mark_unfreezings(axes, curve)
-        _name_marks(axes)
+        marks = [*_mark_restarts(axes, curve)[:1], *_mark_unfreezings(axes, curve)]
+        if marks:  # below the axes: the legend of the curves is beside them
+            axes.figure.legend(
+                handles=marks, loc="outside lower right", ncols=2, frameon=False, fontsize=8
+            )
 
 
 def _draw_rates(axes: Axes, curve: ScheduleCurve) -> None:
-    """A rate holds for its whole unit, which only shows where the unit is an epoch."""
+    """A learning rate holds for its whole unit, which only shows where the unit is an epoch."""
     positions = _drawn_positions(curve)
-    stairs = curve.by == "epoch"
-    epochs = [
-        curve.epoch_of(position + after)
-        for position in positions
-        for after in ((0, 1) if stairs else (0,))
-    ]
+    epochs = [*map(curve.epoch_of, positions), curve.epoch_of(len(curve.factors))]
     rates = {
-        group.name: [
-            _height(curve.rate(group, position))
-            for position in positions
-            for _ in range(2 if stairs else 1)
-        ]
+        group.name: [_height(curve.rate(group, p)) for p in (*positions, positions[-1])]
         for group in curve.groups
     }
     axes.set_yscale("log")
     axes.set_xlim(0, curve.epochs)
     axes.set_xlabel("epoch")
     axes.set_ylabel("learning rate")
-    draw_groups(axes, epochs, rates)
+    stairs = "steps-post" if curve.by == "epoch" else "default"
+    draw_groups(axes, epochs, rates, drawstyle=stairs)
     _widen_late_curves(axes)
-    # A rate of 1e-9 of its own, at the end of a cosine, would press all others together.
+    # A learning rate of 1e-9 of its own, at the end of a cosine, would press all others together.
     smallest = min((group.lr for group in curve.groups if group.lr > 0), default=1.0)
     axes.set_ylim(bottom=max(axes.get_ylim()[0], smallest * _LOWEST_SHARE))
 
 
 def _height(rate: float | None) -> float:
-    """Neither what is frozen nor a rate of 0 has a place on a logarithmic axis."""
+    """Neither what is frozen nor a learning rate of 0 has a place on a logarithmic axis."""
     return rate or math.nan
 
 
 def _widen_late_curves(axes: Axes) -> None:
-    """What joins in at the rate of others would be hidden by them: it shows on both sides."""
-    import numpy as np
-
-    curves = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+    """What joins in at the same height as others would be hidden: it shows on both sides."""
+    curves: list[Any] = [line.get_ydata() for line in axes.lines]
     ends = [curve[-1] for curve in curves]
     for line, curve in zip(axes.lines, curves, strict=True):
-        if np.isnan(curve[0]) and ends.count(curve[-1]) > 1:
+        if math.isnan(curve[0]) and ends.count(curve[-1]) > 1:
             line.set(linewidth=4.0, zorder=1.9)
 
 
-def _mark_restarts(axes: Axes, curve: ScheduleCurve) -> None:
-    for index, restart in enumerate(curve.restarts):
-        label = None if index else "restart"
-        axes.axvline(restart, color="0.55", linewidth=0.9, linestyle=(0, (4, 3)), label=label)
+def _mark_restarts(axes: Axes, curve: ScheduleCurve) -> list[Any]:
+    look: dict[str, Any] = {
+        "color": "0.55",
+        "linewidth": 0.9,
+        "linestyle": (0, (4, 3)),
+        "label": "restart",
+    }
+    return [axes.axvline(restart, **look) for restart in curve.restarts]
 
 
-def _mark_unfreezings(axes: Axes, curve: ScheduleCurve) -> None:
+def _mark_unfreezings(axes: Axes, curve: ScheduleCurve) -> list[Any]:
     """A dot where each line that does not start at 0 starts."""
     late = [group for group in curve.groups if 0 < group.first_epoch < curve.epochs]
-    if late:
-        starts = [group.first_epoch for group in late]
-        rates = [
-            _height(curve.rate(group, group.first_epoch * curve.units_per_epoch)) for group in late
-        ]
-        axes.plot(starts, rates, "o", color="black", markersize=4, label="unfreezing", zorder=3)
-
-
-def _name_marks(axes: Axes) -> None:
-    """Below the axes: the legend of the curves is beside them."""
-    named = zip(*axes.get_legend_handles_labels(), strict=True)
-    marks = [handle for handle, label in named if label in ("restart", "unfreezing")]
-    if marks:
-        axes.figure.legend(
-            handles=marks, loc="outside lower right", ncols=2, frameon=False, fontsize=8
-        )
+    starts = [group.first_epoch for group in late]
+    rates = [
+        _height(curve.rate(group, group.first_epoch * curve.units_per_epoch)) for group in late
+    ]
+    look: dict[str, Any] = {"color": "black", "markersize": 4, "label": "unfreezing", "zorder": 3}
+    return list(axes.plot(starts, rates, "o", **look)) if late else []
 
 
 def _drawn_positions(curve: ScheduleCurve) -> list[int]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from surgery.errors import StageError, did_you_mean
 from surgery.training.distributed import refuse_unsynchronised
-from surgery.training.remembered import class_of
+from surgery.training.optimizer_state import class_of
 from surgery.tuning import ParamGroups, apply_training_state, read_rules, resolve_groups
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.training_state import is_held
+from surgery.wording import counted_names
 from surgery.wrappers import WRAPPER_SEGMENTS, unwrap_name
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,13 @@ class StageChange:
 
     def __str__(self) -> str:
         parts = (
-            _counted("parameter", self.unfrozen, "now training"),
-            _counted("parameter", self.frozen, "now frozen"),
-            _counted("norm", self.released, "released"),
-            _counted("norm", self.held, "held"),
+            (self.unfrozen, "parameter", "now training"),
+            (self.frozen, "parameter", "now frozen"),
+            (self.released, "norm", "released"),
+            (self.held, "norm", "held"),
         )
-        return f"epoch {self.epoch}: {'; '.join(filter(None, parts)) or 'as before'}"
-
-
-def _counted(noun: str, names: tuple[str, ...], what: str) -> str:
-    if not names:
-        return ""
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {noun if len(names) == 1 else noun + 's'} {what} ({shown})"
+        changes = [counted_names(*part) for part in parts if part[0]]
+        return f"epoch {self.epoch}: {'; '.join(changes) or 'as before'}"
 
 
 def build_stages(
@@ -80,26 +74,18 @@ def build_stages(
 
     Raises :class:`~surgery.errors.StageError`.
     """
-    groups = _resolved(model, rules, optimizer, transfer)
+    if isinstance(rules, ParamGroups):
+        groups = rules
+    else:
+        rules = read_rules(rules)
+        # Rules that name no optimizer may have keys of the one that they are used with.
+        kind = class_of(optimizer) if optimizer is not None and rules.optimizer is None else None
+        groups = resolve_groups(model, rules, transfer=transfer, optimizer=kind)
     refuse_unsynchronised(model, groups)
     stages = Stages(_driven(model, groups), groups)
     if optimizer is not None:
         _check_optimizer(stages, optimizer)
     return stages
-
-
-def _resolved(
-    model: nn.Module,
-    rules: RulesSource | ParamGroups,
-    optimizer: torch.optim.Optimizer | None,
-    transfer: object | None,
-) -> ParamGroups:
-    """Rules that name no optimizer may have keys of the one that they are used with."""
-    if isinstance(rules, ParamGroups):
-        return rules
-    rules = read_rules(rules)
-    kind = class_of(optimizer) if optimizer is not None and rules.optimizer is None else None
-    return resolve_groups(model, rules, transfer=transfer, optimizer=kind)
 
 
 class Stages:
@@ -128,10 +114,17 @@ class Stages:
         frozen loses its gradient. Weights, mode and optimizer stay as they are.
         """
         _check_epoch(epoch, self._epoch)
-        grads, held = self._requires_grad(), self._held()
+        trained, held = self._trained(), self._held()
         apply_training_state(self.model, self.groups, epoch)
         self._epoch = epoch
-        return _change(epoch, grads, self._requires_grad(), held, self._held())
+        trained_now, held_now = self._trained(), self._held()
+        return StageChange(
+            epoch,
+            unfrozen=_added(trained, trained_now),
+            frozen=_added(trained_now, trained),
+            released=_added(held_now, held),
+            held=_added(held, held_now),
+        )
 
     def trained_parameters(self) -> tuple[nn.Parameter, ...]:
         """What trains at the moment, in model order: what ``clip_grad_norm_`` is to see."""
@@ -173,31 +166,16 @@ class Stages:
         names = {name for group in self.groups.trained for name in group.param_names}
         return {n: p for n, p in self.model.named_parameters() if n in names}
 
-    def _requires_grad(self) -> dict[str, bool]:
-        return {name: p.requires_grad for name, p in self.model.named_parameters()}
+    def _trained(self) -> list[str]:
+        return [name for name, p in self.model.named_parameters() if p.requires_grad]
 
-    def _held(self) -> dict[str, bool]:
-        return {path: is_held(module) for path, module in self.model.named_modules()}
-
-
-def _change(
-    epoch: int,
-    grads: Mapping[str, bool],
-    grads_now: Mapping[str, bool],
-    held: Mapping[str, bool],
-    held_now: Mapping[str, bool],
-) -> StageChange:
-    return StageChange(
-        epoch,
-        unfrozen=_flipped(grads, grads_now, to=True),
-        frozen=_flipped(grads, grads_now, to=False),
-        released=_flipped(held, held_now, to=False),
-        held=_flipped(held, held_now, to=True),
-    )
+    def _held(self) -> list[str]:
+        return [path for path, module in self.model.named_modules() if is_held(module)]
 
 
-def _flipped(before: Mapping[str, bool], after: Mapping[str, bool], *, to: bool) -> tuple[str, ...]:
-    return tuple(name for name, now in after.items() if now is to and before[name] is not to)
+def _added(before: Iterable[str], after: Iterable[str]) -> tuple[str, ...]:
+    known = set(before)
+    return tuple(name for name in after if name not in known)
 
 
 def _check_epoch(epoch: object, last: int | None) -> None:
@@ -212,39 +190,35 @@ def _check_epoch(epoch: object, last: int | None) -> None:
 
 def _difference(saved: Any, own: Mapping[str, str | int]) -> str:
     """The first parameter about which two records disagree."""
+    words: dict[object, str] = {
+        "train": "trains from the start",
+        "frozen": "is frozen",
+        None: "does not exist",
+    }
     saved = saved if isinstance(saved, Mapping) else {}
-    for name in dict.fromkeys((*own, *saved)):
-        if saved.get(name) != own.get(name):
-            there, here = _told(saved.get(name)), _told(own.get(name))
+    for name in (*own, *saved):
+        whens = saved.get(name), own.get(name)
+        if whens[0] != whens[1]:
+            there, here = (words.get(when, f"trains from epoch {when}") for when in whens)
             return f"saved under other stages: {name} {there} there and {here} here"
     return "saved under other stages"
 
 
-def _told(when: object) -> str:
-    words = {"train": "trains from the start", "frozen": "is frozen", None: "does not exist"}
-    return words.get(when) or f"trains from epoch {when}"  # type: ignore[call-overload]
-
-
 def _driven(model: nn.Module, groups: ParamGroups) -> nn.Module:
     """The model, or the one inside its wrappers, whose names the groups speak."""
-    names = [name for group in groups.groups for name in group.param_names]
-    for candidate in _unwrapped(model):
-        known = dict(candidate.named_parameters())
-        if all(name in known for name in names):
-            return candidate
-    known = dict(model.named_parameters())
-    missing = next(name for name in names if name not in known)
-    raise StageError(
-        f"these groups are another model's: {missing!r} is no parameter of this one"
-        f"{did_you_mean(missing, known)}"
-    )
-
-
-def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:
-    yield model
-    children = dict(model.named_children())
-    if len(children) == 1 and (segment := next(iter(children))) in WRAPPER_SEGMENTS:
-        yield from _unwrapped(children[segment])
+    names = dict.fromkeys(name for group in groups.groups for name in group.param_names)
+    candidate = model
+    while not names.keys() <= dict(candidate.named_parameters()).keys():
+        inner = dict(candidate.named_children())
+        if len(inner) != 1 or WRAPPER_SEGMENTS.isdisjoint(inner):
+            known = dict(model.named_parameters())
+            missing = next(name for name in names if name not in known)
+            raise StageError(
+                f"these groups are another model's: {missing!r} is no parameter of this one"
+                f"{did_you_mean(missing, known)}"
+            )
+        (candidate,) = inner.values()
+    return candidate
 
 
 def _check_optimizer(stages: Stages, optimizer: torch.optim.Optimizer) -> None:

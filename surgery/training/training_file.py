@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from surgery.checkpoint import Checkpoint, open_checkpoint, save
-from surgery.checkpoint.wording import shown
+import torch
+
+from surgery.checkpoint import Checkpoint, open_checkpoint
+from surgery.checkpoint.writer import save
 from surgery.errors import CheckpointError
+from surgery.training.generators import check_generators
+from surgery.training.optimizer_state import OptimizerState
 from surgery.training.plain import Packer, unpacked
-
-if TYPE_CHECKING:
-    import torch
+from surgery.wording import printable
 
 _KEY = "surgery.training"
 _VERSION = 1
@@ -24,21 +26,13 @@ _MODEL = "model."
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerRecord:
-    """An optimizer by parameter name.
+class TrainingState:
+    """Where a run stood, in the words of who saved it. ``rules`` are the text of its rules."""
 
-    ``groups`` are its groups in order, ``param_names`` in the place of the parameters;
-    ``entries`` are name to key to value.
-    """
-
-    kind: str
-    groups: tuple[Mapping[str, Any], ...]
-    entries: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def named_groups(self) -> list[dict[str, Any]]:
-        """The groups as a state dict has them, names for positions."""
-        return [{**group, "params": group["param_names"]} for group in self.groups]
+    epoch: int | None
+    step: int | None
+    extra: Any
+    rules: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +47,11 @@ class TrainingFile:
 
     weights: Mapping[str, torch.Tensor]
     others: Mapping[str, Any]
-    optimizer: OptimizerRecord
+    optimizer: OptimizerState
     schedule: Any
     stages: Any
-    rules: str | None
-    epoch: int | None
-    step: int | None
-    extra: Any
-    random: Mapping[str, Any] = field(default_factory=dict)
+    state: TrainingState
+    random: Mapping[str, Any]
     schedule_kind: str | None = None
 
 
@@ -76,9 +67,18 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
     """
     if not is_training_file(path):
         raise CheckpointError(
-            f"{shown(path)}: a training file ends in {_SUFFIX}; nothing in one is ever executed"
+            f"{printable(path)}: a training file ends in {_SUFFIX}; nothing in one is ever executed"
         )
-    packer = Packer()
+    packer, state = Packer(), run.state
+    plain = {
+        "others": dict(run.others),
+        "schedule": run.schedule,
+        "stages": run.stages,
+        "epoch": state.epoch,
+        "step": state.step,
+        "extra": state.extra,
+        "random": dict(run.random),
+    }
     record = {
         "version": _VERSION,
         "weights": list(run.weights),  # the format sorts tensors by size
@@ -87,15 +87,9 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
             "groups": packer.packed(list(run.optimizer.groups), "groups"),
             "entries": packer.packed(dict(run.optimizer.entries), "optimizer"),
         },
-        "others": packer.packed(dict(run.others), "others"),
-        "schedule": packer.packed(run.schedule, "schedule"),
         "schedule_kind": run.schedule_kind,
-        "stages": packer.packed(run.stages, "stages"),
-        "rules": run.rules,
-        "epoch": packer.packed(run.epoch, "epoch"),
-        "step": packer.packed(run.step, "step"),
-        "extra": packer.packed(run.extra, "extra"),
-        "random": packer.packed(dict(run.random), "random"),
+        "rules": state.rules,
+        **{name: packer.packed(value, name) for name, value in plain.items()},
     }
     weights = {f"{_MODEL}{name}": tensor for name, tensor in run.weights.items()}
     return save({**weights, **packer.tensors}, Path(path), metadata={_KEY: json.dumps(record)})
@@ -106,14 +100,14 @@ def read_training_file(path: str | os.PathLike[str]) -> TrainingFile:
     checkpoint = open_checkpoint(path)
     if _KEY not in checkpoint.metadata:
         raise CheckpointError(
-            f"{shown(path)}: not written by save_training: it holds weights and no optimizer"
+            f"{printable(path)}: not written by save_training: it holds weights and no optimizer"
         )
     try:
         return _read(json.loads(checkpoint.metadata[_KEY]), checkpoint)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{shown(path)}: its record of the training is damaged "
-            f"({type(error).__name__}: {shown(error)})"
+            f"{printable(path)}: its record of the training is damaged "
+            f"({type(error).__name__}: {printable(error)})"
         ) from error
 
 
@@ -123,41 +117,29 @@ def _read(record: Mapping[str, Any], checkpoint: Checkpoint) -> TrainingFile:
     if not isinstance(record["rules"], str | None):
         raise TypeError("rules that are no text")
     tensors = checkpoint.state_dict()
+
+    def plain(name: str) -> Any:
+        return unpacked(record[name], tensors)
+
     return TrainingFile(
         weights={name: tensors[f"{_MODEL}{name}"] for name in record["weights"]},
-        others=dict(unpacked(record["others"], tensors)),
+        others=dict(plain("others")),
         optimizer=_read_optimizer(record["optimizer"], tensors),
-        schedule=unpacked(record["schedule"], tensors),
-        stages=unpacked(record["stages"], tensors),
-        rules=record["rules"],
-        epoch=unpacked(record["epoch"], tensors),
-        step=unpacked(record["step"], tensors),
-        extra=unpacked(record["extra"], tensors),
-        random=_read_random(unpacked(record["random"], tensors)),
+        schedule=plain("schedule"),
+        stages=plain("stages"),
+        state=TrainingState(plain("epoch"), plain("step"), plain("extra"), record["rules"]),
+        random=check_generators(plain("random")),
         schedule_kind=record.get("schedule_kind"),
     )
 
 
 def _read_optimizer(
     record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
-) -> OptimizerRecord:
+) -> OptimizerState:
     groups = [dict(group) for group in unpacked(record["groups"], tensors)]
     entries = unpacked(record["entries"], tensors)
-    return OptimizerRecord(
+    return OptimizerState(
         str(record["kind"]),
         tuple({**group, "param_names": [*map(str, group["param_names"])]} for group in groups),
-        {str(name): dict(entry) for name, entry in entries.items()},
+        {str(name): dict(entry) for name, entry in entries.items() if entry},
     )
-
-
-def _read_random(states: Mapping[str, Any]) -> dict[str, Any]:
-    """Generators crash on anything but bytes of their own length."""
-    import torch
-
-    cpu = states["cpu"]
-    gpus = list(states["cuda"])
-    if cpu.shape != torch.get_rng_state().shape or {cpu.dtype, *(g.dtype for g in gpus)} != {
-        torch.uint8
-    }:
-        raise ValueError("a random state of another kind")
-    return {"cpu": cpu, "cuda": gpus}

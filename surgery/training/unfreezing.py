@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from surgery.errors import RuleError, StageError
-from surgery.patterns import spec_of
+from surgery.networks.selection import spec_of
 from surgery.specs import ModelSpec, ParameterSpec
 from surgery.tuning import resolve_groups
 from surgery.tuning.actions import is_action
 from surgery.tuning.stages import layer_depths
 from surgery.wrappers import unwrap_name
-
-if TYPE_CHECKING:
-    from torch import nn
 
 #: Words that start lines of their own.
 _LINE_WORDS = frozenset({"model", "base", "default", "split", "schedule"})
@@ -27,8 +26,8 @@ def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
 
     From the output to the input, as ULMFiT does (Howard and Ruder 2018, section 3.3). Stages
     are the model's own depths where it knows them, see
-    :func:`surgery.tuning.stages.layer_depths`. Put ``base`` and rate lines in front. A path
-    that rules would read as something else is written as a regular expression.
+    :func:`surgery.tuning.stages.layer_depths`. Put ``base`` and learning rate lines in front. A
+    path that rules would read as something else is written as a regular expression.
 
     Raises :class:`~surgery.errors.StageError`, for names that no rule can say too.
 
@@ -48,10 +47,15 @@ def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
     stages = _stages(spec)
     if not stages:
         raise StageError("the model has no parameters that could train")
-    below = _stages_below(stages)
+    # Every path to the stages that have a parameter there; a tied one is at all its names.
+    homes: dict[str, set[int]] = defaultdict(set)
     for index, stage in enumerate(stages):
-        paths = dict.fromkeys(_shortest_path(p, index, below) for p in stage)
-        selector = ", ".join(map(_as_selector, paths))
+        for path in (path for p in stage for alias in p.aliases for path in _paths_to(alias)):
+            homes[path].add(index)
+    for index, stage in enumerate(stages):
+        # The highest path above each parameter that holds nothing of another stage.
+        highest = (next(o for o in _paths_to(p.name) if homes[o] == {index}) for p in stage)
+        selector = ", ".join(map(_as_selector, dict.fromkeys(highest)))
         lines.append(f"{selector} {f'unfreeze@{index * every}' if index else 'train'}")
     text = "\n".join(lines) + "\n"
     _check_read_back(text, spec, stages, every)
@@ -89,21 +93,6 @@ def _stages(spec: ModelSpec) -> list[list[ParameterSpec]]:
         if parameter.tensor.is_floating:
             by_depth.setdefault(depths[parameter.name], []).append(parameter)
     return [by_depth[depth] for depth in sorted(by_depth, reverse=True)]
-
-
-def _stages_below(stages: Sequence[Sequence[ParameterSpec]]) -> dict[str, set[int]]:
-    """Every path to the stages that have a parameter there; a tied one is at all its names."""
-    below: dict[str, set[int]] = {}
-    for index, stage in enumerate(stages):
-        for alias in (alias for parameter in stage for alias in parameter.aliases):
-            for path in _paths_to(alias):
-                below.setdefault(path, set()).add(index)
-    return below
-
-
-def _shortest_path(parameter: ParameterSpec, stage: int, below: Mapping[str, set[int]]) -> str:
-    """The highest path above the parameter that holds nothing of another stage."""
-    return next(path for path in _paths_to(parameter.name) if below[path] == {stage})
 
 
 def _paths_to(name: str) -> Iterator[str]:

@@ -7,31 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import OneAtATime
-from surgery.checkpoint.weights import Source
-from surgery.checkpoint.writing.casting import cast, refuse_broken
-from surgery.checkpoint.writing.values import Computed, Values, is_plain, is_tensor
+from surgery.checkpoint.tensors.casting import cast
+from surgery.checkpoint.tensors.filling import fill
+from surgery.checkpoint.tensors.reading import flat_pieces, read_tensor
+from surgery.checkpoint.weights import Weights
+from surgery.checkpoint.writing.casting import refuse_broken
+from surgery.checkpoint.writing.values import Computed, Values, is_tensor
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import TensorSpec
 from surgery.transfers.gathering import gathered, refuse_torn_ties
-from surgery.transfers.outcome import TransferOutcome
-from surgery.transfers.plan import TransferPlan, shape_text
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from surgery.transfers.plan import TransferOutcome, TransferPlan
+from surgery.wording import shape_text
 
 
 def apply_to_model(
-    plan: TransferPlan, source: Source, model: nn.Module, *, strict: bool = False
+    plan: TransferPlan, source: Weights, model: nn.Module, *, strict: bool = False
 ) -> TransferOutcome:
     """Write the plan's values into ``model``, in place, so that an optimizer made earlier holds.
 
     Parameters stay the objects they are, on their device and in their dtype. A file is read
-    straight into their memory, every byte once; what an adapter computes, or what is joined of
+    straight into their memory, every byte once; what a resizer computes, or what is joined of
     several tensors, is made before anything is written, and held until then.
 
     Raises, before anything is written, :class:`~surgery.errors.SurgeryError` where the model is
@@ -41,8 +42,6 @@ def apply_to_model(
     fails or changes while it is read raises :class:`~surgery.errors.CheckpointError`, which says
     if the model has been written to.
     """
-    from surgery.checkpoint.filling import fill
-
     targets = _targets(plan, model)
     values = _ready(gathered(plan, source, targets))
     refuse_torn_ties(plan, values)
@@ -69,21 +68,17 @@ def _ready(values: Mapping[str, Values]) -> dict[str, Values]:
     place once: a part that is damaged shows before anything is written. So is what has to be
     computed: it may be made of values that the model is about to lose.
     """
-    from surgery.checkpoint.tensors import flat_pieces, read_tensor
-
     read: dict[Values, Values] = {}
     with OneAtATime() as sources:
         for value in values.values():
             if isinstance(value, Computed):
                 read[value] = _joined([*flat_pieces(value)]).reshape(value.shape)
-            elif isinstance(value, Place) and not is_plain(value) and value not in read:
+            elif isinstance(value, Place) and not value.is_plain and value not in read:
                 read[value] = read_tensor(value, sources.reader(value.region.source))
     return {name: read.get(value, value) for name, value in values.items()}
 
 
 def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-    import torch
-
     return pieces[0] if len(pieces) == 1 else torch.cat([*pieces])
 
 
@@ -96,8 +91,6 @@ def _refuse_changed(values: Mapping[str, Values]) -> None:
 
 def _count_broken(plan: TransferPlan, values: Mapping[str, Values]) -> dict[str, int]:
     """What the plan's casts would break; nothing is kept."""
-    from surgery.checkpoint.tensors import flat_pieces
-
     counts = {
         name: sum(cast(piece, dtype)[1] for piece in flat_pieces(value))
         for name, value in values.items()
@@ -131,7 +124,7 @@ def _targets(plan: TransferPlan, model: nn.Module) -> dict[str, torch.Tensor]:
     targets: dict[str, torch.Tensor] = {}
     for step in plan.steps:
         name = step.target.name
-        if step.status == "fresh":
+        if step.recipe is None:
             continue
         if name not in state or id(state[name]) not in own:
             raise SurgeryError(
@@ -148,8 +141,8 @@ def _check_place(target: TensorSpec, place: torch.Tensor) -> None:
     now = TensorSpec.of(target.name, place)
     if now != target:
         raise SurgeryError(
-            f"{target.name} was {shape_text(target)} {target.dtype} when the plan was made and is "
-            f"{shape_text(now)} {now.dtype} now; make the plan again"
+            f"{target.name} was {shape_text(target.shape)} {target.dtype} when the plan was made "
+            f"and is {shape_text(now.shape)} {now.dtype} now; make the plan again"
         )
     if place.is_meta:
         raise TransferRefused(

@@ -2,111 +2,161 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from surgery.collecting import collector_paused
-from surgery.errors import CheckpointError, RenameError, SurgeryError, TransferRefused
-from surgery.matching.by_structure import UNKNOWN, Code, HintsLike, is_index, match_by_structure
-from surgery.matching.lines.given import Given, given_by
-from surgery.matching.lines.renames import Renames
+from surgery.errors import SelectorError
+from surgery.matching.by_structure import UNKNOWN, Code, is_index, match_by_structure
+from surgery.matching.lines.mapping import read_mapping
 from surgery.matching.matches import Match, Matches
 from surgery.matching.names import match_names
-from surgery.matching.operations import Operation
+from surgery.matching.recipes.recipe import Recipe, View
+from surgery.matching.recipes.words import in_words
+from surgery.networks.selection import name_the_head
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec
-from surgery.transfers.plan import (
-    Adapt,
-    Assemble,
-    KeepInit,
-    Load,
-    Step,
-    TransferPlan,
-    Unused,
-    shape_text,
-)
-from surgery.transfers.refusal import first_lines
-from surgery.transfers.resize.asked import Asked
-from surgery.transfers.resize.choose import Choice
-from surgery.transfers.resize.layers import Moved, relayer
+from surgery.transfers.plan import Ends, TransferPlan
+from surgery.transfers.renamed import Renamed, refuse_flattened, renamed_by
+from surgery.transfers.request import TransferRequest
+from surgery.transfers.selecting import names_selected, no_tensor
+from surgery.transfers.step import Evidence, Method, Step, Unused
+from surgery.transfers.target import Target
+from surgery.wording import shape_text
 from surgery.wrappers import unwrap_name, unwrap_names
 
-MATCHES = ("names", "structure")
-ON_MISMATCH = ("keep", "adapt")
+if TYPE_CHECKING:
+    from surgery.transfers.resize.choose import Choice
 
 
 @collector_paused()
-def make_plan(
+def decide(
+    request: TransferRequest,
     source: SourceSpec,
-    target: ModelSpec,
-    *,
-    match: str = "names",
-    renames: Renames | None = None,
-    hints: HintsLike = (),
+    target: Target,
     code: Code = UNKNOWN,
-    on_mismatch: str = "keep",
-    adapters: Sequence[Asked] = (),
+    ends: Ends | None = None,
 ) -> TransferPlan:
-    """Decide where every tensor of ``target`` comes from.
+    """Where every tensor of ``target`` comes from.
 
-    ``match="structure"`` brings two implementations of one network together; ``hints`` settle
-    what it leaves open, and ``code`` is further evidence, of the source as long as nothing is
-    renamed. ``on_mismatch="adapt"`` computes what has another shape where an adapter fits;
-    ``adapters`` are those that were asked for by name, whatever ``on_mismatch`` says.
+    ``code`` is further evidence for structure: of the source as long as nothing is renamed.
+    ``ends`` carry the plan out.
 
-    Raises :class:`~surgery.errors.SurgeryError` for an adapter that was asked for and fits
-    nothing and for a hint that settles nothing, :class:`~surgery.errors.RenameError` for rename
-    lines that match nothing, :class:`~surgery.errors.TransferRefused` where renames send two
-    sources to one target, and :class:`~surgery.errors.CheckpointError` for sources that no
-    renaming can bring back.
+    Raises :class:`~surgery.errors.SurgeryError` for a resizer that was named and fits nothing and
+    for a hint that decides nothing, :class:`~surgery.errors.MappingError` for lines of the mapping
+    that match nothing, :class:`~surgery.errors.TransferRefused` where it sends two sources to one
+    target, :class:`~surgery.errors.SelectorError` for a pattern of ``fresh`` that is no tensor's,
+    and :class:`~surgery.errors.CheckpointError` for sources that no renaming can bring back.
     """
-    _check_match(match, hints)
-    _check_on_mismatch(on_mismatch)
-    _refuse_flattened(source.specs)
-    renamed, given = _renamed(source, renames, target)
-    code = code if renames is None else replace(code, source=None)
-    found = _matches(source, given.left(renamed), target, match, hints, code)
-    matches = given.added_to(found)
-    aliases = {name: names for names in target.ties for name in names}
-    layers = [asked for asked in adapters if asked.adapter.name == "depth"]
-    relayered = relayer(layers, matches, renamed, target.by_name)
-    matches = relayered.matches
-    others = [asked for asked in adapters if asked not in layers]
-    choice = _choice(renamed, matches, target, others, automatic=on_mismatch == "adapt")
-    unread = dict(source.unread)
-    moved, left_out = relayered.moved, given.left_out
-    decide = _Decision(renamed, matches, target, aliases, unread, choice, moved, left_out)
-    steps = tuple(map(decide.step, target.tensors))
-    choice.refuse_unused()
+    spec = target.spec
+    refuse_flattened(source.specs)
+    _refuse_unknown_fresh(request, target)
+    mapping = read_mapping(request.mapping)
+    renamed, given = renamed_by(mapping, source, spec)
+    code = code if mapping is None else replace(code, source=None)
+    found = given.added_to(_matches(request, source, given.left(renamed), spec, code))
+    undecided = {name: group.reason for group in found.open for name in group.targets}
+    decision = _Decision(renamed, found, spec, dict(source.unread), given.left_out, undecided)
+    if request.resize is not None:
+        decision = _resizing(request, decision)
+    decision = replace(decision, matches=_with_ties(decision))
+    steps = tuple(map(decision.step, spec.tensors))
+    if decision.choice:
+        decision.choice.refuse_unused(steps)
     return TransferPlan(
         steps=steps,
-        unused=tuple(_unused(decide, steps, source, relayered.left_out)),
-        parameters=tuple(_counted_names(target)),
-        ties=target.ties,
+        unused=tuple(_unused(decision, steps, source)),
+        parameters=tuple(_counted_names(spec)),
+        ties=spec.ties,
         unread=tuple(source.unread),
-        refused=matches.refused,
+        open=decision.matches.open,
+        head=_head_tensors(target, steps),
+        request=request,
+        target=spec,
+        ends=ends,
     )
 
 
+def _resizing(request: TransferRequest, decision: _Decision) -> _Decision:
+    """The same with tensors of another shape, and layers of another number, as was asked for."""
+    from surgery.transfers.resize.choose import Choice
+    from surgery.transfers.resize.options import read_options
+    from surgery.transfers.resize.stacks import restack
+
+    options = read_options(request.resize)
+    target = decision.target.by_name
+    stacks = [option for option in options if option.is_depth]
+    restacked = restack(stacks, decision.matches, decision.sources, target)
+    pairs = [
+        (decision.sources[match.source].spec, target[match.target])
+        for match in restacked.matches.by_target.values()
+        if match.recipe is None  # three projections in one are no change of width
+    ]
+    specs = {name: entry.spec for name, entry in decision.sources.items()}
+    others = tuple(option for option in options if not option.is_depth)
+    return replace(
+        decision,
+        matches=restacked.matches,
+        choice=Choice(others, specs, decision.target, tuple(pairs)),
+        moved=restacked.moved,
+        layers_left_out=restacked.left_out,
+    )
+
+
+def _with_ties(decision: _Decision) -> Matches:
+    """Every name of a tied tensor with the match of another, where its own does not fit: a file
+    may hold a tie once.
+    """
+    by_target = dict(decision.matches.by_target)
+    for names in decision.target.ties:
+        own = [by_target[name] for name in names if name in by_target]
+        fitting = next((match for match in own if not decision.misfit(match)), None)
+        for name in names if own else ():
+            match = by_target.get(name)
+            if match is None or (fitting and decision.misfit(match)):
+                given = fitting or own[0]
+                by_target[name] = replace(given, target=name, tied_to=given.target)
+    return replace(decision.matches, by_target=by_target)
+
+
+def _head_tensors(target: Target, steps: Sequence[Step]) -> tuple[str, ...]:
+    """The tensors of the target's heads, which may be new; looked for where anything is."""
+    if not any(step.state == "fresh" and not step.recomputed for step in steps):
+        return ()
+    paths = tuple(f"{path}." for path in target.find_heads())
+    names = unwrap_names(target.spec.by_name)
+    return tuple(name for name, clean in names.items() if clean.startswith(paths))
+
+
+def _refuse_unknown_fresh(request: TransferRequest, target: Target) -> None:
+    """A pattern that means no tensor is a slip, and would accept nothing."""
+    selectors = request.accepted_fresh
+    heads = target.find_heads() or None if name_the_head(selectors) else None
+    found = names_selected(target.spec, selectors, heads)
+    for selector, names in zip(selectors, found, strict=True):
+        if not names:
+            raise SelectorError(f"fresh: {no_tensor(selector, target.spec)}")
+
+
 def _matches(
+    request: TransferRequest,
     source: SourceSpec,
-    renamed: Mapping[str, _Entry],
+    renamed: Mapping[str, Renamed],
     target: ModelSpec,
-    match: str,
-    hints: HintsLike,
     code: Code,
 ) -> Matches:
     sources = {new: entry.spec for new, entry in renamed.items()}
-    if match == "names":
+    if request.match == "names":
         return match_names(sources, target.by_name)
     named = _named(renamed, target)
     left = {new: spec for new, spec in sources.items() if new not in named}
-    found = match_by_structure(left, source.ties, _without(target, named.values()), hints, code)
+    rest = _without(target, named.values())
+    found = match_by_structure(left, source.ties, rest, request.hints, code)
     lines = {new_target: Match(new_target, new) for new, new_target in named.items()}
     return replace(found, by_target={**found.by_target, **lines})
 
 
-def _named(renamed: Mapping[str, _Entry], target: ModelSpec) -> dict[str, str]:
+def _named(renamed: Mapping[str, Renamed], target: ModelSpec) -> dict[str, str]:
     """New name -> target name of the sources that a line calls as a target tensor is called: that
     is said, and structure need not find it.
     """
@@ -133,232 +183,137 @@ def _counted_names(target: ModelSpec) -> Iterable[str]:
                 break
 
 
-def _check_match(match: str, hints: HintsLike) -> None:
-    if match not in MATCHES:
-        raise SurgeryError(f"match={match!r} is not known; expected 'names' or 'structure'")
-    if match == "names" and hints:
-        raise SurgeryError(
-            "hints settle what structure leaves open, and names leave nothing open; say "
-            "match='structure', or use renames"
-        )
-
-
-def _check_on_mismatch(on_mismatch: str) -> None:
-    if on_mismatch not in ON_MISMATCH:
-        raise SurgeryError(f"on_mismatch={on_mismatch!r} is not known; expected 'keep' or 'adapt'")
-
-
-def _choice(
-    sources: Mapping[str, _Entry],
-    matches: Matches,
-    target: ModelSpec,
-    asked: Sequence[Asked],
-    *,
-    automatic: bool,
-) -> Choice:
-    if not (asked or automatic):  # nothing will look at it, and there may be 100,000 tensors
-        return Choice((), automatic, {}, target, ())
-    pairs = [
-        (sources[match.source].spec, target.by_name[match.target])
-        for match in matches.by_target.values()
-        if match.operation is None  # three projections in one are no change of width
-    ]
-    specs = {name: entry.spec for name, entry in sources.items()}
-    return Choice(asked, automatic, specs, target, pairs)
-
-
-#: FSDP's ``_flat_param`` and fairscale's ``flat_param_0``.
-_FLATTENED = re.compile(r"(^|\.)_?flat_param(_\d+)?$")
-
-
-def _refuse_flattened(sources: Sequence[TensorSpec]) -> None:
-    flat = [spec.name for spec in sources if _FLATTENED.search(spec.name)]
-    if flat:
-        raise CheckpointError(
-            f"{flat[0]!r} is one rank's flattened FSDP shard; no renaming can bring its tensors "
-            "back: save the full state dict (StateDictType.FULL_STATE_DICT, or "
-            "torch.distributed.checkpoint.state_dict.get_model_state_dict) and use that file"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A source tensor under its new name, and the rename lines that made it."""
-
-    spec: TensorSpec
-    lines: tuple[int, ...] = ()
-
-
-def _renamed(
-    source: SourceSpec, renames: Renames | None, target: ModelSpec
-) -> tuple[dict[str, _Entry], Given]:
-    """Source tensors by new name, and what the lines say besides; two names of one tensor may
-    land on one.
-    """
-    if renames is None:
-        return {spec.name: _Entry(spec) for spec in source.specs}, Given()
-    new_names, problems = renames.applied(spec.name for spec in source.specs)
-    given, more = given_by(renames, source.specs, new_names, target)
-    if problems or more:
-        raise RenameError(renames.path, [*problems, *more])
-    tied = {name: group[0] for group in source.ties for name in group}
-    by_new: dict[str, _Entry] = {}
-    clashes = []
-    for spec in source.specs:
-        new, lines = given.names[spec.name], new_names[spec.name][1]
-        other = by_new.setdefault(new, _Entry(spec, lines)).spec
-        if other is not spec and tied.get(other.name) != tied.get(spec.name, spec.name):
-            clashes.append(f"{other.name} and {spec.name} -> {new}")
-    if clashes:
-        raise TransferRefused(
-            f"{renames.path} sends two source tensors to one name; nothing was changed",
-            first_lines(clashes, 10),
-        )
-    return by_new, given
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Decision:
-    """Everything that a step is decided from."""
+    """Everything that a step is decided from. ``choice`` resizes, ``moved`` are layers that are
+    given another layer's values, ``layers_left_out`` names in layers that no layer is given;
+    ``open`` says why a target's tensor stays open.
+    """
 
-    sources: Mapping[str, _Entry]
+    sources: Mapping[str, Renamed]
     matches: Matches
     target: ModelSpec
-    aliases: Mapping[str, tuple[str, ...]]
     unread: Mapping[str, str]
-    choice: Choice
-    moved: Mapping[str, Moved]
     left_out: Mapping[str, str]
-    found: dict[tuple[object, ...], tuple[Match, str] | None] = field(default_factory=dict)
-    tied_adapted: dict[tuple[object, ...], Adapt | None] = field(default_factory=dict)
+    open: Mapping[str, str] = field(default_factory=dict)
+    choice: Choice | None = None
+    moved: Mapping[str, Method] = field(default_factory=dict)
+    layers_left_out: frozenset[str] = frozenset()
 
     def step(self, tensor: TensorSpec) -> Step:
-        """The adapter that was asked for, else the tensor's own match if it fits, else that of
-        another of its names (a file may hold a tie once), else an adapter, else why it stays as
-        it is.
+        """A recipe, or the resizer that was named; else the match, if it fits; else a resizer that
+        fits; else why it keeps its values.
         """
-        own = self.matches.by_target.get(tensor.name)
-        if own and own.operation:
-            return self.assemble(tensor, own, own.operation)
-        if own and self.choice.asked and (step := self.chosen(tensor, own)):
-            return step
-        if own and not self.misfit(own, tensor):
-            return self.moved_here(tensor, own) or self.load(tensor, own)
-        if tensor.name in self.aliases and (tied := self.tied(tensor)):
-            return self.load(tensor, *tied)
-        adapted, why = self.adapted(tensor)
-        if adapted:
-            return adapted
-        if own:
-            source = self.sources[own.source].spec
-            reason = "; ".join(filter(None, (self.misfit(own, tensor), why)))
-            return KeepInit(tensor, reason, source, is_index(tensor.name))
-        return self.keep(tensor)
+        match = self.matches.by_target.get(tensor.name)
+        if match is None:
+            return self.without_match(tensor)
+        misfit = self.misfit(match)
+        if match.recipe:
+            return self.fresh(tensor, match, misfit) if misfit else self.loaded(tensor, match)
+        if self.choice and (fit := self.choice.named(self.case(match))):
+            return self.resized(tensor, match, *fit)
+        if not misfit:
+            return self.loaded(tensor, match)
+        found, why = self.resized_from_any(tensor, match)
+        return found or self.fresh(tensor, match, "; ".join(filter(None, (misfit, why))))
 
-    def moved_here(self, tensor: TensorSpec, match: Match) -> Adapt | None:
-        """The step that gives the tensor another layer's values; a counter is merely loaded."""
-        moved = self.moved.get(tensor.name)
-        if moved is None or not tensor.is_floating:
-            return None
-        source = self.sources[match.source].spec
-        return Adapt(
-            target=tensor,
-            sources=(source,),
-            adapter="depth",
-            reason=moved.reason,
-            reference=moved.reference,
-            chosen=True,
-            via=self.via(match),
-        )
-
-    def chosen(self, tensor: TensorSpec, match: Match) -> Adapt | None:
-        entry = self.sources[match.source]
-        return self.choice.chosen(match.source, entry.spec, tensor, self.via(match))
-
-    def adapted(self, tensor: TensorSpec) -> tuple[Adapt | None, str]:
-        """The step of an adapter that fits the tensor's own match, or that of another of its
-        names; or why none does.
+    def resized_from_any(self, tensor: TensorSpec, own: Match) -> tuple[Step | None, str]:
+        """The step of a resizer that fits the tensor's match, or that of another of its names; or
+        why none fits its own.
         """
-        if not self.choice.automatic:
+        if self.choice is None:
             return None, ""
-        own = self.adapted_from(tensor, tensor.name)
-        if isinstance(own, Adapt) or tensor.name not in self.aliases:
-            return (own, "") if isinstance(own, Adapt) else (None, own)
-        names = self.aliases[tensor.name]
-        key = (names[0], tensor.shape, tensor.dtype)
-        if key not in self.tied_adapted:  # looked for once, as in `tied`
-            found = (self.adapted_from(tensor, name, f"tied to {name}") for name in names)
-            self.tied_adapted[key] = next((step for step in found if isinstance(step, Adapt)), None)
-        step = self.tied_adapted[key]
-        return (replace(step, target=tensor) if step else None), own
+        names = next((names for names in self.target.ties if tensor.name in names), ())
+        others = (self.matches.by_target.get(name) for name in names)
+        why = []
+        for match in (own, *(other for other in others if other and other != own)):
+            if _uncastable(self.spec(match), tensor):
+                continue
+            fit = self.choice.automatic(self.case(match))
+            if isinstance(fit, str):
+                why.append(fit)
+            else:
+                return self.resized(tensor, match, *fit), ""
+        return None, why[0] if why else ""
 
-    def adapted_from(self, tensor: TensorSpec, name: str, *more: str) -> Adapt | str:
-        """What an adapter makes of the match of ``name``, or why none fits."""
-        match = self.matches.by_target.get(name)
-        if match is None or _uncastable(self.sources[match.source].spec, tensor):
-            return ""
-        source, via = self.sources[match.source].spec, (*self.via(match), *more)
-        # The adapter looks at the name that was matched: a tied head is a vocabulary, too.
-        return self.choice.fitting(match.source, source, self.target.by_name[name], via)
-
-    def tied(self, tensor: TensorSpec) -> tuple[Match, str] | None:
-        """The first match among the tensor's names that fits, looked for once: all its names
-        have the same one.
+    def case(self, match: Match) -> tuple[str, TensorSpec, TensorSpec]:
+        """What a resizer looks at: the source's name and spec, and the target's tensor under the
+        name that was matched, since a tied head is a vocabulary, too.
         """
-        names = self.aliases[tensor.name]
-        key = (names[0], tensor.shape, tensor.dtype)
-        if key not in self.found:
-            matches = ((self.matches.by_target.get(name), name) for name in names)
-            self.found[key] = next(
-                (
-                    (match, f"tied to {name}")
-                    for match, name in matches
-                    if match and not self.misfit(match, tensor)
-                ),
-                None,
-            )
-        return self.found[key]
+        return match.source, self.spec(match), self.target.by_name[match.tied_to or match.target]
 
-    def misfit(self, match: Match, tensor: TensorSpec) -> str:
-        """Why the matched source cannot be copied; empty where it can."""
-        source = self.sources[match.source].spec
-        if source.shape != tensor.shape:
+    def spec(self, match: Match) -> TensorSpec:
+        return self.sources[match.source].spec
+
+    def misfit(self, match: Match) -> str:
+        """Why the source cannot be moved here as it is; empty where it can."""
+        source, target = self.spec(match), self.target.by_name[match.target]
+        if match.recipe:
+            dtypes = dict.fromkeys(source.dtype for source in match.recipe.sources)
+            if len(dtypes) > 1:
+                count = len(match.recipe.sources)
+                return f"its {count} sources have different dtypes: {', '.join(dtypes)}"
+        elif source.shape != target.shape:
             name = f"{source.name} " if match.evidence else ""  # structure pairs any two names
-            shapes = f"source {name}{shape_text(source)}, target {shape_text(tensor)}"
+            shapes = f"source {name}{shape_text(source.shape)}, target {shape_text(target.shape)}"
             return f"shape differs: {shapes}"
-        return _uncastable(source, tensor)
+        return _uncastable(source, target)
 
-    def load(self, tensor: TensorSpec, match: Match, *more: str) -> Load:
-        source = self.sources[match.source].spec
-        return Load(tensor, source, (*self.via(match), *more), match.evidence)
+    def loaded(self, tensor: TensorSpec, match: Match) -> Step:
+        recipe = match.recipe or View.of(self.spec(match))
+        # A counter of another layer is merely loaded.
+        method = self.moved.get(tensor.name) if tensor.is_floating else None
+        why = [*self.via(match)]
+        why += [] if recipe.is_copy else [in_words(recipe)]
+        state = "resized" if method else "loaded" if recipe.moves else "computed"
+        return self.taking(tensor, match, recipe, state, why, method)
 
-    def assemble(self, tensor: TensorSpec, match: Match, operation: Operation) -> Step:
-        """The step that makes a tensor of rows of others, or why they cannot be joined."""
-        sources = operation.sources
-        dtypes = dict.fromkeys(source.dtype for source in sources)
-        if why := _uncastable(sources[0], tensor):
-            return KeepInit(tensor, why, sources[0])
-        if len(dtypes) > 1:
-            why = f"its {len(sources)} sources have different dtypes: {', '.join(dtypes)}"
-            return KeepInit(tensor, why, sources[0])
-        return Assemble(tensor, operation, self.via(match), match.evidence)
+    def resized(self, tensor: TensorSpec, match: Match, method: Method, reason: str) -> Step:
+        why = (reason, *self.via(match))
+        return self.taking(tensor, match, View.of(self.spec(match)), "resized", why, method)
 
-    def via(self, match: Match) -> tuple[str, ...]:
+    def taking(
+        self,
+        tensor: TensorSpec,
+        match: Match,
+        recipe: Recipe,
+        state: str,
+        why: Iterable[str],
+        method: Method | None,
+    ) -> Step:
+        tier = "lines" if self.sources[match.source].lines else match.tier
+        step = Step(tensor, recipe, state, "", Evidence(tier, match.evidence), method)
+        cast = (f"cast {step.cast}",) if step.cast else ()
+        return replace(step, reason=", ".join((*why, *cast)))
+
+    def via(self, match: Match) -> Iterator[str]:
         """How the names of a match were brought together."""
-        lines = self.sources[match.source].lines
-        return tuple(filter(None, (match.via, *map("renamed by line {}".format, lines))))
+        if match.via:
+            yield match.via
+        yield from (f"renamed by line {line}" for line in self.sources[match.source].lines)
+        if match.tied_to:
+            yield f"tied to {match.tied_to}"
 
-    def keep(self, tensor: TensorSpec) -> KeepInit:
-        if reason := self.matches.ambiguous_targets.get(tensor.name):
-            return KeepInit(tensor, reason)
+    def fresh(self, tensor: TensorSpec, match: Match, reason: str) -> Step:
+        known = is_index(tensor.name)
+        counterpart = self.spec(match)
+        return Step(tensor, None, "fresh", reason, counterpart=counterpart, recomputed=known)
+
+    def without_match(self, tensor: TensorSpec) -> Step:
+        if reason := self.open.get(tensor.name):
+            return Step(tensor, None, "open", reason)
         if reason := self.unread.get(tensor.name):
-            return KeepInit(tensor, f"the source has {reason}")
+            return Step(tensor, None, "fresh", f"the source has {reason}")
+        if reason := self.left_out.get(f".{tensor.name}"):  # as given_by keeps it
+            return Step(tensor, None, "fresh", f"the source's is {reason}")
         if tensor.name.rpartition(".")[2] == "num_batches_tracked":
             # torch.nn.modules.batchnorm: versions before 2 did not save the counter.
-            return KeepInit(tensor, "a counter that the source does not hold", expected=True)
+            reason = "a counter that the source does not hold"
+            return Step(tensor, None, "fresh", reason, recomputed=True)
         if is_index(tensor.name):
-            return KeepInit(tensor, "an index that the constructor computes", expected=True)
-        return KeepInit(tensor, self.matches.unmatched_target)
+            reason = "an index that the constructor computes"
+            return Step(tensor, None, "fresh", reason, recomputed=True)
+        return Step(tensor, None, "fresh", self.matches.unmatched_target)
 
 
 def _uncastable(source: TensorSpec, target: TensorSpec) -> str:
@@ -373,31 +328,27 @@ def _uncastable(source: TensorSpec, target: TensorSpec) -> str:
     return ""
 
 
-def _unused(
-    decide: _Decision, steps: Sequence[Step], source: SourceSpec, left_out: frozenset[str]
-) -> Iterable[Unused]:
+def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> Iterator[Unused]:
     used = {spec.name for step in steps for spec in step.sources}
-    misfit = {
-        step.source.name: step for step in steps if isinstance(step, KeepInit) and step.source
-    }
+    misfit = {step.counterpart.name: step for step in steps if step.counterpart}
     tied_to_used = {name for group in source.ties if used & {*group} for name in group}
-    new_names = {entry.spec.name: new for new, entry in decide.sources.items()}
-    computed = set(unwrap_names(decide.target.computed).values())
+    new_names = {entry.spec.name: new for new, entry in decision.sources.items()}
+    computed = set(unwrap_names(decision.target.computed).values())
     for spec in source.specs:
         if spec.name in used:
             continue
         new = new_names.get(spec.name, spec.name)
         if spec.name in tied_to_used:
             yield Unused(spec, "another name of a tensor that is used", expected=True)
-        elif new in decide.left_out:
-            yield Unused(spec, decide.left_out[new], expected=True)
-        elif new in left_out:
+        elif new in decision.left_out:
+            yield Unused(spec, decision.left_out[new], expected=True)
+        elif new in decision.layers_left_out:
             yield Unused(spec, "in a layer that was left out, as asked", expected=True)
         elif spec.name in misfit:
-            yield Unused(spec, "does not fit its target", misfit[spec.name].expected)
-        elif new in decide.matches.ambiguous_sources:
-            yield Unused(spec, decide.matches.ambiguous_sources[new])
+            yield Unused(spec, "does not fit its target", misfit[spec.name].recomputed)
+        elif new in decision.matches.ambiguous_sources:
+            yield Unused(spec, decision.matches.ambiguous_sources[new])
         elif unwrap_name(new) in computed or is_index(spec.name):
             yield Unused(spec, "an index that the target computes itself", expected=True)
         else:
-            yield Unused(spec, decide.matches.unmatched_source)
+            yield Unused(spec, decision.matches.unmatched_source)

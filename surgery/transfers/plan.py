@@ -1,4 +1,4 @@
-"""The value that says where every target tensor comes from, before it happens.
+"""The value that says where every target tensor comes from, before it happens; and after.
 
 Every target name is in exactly one step; every source name is used by a step, or listed with the
 reason why it is not.
@@ -8,169 +8,61 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from surgery.checkpoint.progress import Progress, unwatched
 from surgery.collecting import collector_paused
-from surgery.matching.matches import RefusedGroup
-from surgery.matching.operations import Operation
-from surgery.specs import TensorSpec
+from surgery.errors import SurgeryError
+from surgery.matching.matches import OpenGroup
+from surgery.showing import Shown
+from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers.request import TransferRequest
+from surgery.transfers.selecting import selected
+from surgery.transfers.step import Step, Unused
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The target tensor takes the source tensor's values, cast where the dtypes differ.
-
-    ``via`` says how the names were brought together; it is empty where they are the same.
-    ``evidence`` is why these two belong together, where structure paired them.
-    """
-
-    target: TensorSpec
-    source: TensorSpec
-    via: tuple[str, ...] = ()
-    evidence: tuple[str, ...] = ()
-
-    status = "loaded"
+class Ends(Protocol):
+    """The two ends of a plan, the old weights and what takes them, and what can be done there."""
 
     @property
-    def sources(self) -> tuple[TensorSpec, ...]:
-        return (self.source,)
+    def label(self) -> str:
+        """What the target is called."""
 
     @property
-    def cast(self) -> str:
-        """``"float16 -> float32"``, or empty where the dtypes agree."""
-        return _cast_text(self.source, self.target)
+    def source_kind(self) -> str:
+        """The format of the source's file and the key of its state dict, as far as it has them."""
 
-    @property
-    def reason(self) -> str:
-        return _reason(self.via, self.cast)
+    def plan(self, request: TransferRequest) -> TransferPlan:
+        """Another plan between the same ends."""
 
+    def refuse(self, plan: TransferPlan) -> None: ...
 
-@dataclass(frozen=True, slots=True)
-class Assemble:
-    """The target tensor is made of rows of source tensors, in its own shape; no value changes.
+    def apply(self, plan: TransferPlan, model: nn.Module) -> TransferOutcome: ...
 
-    Two implementations of one layer keep the same numbers otherwise: q, k and v apart or fused,
-    a matrix as (in, out), a 1x1 convolution where the other has a linear layer. ``via`` and
-    ``evidence`` as in :class:`Load`.
-    """
-
-    target: TensorSpec
-    operation: Operation
-    via: tuple[str, ...] = ()
-    evidence: tuple[str, ...] = ()
-
-    status = "loaded"
-
-    @property
-    def sources(self) -> tuple[TensorSpec, ...]:
-        return self.operation.sources
-
-    @property
-    def source(self) -> TensorSpec:
-        """The first of the sources."""
-        return self.sources[0]
-
-    @property
-    def cast(self) -> str:
-        """As for :class:`Load`."""
-        return _cast_text(self.source, self.target)
-
-    @property
-    def reason(self) -> str:
-        return _reason((*self.via, self.operation.name(self.target.shape)), self.cast)
-
-
-#: What an adapter's settings are made of: JSON values, with tuples for arrays.
-Setting: TypeAlias = "int | str | tuple[Setting, ...]"
-
-
-@dataclass(frozen=True, slots=True)
-class Adapt:
-    """The target tensor's values are computed from source tensors of another form.
-
-    ``adapter`` is its name in :data:`surgery.transfers.resize.ADAPTERS`, ``reason`` what it
-    does and what it assumes, ``reference`` the paper or function that says how; ``settings`` are
-    what the computation goes by. ``initial`` counts the elements that keep the target's own
-    values (a vocabulary's new rows, say), ``chosen`` says that somebody named the adapter for
-    this tensor. ``via`` as in :class:`Load`.
-    """
-
-    target: TensorSpec
-    sources: tuple[TensorSpec, ...]
-    adapter: str
-    reason: str
-    reference: str
-    settings: tuple[tuple[str, Setting], ...] = ()
-    initial: int = 0
-    chosen: bool = False
-    via: tuple[str, ...] = ()
-
-    status = "adapted"
-
-    @property
-    def source(self) -> TensorSpec:
-        """The first of the sources, of which most adapters have one."""
-        return self.sources[0]
-
-    @property
-    def cast(self) -> str:
-        """As for :class:`Load`; the computation comes first, in float32 at the least."""
-        return _cast_text(self.source, self.target)
-
-
-def _reason(via: tuple[str, ...], cast: str) -> str:
-    return ", ".join((*via, f"cast {cast}") if cast else via)
-
-
-def _cast_text(source: TensorSpec, target: TensorSpec) -> str:
-    return "" if source.dtype == target.dtype else f"{source.dtype} -> {target.dtype}"
-
-
-@dataclass(frozen=True, slots=True)
-class KeepInit:
-    """The target tensor keeps the values it has; ``reason`` says why.
-
-    ``source`` is the tensor of that name, where there was one that does not fit. ``expected``
-    says that the tensor is not a weight that anyone should miss (a counter that older files
-    lack, an index that the constructor computes): it is no difference under ``strict``.
-    """
-
-    target: TensorSpec
-    reason: str
-    source: TensorSpec | None = None
-    expected: bool = False
-
-    status = "fresh"
-
-    @property
-    def sources(self) -> tuple[TensorSpec, ...]:
-        """None: no source gives it values."""
-        return ()
-
-
-Step = Load | Assemble | Adapt | KeepInit
-
-
-@dataclass(frozen=True, slots=True)
-class Unused:
-    """A source tensor that no step uses. ``expected`` as in :class:`KeepInit`."""
-
-    source: TensorSpec
-    reason: str
-    expected: bool = False
+    def write(
+        self, plan: TransferPlan, path: Path, max_shard_bytes: int | None, progress: Progress
+    ) -> TransferOutcome: ...
 
 
 @dataclass(frozen=True)
-class TransferPlan:
+class TransferPlan(Shown):
     """What goes where.
 
     ``steps`` are in the target's order, one for every target tensor. ``parameters`` names the
     targets that count towards ``loaded_fraction``: every parameter once, under the first of its
-    names. ``ties`` are the target's names of one tensor, where it has more than one.
+    names. ``ties`` are the target's names of one tensor, where it has more than one. ``head`` are
+    the names of the head's tensors, as far as something of the target stays fresh.
     ``unread`` are entries of the source that are no tensors of a kind that is read, each with
-    the reason. ``refused`` are groups of tensors that structure could not tell apart.
+    the reason. ``open`` are groups of tensors that nothing distinguishes.
+
+    ``request`` is what was asked for, ``target`` the model as selectors see it, ``ends`` what the
+    plan is carried out on. Two plans are equal where the same goes to the same place.
     """
 
     steps: tuple[Step, ...]
@@ -178,66 +70,110 @@ class TransferPlan:
     parameters: tuple[str, ...]
     ties: tuple[tuple[str, ...], ...] = ()
     unread: tuple[tuple[str, str], ...] = ()
-    refused: tuple[RefusedGroup, ...] = ()
+    open: tuple[OpenGroup, ...] = ()
+    head: tuple[str, ...] = ()
+    request: TransferRequest | None = field(default=None, compare=False)
+    target: ModelSpec = field(default=ModelSpec((), ()), compare=False)
+    ends: Ends | None = field(default=None, compare=False)
+
+    @property
+    def target_label(self) -> str:
+        """What the target is called: ``timm:resnet50``, or a live model's class."""
+        return self.ends.label if self.ends else "the target"
+
+    @property
+    def source_label(self) -> str:
+        """What the source is called, and what was found there: ``old.pt (torch zip, model)``."""
+        called = self.request.source_label if self.request else "the source"
+        kind = self.ends.source_kind if self.ends else ""
+        return f"{called} ({kind})" if kind else called
+
+    def apply(self, model: nn.Module) -> TransferOutcome:
+        """Do it to a live model, in place, as :func:`surgery.transfer` does.
+
+        Raises :class:`~surgery.errors.TransferRefused` where the plan leaves what its request does
+        not accept, with the model bit for bit as it was; else as
+        :func:`surgery.transfers.apply.apply_to_model` does.
+        """
+        return self._ends.apply(self, model)
+
+    def write(
+        self,
+        path: str | Path,
+        *,
+        max_shard_bytes: int | None = None,
+        progress: Progress = unwatched,
+    ) -> TransferOutcome:
+        """Do it into a new file, which appears whole or not at all; the format follows the suffix.
+
+        ``max_shard_bytes`` cuts what is larger into shards, ``progress`` hears of bytes as they
+        are written. Raises as :meth:`apply` and :func:`surgery.transfers.tofile.write_plan` do.
+        """
+        return self._ends.write(self, Path(path), max_shard_bytes, progress)
+
+    @property
+    def _ends(self) -> Ends:
+        if self.ends is None:
+            raise SurgeryError(
+                "this plan was read from JSON and has no source to read; make it again from the "
+                "files (surgery.plan_transfer)"
+            )
+        return self.ends
+
+    def refuse_unaccepted(self) -> None:
+        """Raise TransferRefused where the plan leaves what its request does not accept."""
+        self._ends.refuse(self)
+
+    @property
+    def head_paths(self) -> tuple[str, ...]:
+        """The modules that hold the tensors of ``head``."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.head))
 
     @cached_property
     def by_target(self) -> Mapping[str, Step]:
         """Steps by target name."""
         return {step.target.name: step for step in self.steps}
 
-    def names(self, status: str) -> tuple[str, ...]:
-        """The target names with that status: ``"loaded"``, ``"adapted"`` or ``"fresh"``."""
-        return tuple(step.target.name for step in self.steps if step.status == status)
+    def names(self, *states: str) -> tuple[str, ...]:
+        """The target names in these states, see :data:`surgery.states.STATES`."""
+        return tuple(step.target.name for step in self.steps if step.state in states)
 
     @property
     def loaded_fraction(self) -> float:
-        """Share of the target's parameter elements that are loaded or adapted, 0 to 1.
+        """Share of the target's parameter elements that the source gives, 0 to 1.
 
-        Elements of an adapted tensor that keep their initial values do not count. A target
+        Elements of a resized tensor that keep their initial values do not count. A target
         without parameters (buffers alone) counts its tensors' elements instead.
         """
         names = set(self.parameters) or set(self.by_target)
         steps = [step for step in self.steps if step.target.name in names]
         total = sum(step.target.numel for step in steps)
-        loaded = sum(map(_taken_elements, steps))
-        return loaded / total if total else 1.0
+        return sum(step.taken for step in steps) / total if total else 1.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the target's values; tied tensors once."""
+        repeated = {name for names in self.ties for name in names[1:]}
+        return sum(s.target.nbytes for s in self.steps if s.target.name not in repeated)
 
     @property
     def casts(self) -> Mapping[str, int]:
         """How many tensors each kind of cast touches, such as ``{"float16 -> float32": 12}``."""
-        steps = (step for step in self.steps if not isinstance(step, KeepInit))
-        return Counter(step.cast for step in steps if step.cast)
+        return Counter(step.cast for step in self.steps if step.cast)
 
     def select(self, selector: str) -> tuple[Step, ...]:
-        """The steps of the target tensors that a selector names, see :mod:`surgery.patterns`.
+        """The steps of the target tensors that a selector names, in order.
 
         Raises :class:`~surgery.errors.SelectorError` where it names none.
         """
-        from surgery.transfers.selecting import selected
-
-        return selected(self, selector)
-
-    def refuse_unless(
-        self, *, min_loaded: float = 0.5, strict: bool = False, keep_open: bool = False
-    ) -> None:
-        """Raise TransferRefused where too little would load, where structure leaves groups open,
-        or where ``strict`` finds a difference.
-
-        ``min_loaded`` is a share from 0 to 1. ``keep_open`` accepts that what is open keeps its
-        initial values, though the network will then compute something else. ``strict`` accepts
-        no fresh tensor and no unused one, save those ``expected``, and no adapted one, save
-        those whose adapter was ``chosen`` by name.
-        """
-        from surgery.transfers.refusal import check
-
-        check(self, min_loaded, strict, keep_open)
+        return selected(self.steps, self.target, selector, self.head_paths or None)
 
     @collector_paused()
     def to_dict(self) -> dict[str, Any]:
         """JSON values that :meth:`from_dict` turns back into an equal plan."""
         return {
             "loaded_fraction": self.loaded_fraction,
-            "steps": [step_to_dict(step) for step in self.steps],
+            "steps": [step.to_dict() for step in self.steps],
             "unused": [
                 {"source": u.source.to_row(), "reason": u.reason, "expected": u.expected}
                 for u in self.unused
@@ -245,22 +181,15 @@ class TransferPlan:
             "unread": [[name, reason] for name, reason in self.unread],
             "parameters": list(self.parameters),
             "ties": [list(names) for names in self.ties],
-            "refused": [
-                {
-                    "targets": list(g.targets),
-                    "sources": list(g.sources),
-                    "reason": g.reason,
-                    "fused": g.fused,
-                }
-                for g in self.refused
-            ],
+            "open": [group.to_dict() for group in self.open],
+            "head": list(self.head),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TransferPlan:
         """The inverse of :meth:`to_dict`. Other data raise KeyError, TypeError or ValueError."""
         return cls(
-            steps=tuple(_step_from_dict(row) for row in data["steps"]),
+            steps=tuple(map(Step.from_dict, data["steps"])),
             unused=tuple(
                 Unused(TensorSpec.from_row(row["source"]), row["reason"], row["expected"])
                 for row in data["unused"]
@@ -268,12 +197,8 @@ class TransferPlan:
             parameters=tuple(data["parameters"]),
             ties=tuple(tuple(names) for names in data["ties"]),
             unread=tuple((name, reason) for name, reason in data["unread"]),
-            refused=tuple(
-                RefusedGroup(
-                    tuple(row["targets"]), tuple(row["sources"]), row["reason"], row["fused"]
-                )
-                for row in data["refused"]
-            ),
+            open=tuple(map(OpenGroup.from_dict, data["open"])),
+            head=tuple(data["head"]),
         )
 
     def __repr__(self) -> str:
@@ -282,89 +207,69 @@ class TransferPlan:
             f"loaded_fraction={self.loaded_fraction:.4f}>"
         )
 
-    def __str__(self) -> str:
-        from surgery.report.transfers import plan_report
 
-        return plan_report(self).text()
+@dataclass(frozen=True)
+class TransferOutcome(Shown):
+    """What a transfer did. ``str()`` is the table.
 
+    ``overflowed`` are (target name, elements) where a cast turned finite values into infinities
+    or NaN, or changed an integer. ``files`` were written, an index last.
+    """
 
-def _taken_elements(step: Step) -> int:
-    match step:
-        case KeepInit():
-            return 0
-        case Adapt(initial=initial):
-            return step.target.numel - initial
-    return step.target.numel
+    plan: TransferPlan
+    overflowed: tuple[tuple[str, int], ...] = ()
+    files: tuple[Path, ...] = ()
 
+    @cached_property
+    def loaded(self) -> tuple[str, ...]:
+        """Target names that took source tensors' values as they are."""
+        return self.plan.names("loaded")
 
-def step_to_dict(step: Step) -> dict[str, Any]:
-    """One step as JSON values."""
-    data: dict[str, Any] = {
-        "status": step.status,
-        "target": step.target.to_row(),
-        "source": step.source.to_row() if step.source else None,
-        "reason": step.reason,
-    }
-    match step:
-        case Load(via=via, evidence=evidence):
-            data |= {"via": list(via), "evidence": list(evidence)}
-        case Assemble():
-            data |= {
-                "sources": [source.to_row() for source in step.sources],
-                "operation": step.operation.to_dict(),
-                "via": list(step.via),
-                "evidence": list(step.evidence),
-            }
-        case KeepInit(expected=expected):
-            data["expected"] = expected
-        case Adapt():
-            data |= {
-                "sources": [source.to_row() for source in step.sources],
-                "adapter": step.adapter,
-                "reference": step.reference,
-                "settings": [list(setting) for setting in step.settings],
-                "initial": step.initial,
-                "chosen": step.chosen,
-                "via": list(step.via),
-            }
-    return data
+    @cached_property
+    def computed(self) -> tuple[str, ...]:
+        """Target names whose values are arithmetic on source tensors."""
+        return self.plan.names("computed")
 
+    @cached_property
+    def resized(self) -> tuple[str, ...]:
+        """Target names whose values were made from a source tensor of another shape."""
+        return self.plan.names("resized")
 
-def _step_from_dict(row: Mapping[str, Any]) -> Step:
-    target = TensorSpec.from_row(row["target"])
-    source = TensorSpec.from_row(row["source"]) if row["source"] else None
-    match row["status"], source:
-        case "loaded", TensorSpec() if "operation" in row:
-            operation = Operation.from_dict(row["operation"], row["sources"])
-            return Assemble(target, operation, tuple(row["via"]), tuple(row["evidence"]))
-        case "loaded", TensorSpec():
-            return Load(target, source, tuple(row["via"]), tuple(row["evidence"]))
-        case "fresh", _:
-            return KeepInit(target, row["reason"], source, row["expected"])
-        case "adapted", TensorSpec():
-            return Adapt(
-                target=target,
-                sources=tuple(TensorSpec.from_row(source) for source in row["sources"]),
-                adapter=row["adapter"],
-                reason=row["reason"],
-                reference=row["reference"],
-                settings=tuple((key, _frozen(value)) for key, value in row["settings"]),
-                initial=row["initial"],
-                chosen=row["chosen"],
-                via=tuple(row["via"]),
-            )
-    raise ValueError(f"no step has the status {row['status']!r} with the source {row['source']!r}")
+    @cached_property
+    def fresh(self) -> tuple[str, ...]:
+        """Target names that kept the values they had, what was left open included."""
+        return self.plan.names("fresh", "open")
 
+    @cached_property
+    def unused(self) -> tuple[str, ...]:
+        """Source names that nothing used, those that cannot be read included."""
+        names = tuple(unused.source.name for unused in self.plan.unused)
+        return (*names, *(name for name, _ in self.plan.unread))
 
-def _frozen(value: Any) -> Setting:
-    """A setting as it was before JSON made arrays of its tuples."""
-    if isinstance(value, list | tuple):
-        return tuple(map(_frozen, value))
-    if isinstance(value, int | str):
-        return value
-    raise TypeError(f"a setting is a number, a text or an array of these, not {value!r}")
+    @property
+    def loaded_fraction(self) -> float:
+        """Share of the model's parameter elements that the source gave, 0 to 1."""
+        return self.plan.loaded_fraction
 
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome as JSON values."""
+        return {
+            "loaded_fraction": self.loaded_fraction,
+            "loaded": list(self.loaded),
+            "computed": list(self.computed),
+            "resized": list(self.resized),
+            "fresh": list(self.fresh),
+            "unused": list(self.unused),
+            "overflowed": [[name, count] for name, count in self.overflowed],
+            "files": [str(file) for file in self.files],
+            "plan": self.plan.to_dict(),
+        }
 
-def shape_text(spec: TensorSpec) -> str:
-    """``(64, 3, 7, 7)``, without Python's comma for one axis."""
-    return f"({', '.join(map(str, spec.shape))})"
+    def __repr__(self) -> str:
+        computed = f"{len(self.computed)} computed, " if self.computed else ""
+        resized = f"{len(self.resized)} resized, " if self.resized else ""
+        return (
+            f"<TransferOutcome: {len(self.loaded)} loaded, {computed}{resized}"
+            f"{len(self.fresh)} fresh, {len(self.unused)} unused, "
+            f"loaded_fraction={self.loaded_fraction:.4f}>"
+        )

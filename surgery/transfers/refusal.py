@@ -1,145 +1,174 @@
-"""When a plan is not good enough to be done, and the likely cause in words."""
+"""When a plan is not good enough to be done, and which option would load or accept what is left.
+
+By default every tensor outside the head must be given by the source. What is not is grouped by
+cause and by subtree, so that one option names a neck or a decoder whole. An option that would load
+it is offered where planning with it does load it.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from surgery.errors import SurgeryError, TransferRefused
-from surgery.matching.matches import RefusedGroup
-from surgery.transfers.plan import Adapt, KeepInit, TransferPlan, shape_text
+from surgery.matching.matches import OpenGroup
+from surgery.transfers.request import TransferRequest
+from surgery.transfers.selecting import names_selected
+from surgery.transfers.step import Step
+from surgery.transfers.subtrees import covering
+from surgery.wording import first_lines, shape_text
+
+if TYPE_CHECKING:
+    from surgery.transfers.plan import TransferPlan
 
 
-def check(plan: TransferPlan, min_loaded: float, strict: bool, keep_open: bool) -> None:
-    """Raise as :meth:`~surgery.transfers.plan.TransferPlan.refuse_unless` does."""
-    if not 0 <= min_loaded <= 1:
-        raise SurgeryError(f"min_loaded is a share from 0 to 1, not {min_loaded}")
-    if not any(step.status != "fresh" for step in plan.steps):
-        raise TransferRefused(
-            "not one tensor of the source fits the target; nothing was changed",
-            _why_so_little(plan),
-        )
-    if plan.loaded_fraction < min_loaded:
-        raise TransferRefused(
+def refuse(plan: TransferPlan, request: TransferRequest) -> None:
+    """Raise TransferRefused for what ``request`` does not accept; nothing has been changed."""
+    missing = tuple(missing_steps(plan, request))
+    if not _gives_anything(plan):
+        why = "not one tensor of the source fits the target"
+        raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
+    if request.min_loaded is None and missing:
+        but = ", not counting the head's" if plan.head else ""
+        why = f"{len(missing)} of {len(plan.steps)} tensors would stay fresh{but}"
+        raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
+    if request.min_loaded is not None and plan.loaded_fraction < request.min_loaded:
+        why = (
             f"only {plan.loaded_fraction * 100:.4g}% of the parameters would be loaded, and at "
-            f"least {min_loaded * 100:.4g}% was asked for (min_loaded); nothing was changed",
-            _why_so_little(plan),
+            f"least {request.min_loaded * 100:.4g}% was asked for (min_loaded)"
         )
-    if plan.refused and not keep_open:
-        count = sum(len(group.targets) for group in plan.refused)
-        raise TransferRefused(
-            f"structure leaves {_groups(plan)} of {count} tensors open; nothing was changed",
-            [
-                *first_lines([str(group) for group in plan.refused], 5),
-                *hints_for(plan.refused),
-                "or accept that they keep their initial values (keep_open, --keep-open)",
-            ],
-        )
-    if strict and (differences := _differences_of(plan)):
+        raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
+    if plan.open and not request.keep_open:
+        raise TransferRefused(f"{_open_count(plan)}; nothing was changed", _open_details(plan))
+    if request.strict and (differences := _differences(plan, request)):
         raise TransferRefused(
             f"strict: {len(differences)} tensors differ between source and target; "
             "nothing was changed",
-            first_lines(differences, 10),
+            [*first_lines(differences, 10), *_accepting_differences(plan, request)],
         )
 
 
-def _differences_of(plan: TransferPlan) -> list[str]:
-    fresh = [
-        f"target {step.target.name}: {step.reason}"
-        for step in plan.steps
-        if isinstance(step, KeepInit) and not step.expected
-    ]
-    adapted = [
-        f"target {step.target.name}: adapted, {step.reason}; name {step.adapter} to accept it"
-        for step in plan.steps
-        if isinstance(step, Adapt) and not step.chosen
-    ]
-    unused = [f"source {u.source.name}: {u.reason}" for u in plan.unused if not u.expected]
-    return [
-        *fresh,
-        *adapted,
-        *unused,
-        *(f"source {name}: {reason}" for name, reason in plan.unread),
-    ]
+def _gives_anything(plan: TransferPlan) -> bool:
+    return any(step.recipe for step in plan.steps)
 
 
-def _why_so_little(plan: TransferPlan) -> list[str]:
-    """First names of both sides, then the likely cause."""
-    fresh = [s for s in plan.steps if isinstance(s, KeepInit)]
-    return [
-        *first_lines(
-            [f"target wants {s.target.name} {shape_text(s.target)}: {s.reason}" for s in fresh], 5
-        ),
-        *first_lines(
-            [f"source has   {u.source.name} {shape_text(u.source)}" for u in plan.unused], 5
-        ),
-        f"likely cause: {_likely_cause(plan, fresh)}",
-    ]
+def missing_steps(plan: TransferPlan, request: TransferRequest) -> Iterator[Step]:
+    """Fresh tensors that somebody would miss: outside the head, and not accepted by ``fresh``."""
+    accepted = _accepted(plan, request) | {*plan.head}
+    for step in plan.steps:
+        if step.state == "fresh" and not step.recomputed and step.target.name not in accepted:
+            yield step
 
 
-def _likely_cause(plan: TransferPlan, fresh: Sequence[KeepInit]) -> str:
-    if plan.refused:
-        return f"structure leaves {_groups(plan)} open; settle what is meant by hints (--hint)"
-    if different := next((s for s in fresh if s.reason.startswith("not taken for one")), None):
-        return f"two networks: {different.reason}"
-    misfits = [step for step in fresh if step.source is not None]
-    if not plan.unused and not misfits:
-        return "the source holds only a part of the target; lower min_loaded to accept that"
-    if len(misfits) > len(fresh) / 2:
-        return "the names agree but the shapes do not: another size of the same architecture"
-    if any(step.reason.startswith("ambiguous") for step in fresh):
-        return "several networks fit; rename the ones that are not meant away (--map)"
-    if swap := _common_swap(plan, fresh):
+def _accepted(plan: TransferPlan, request: TransferRequest) -> set[str]:
+    """The tensors that ``fresh`` names."""
+    return set().union(*names_selected(plan.target, request.accepted_fresh, plan.head_paths))
+
+
+def _details(plan: TransferPlan, request: TransferRequest, missing: Sequence[Step]) -> list[str]:
+    """What is left, cause by cause; the options that load it; then those that accept it."""
+    causes = [(_pattern(plan, steps), steps) for steps in _causes(missing)]
+    lines = [_cause_line(pattern, steps) for pattern, steps in causes]
+    lines += _unused_lines(plan)
+    lines += _remedies(plan, request, missing)
+    if plan.open:
+        lines += [_open_count(plan), *hints_for(plan.open)]
+    if request.min_loaded is None and _gives_anything(plan):
+        lines += [
+            f"--fresh {shlex.quote(pattern)} (fresh=) accepts their initial values"
+            for pattern, _ in causes
+        ]
+        share = int(plan.loaded_fraction * 100) / 100
+        lines.append(f"--min-loaded {share:g} (min_loaded=) accepts all of it")
+    return lines
+
+
+def _causes(missing: Sequence[Step]) -> list[list[Step]]:
+    """Tensors of another shape, then those that the source does not have, by reason."""
+    found: dict[str, list[Step]] = {}
+    for step in missing:
+        found.setdefault("" if step.counterpart else step.reason, []).append(step)
+    return list(found.values())
+
+
+def _cause_line(pattern: str, steps: Sequence[Step]) -> str:
+    first = steps[0]
+    of = f"such as {first.target.name}: " if len(steps) > 1 and first.counterpart else ""
+    count = f"{len(steps)} tensors, " if len(steps) > 1 else ""
+    return f"{pattern}: {count}{of}{first.reason}"
+
+
+def _pattern(plan: TransferPlan, steps: Sequence[Step]) -> str:
+    """Patterns of these tensors, and of no other that the source has or that somebody misses."""
+    names = [step.target.name for step in steps]
+    left = {*names, *(s.target.name for s in plan.steps if s.recomputed and not s.recipe)}
+    return ", ".join(covering(names, (name for name in plan.by_target if name not in left)))
+
+
+def _unused_lines(plan: TransferPlan) -> list[str]:
+    """Names of the source that may belong here; what has another shape is a cause of its own."""
+    misfits = {step.counterpart for step in plan.steps}
+    unused = [u for u in plan.unused if not u.expected and u.source not in misfits]
+    shown = (f"{u.source.name} {shape_text(u.source.shape)}: {u.reason}" for u in unused)
+    return first_lines([f"the source has {line}" for line in shown], 3)
+
+
+#: Tensors for which another plan is tried; of more, a person would wait.
+_MOST_TRIED = 20_000
+
+
+def _remedies(plan: TransferPlan, request: TransferRequest, missing: Sequence[Step]) -> list[str]:
+    """The options with which more would be loaded, as planning with them says."""
+    if plan.ends is None or len(plan.steps) > _MOST_TRIED:
+        return []
+    found = []
+    for wanted, option in _candidates(plan, request, missing):
+        try:
+            other = plan.ends.plan(wanted)
+        except SurgeryError:
+            continue  # it would be refused in its own words
+        left = {step.target.name for step in missing_steps(other, wanted)}
+        loaded = sum(s.target.name not in left and s.state != "open" for s in _now(other, missing))
+        if loaded:
+            asks = f", and asks about {len(other.names('open'))}" if other.open else ""
+            does = "loads" if wanted.resize == request.resize else "resizes"
+            found.append(f"{option} {does} {loaded} of {len(missing)}{asks}")
+    return found
+
+
+def _now(plan: TransferPlan, missing: Sequence[Step]) -> list[Step]:
+    return [plan.by_target[step.target.name] for step in missing]
+
+
+def _candidates(
+    plan: TransferPlan, request: TransferRequest, missing: Sequence[Step]
+) -> Iterator[tuple[TransferRequest, str]]:
+    misfits = [step for step in missing if step.counterpart]
+    if misfits and request.resize is None:
+        tried = plan.ends and plan.ends.plan(replace(request, resize="auto"))
+        fitting = [step for step in misfits if tried and tried.by_target[step.target.name].recipe]
+        if fitting:
+            pattern = _pattern(plan, fitting)
+            yield replace(request, resize=pattern), f"--resize {shlex.quote(pattern)} (resize=)"
+    if request.match == "names" and len(misfits) < len(missing):
+        yield replace(request, match="structure"), "--match structure (match=)"
+    if request.mapping is None and (swap := _common_swap(plan, missing)):
         old, new = swap
-        return f"another nesting; a rename file with the line '{old} -> {new}' would match more"
-    source_shapes = Counter(unused.source.shape for unused in plan.unused)
-    target_shapes = Counter(step.target.shape for step in fresh)
-    shared = (source_shapes & target_shapes).total()
-    if shared > 0.8 * len(fresh):
-        return (
-            "the same shapes under other names: another implementation of this architecture; "
-            "match='structure' (--match structure) brings two of one network together"
+        yield (
+            replace(request, mapping={old: new}),
+            f"a --mapping file with the line '{old} -> {new}' (mapping=)",
         )
-    return "the source is another architecture, or another state dict inside the file (--key)"
 
 
-def hints_for(groups: Sequence[RefusedGroup]) -> list[str]:
-    """How to settle what stayed open: how fused rows lie, and the names of the first group."""
-    hints = [
-        f"a hint says how fused rows lie: --hint '{name} = q, k, v' for three blocks, or "
-        f"--hint '{name} = 8 x (q, k, v)' for 8 heads one after the other"
-        for name in dict.fromkeys(group.fused for group in groups if group.fused)
-    ]
-    for group in [group for group in groups if not group.fused][:1]:
-        ours, theirs = _telling_parts(group.sources), _telling_parts(group.targets)
-        hints.append(
-            f"a hint pairs two of them: --hint 'A = B', where A is {' or '.join(ours)}, and B is "
-            f"{' or '.join(theirs)}; nothing here says which"
-        )
-    return hints
-
-
-def _telling_parts(names: Sequence[str]) -> list[str]:
-    """For each of a few layers a segment of its path that no other has, or else the whole path."""
-    paths = list(dict.fromkeys(tuple(name.split(".")[:-1]) for name in names))
-    counts = Counter(segment for path in paths for segment in {*path})
-    told = [
-        next((s for s in path if counts[s] == 1 and not s.isdecimal()), ".".join(path))
-        for path in paths
-    ]
-    return [*told[:4], *(["..."] if len(told) > 4 else [])]
-
-
-def _groups(plan: TransferPlan) -> str:
-    return "1 group" if len(plan.refused) == 1 else f"{len(plan.refused)} groups"
-
-
-def _common_swap(plan: TransferPlan, fresh: Sequence[KeepInit]) -> tuple[str, str] | None:
+def _common_swap(plan: TransferPlan, missing: Sequence[Step]) -> tuple[str, str] | None:
     """The (source prefix, target prefix) whose exchange would match the most names, if many."""
-    enough = max(2, len(fresh) / 2)
-    heads = Counter(step.target.name.partition(".")[0] for step in fresh)
+    enough = max(2, len(missing) / 2)
+    heads = Counter(step.target.name.partition(".")[0] for step in missing)
     by_suffix: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for step in fresh:
+    for step in missing:
         head, _, tail = step.target.name.partition(".")
         if heads[head] >= enough:  # two at most, or else 100,000 modules would meet 100,000
             by_suffix.setdefault((tail, step.target.shape), []).append(head)
@@ -156,7 +185,76 @@ def _common_swap(plan: TransferPlan, fresh: Sequence[KeepInit]) -> tuple[str, st
     return swap if count >= enough else None
 
 
-def first_lines(lines: Sequence[str], count: int) -> list[str]:
-    """The first lines, and how many more there are."""
-    rest = len(lines) - count
-    return [*lines[:count], *([f"... and {rest} more"] if rest > 0 else [])]
+def _open_count(plan: TransferPlan) -> str:
+    tensors = sum(len(group.targets) for group in plan.open)
+    groups = "1 group" if len(plan.open) == 1 else f"{len(plan.open)} groups"
+    return f"{groups} of {tensors} tensors stay open"
+
+
+def _open_details(plan: TransferPlan) -> list[str]:
+    return [
+        *first_lines([str(group) for group in plan.open], 5),
+        *hints_for(plan.open),
+        "--keep-open (keep_open=True) accepts that they keep their initial values",
+    ]
+
+
+def _differences(plan: TransferPlan, request: TransferRequest) -> list[str]:
+    """What ``strict`` does not accept: whatever was not named."""
+    return [
+        *(f"target {step.target.name}: {step.reason}" for step in _unnamed(plan, request)),
+        *(
+            f"target {step.target.name}: {step.reason}; name {step.method.name} to accept it"
+            for step in plan.steps
+            if step.method and not step.method.named
+        ),
+        *(f"source {u.source.name}: {u.reason}" for u in plan.unused if not u.expected),
+        *(f"source {name}: {reason}" for name, reason in plan.unread),
+    ]
+
+
+def _unnamed(plan: TransferPlan, request: TransferRequest) -> list[Step]:
+    """Tensors that keep their values, those of the head too, and that ``fresh`` does not name."""
+    accepted = _accepted(plan, request)
+    left = (step for step in plan.steps if not (step.recipe or step.recomputed))
+    return [step for step in left if step.target.name not in accepted]
+
+
+def _accepting_differences(plan: TransferPlan, request: TransferRequest) -> Iterator[str]:
+    if fresh := _unnamed(plan, request):
+        pattern = shlex.quote(_pattern(plan, fresh))
+        yield f"--fresh {pattern} (fresh=) accepts initial values in the target"
+    unused = [u.source.name for u in plan.unused if not u.expected]
+    if unused:
+        used = (spec.name for step in plan.steps for spec in step.sources)
+        lines = ", ".join(f"'{pattern} -> (unused)'" for pattern in covering(unused, used))
+        yield f"a --mapping file with {lines} (mapping=) accepts what the source has more"
+
+
+def hints_for(groups: Sequence[OpenGroup]) -> list[str]:
+    """How to decide what stayed open: each kind of question that a line is known for, and the
+    names of the first of the others.
+    """
+    lines = []
+    for hints in dict.fromkeys(group.hints for group in groups if group.hints):
+        ways = " or ".join(f"--hint '{hint}'" for hint in hints)
+        heads = " (8 heads one after the other)" if " x (" in hints[-1] else ""
+        lines.append(f"a hint decides this: {ways}{heads}")
+    for group in [group for group in groups if not group.hints][:1]:
+        theirs, ours = map(_telling_parts, group.question)
+        lines.append(
+            f"a hint pairs two of them: --hint 'A -> B', where A is {' or '.join(ours)}, and B is "
+            f"{' or '.join(theirs)}; nothing here says which"
+        )
+    return lines
+
+
+def _telling_parts(names: Sequence[str]) -> list[str]:
+    """For each of a few layers a segment of its path that no other has, or else the whole path."""
+    paths = list(dict.fromkeys(tuple(name.split(".")[:-1]) or (name,) for name in names))
+    counts = Counter(segment for path in paths for segment in {*path})
+    telling = [
+        next((s for s in reversed(path) if counts[s] == 1 and not s.isdecimal()), ".".join(path))
+        for path in paths
+    ]
+    return [*telling[:4], *(["..."] if len(telling) > 4 else [])]

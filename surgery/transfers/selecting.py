@@ -1,23 +1,61 @@
-"""Which steps of a plan a selector means, by the names of their targets."""
+"""Which tensors of a target selectors mean: by name, by kind, by module type and by state."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from surgery.errors import SelectorError, did_you_mean
-from surgery.patterns import Subject, matches, parse_selector
-from surgery.transfers.plan import Step, TransferPlan
+from surgery.networks.selection import Answers
+from surgery.patterns import Selector, Subjects, parse_selector
+from surgery.specs import ModelSpec
+from surgery.transfers.step import Step
 from surgery.wrappers import unwrap_name
 
 
-def selected(plan: TransferPlan, text: str) -> tuple[Step, ...]:
-    """The steps in the plan's order. Raises SelectorError where the selector names no target."""
+def selected(
+    steps: Sequence[Step], target: ModelSpec, text: str, heads: Sequence[str] | None = None
+) -> tuple[Step, ...]:
+    """The steps in their order. Raises SelectorError where the selector names no target.
+
+    ``heads`` are the paths of the head's layers, for ``:head``; None where nothing tells them.
+    """
     selector = parse_selector(text)
-    steps = tuple(step for step in plan.steps if matches(selector, _subject(step)))
-    if not steps:
-        near = did_you_mean(text, map(unwrap_name, plan.by_target), 2)
-        raise SelectorError(f"no tensor of the target is called {text!r}{near}")
-    return steps
+    answers = Answers(target, {step.target.name: step.state for step in steps}, heads)
+    answers.check(selector)
+    subjects = Subjects(answers.tensors())
+    found = {target.tensors[at].name for at in subjects.meant_by(selector).indices}
+    if not found:
+        raise SelectorError(no_tensor(selector, target))
+    return tuple(step for step in steps if step.target.name in found)
 
 
-def _subject(step: Step) -> Subject:
-    names = (unwrap_name(step.target.name), step.target.name)
-    return Subject(names, (), frozenset({step.status}), frozenset())
+def names_selected(
+    target: ModelSpec, selectors: Iterable[Selector], heads: Sequence[str] | None = None
+) -> list[frozenset[str]]:
+    """For each selector the names of the tensors that it means. Raises SelectorError where it asks
+    what names, shapes, modules and ``heads`` do not say.
+    """
+    selectors = list(selectors)
+    answers = Answers(target, heads=heads)
+    for selector in selectors:
+        answers.check(selector)
+    subjects = Subjects(answers.tensors() if selectors else ())
+    meant = (subjects.meant_by(selector).indices for selector in selectors)
+    return [frozenset(target.tensors[at].name for at in indices) for indices in meant]
+
+
+def no_tensor(selector: Selector, target: ModelSpec) -> str:
+    """One line for a selector that means no tensor of the target, with what may be meant."""
+    paths = _names_and_paths(map(unwrap_name, target.by_name))
+    near = did_you_mean(selector.text, paths, 3)
+    return f"no tensor of the target is called {selector.text!r}{near}"
+
+
+def _names_and_paths(names: Iterable[str]) -> list[str]:
+    """Every name and every path above it: a pattern may mean either."""
+    found: dict[str, None] = {}
+    for name in names:
+        while name and name not in found:
+            found[name] = None
+            name = name.rpartition(".")[0]
+    return list(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, count, takewhile
 
 from surgery.tuning.history import History
@@ -15,29 +15,28 @@ def group_names(groups: Sequence[Sequence[History]]) -> tuple[str, ...]:
 
     ``name=ID`` where a rule gave one, else where the parameters are: their common path, or the
     first and the last of the model's children that have some (``conv1..layer4``). Groups that
-    would be called the same also carry the selector that sets them apart
+    would be called the same also carry the selector that distinguishes them
     (``blocks.0 & :1d``), and a number where that is not enough.
     """
     places = [members[0].name or _place(members) for members in groups]
-    named = [
-        f"{place} & {apart}" if (apart := _apart(index, places, groups)) else place
-        for index, place in enumerate(places)
-    ]
-    return tuple(_numbered(named))
+    names: dict[str, None] = {}
+    for index, place in enumerate(places):
+        selector = _distinction(index, places, groups)
+        name = f"{place} & {selector}" if selector else place
+        numbers = chain([name], (f"{name} #{number}" for number in count(2)))
+        names[next(free for free in numbers if free not in names)] = None
+    return tuple(names)
 
 
 def _place(members: Sequence[History]) -> str:
     paths = [unwrap_name(member.parameter.name).split(".") for member in members]
-    return ".".join(_common(paths)) or f"{paths[0][0]}..{paths[-1][0]}"
+    levels = takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))
+    return ".".join(level[0] for level in levels) or f"{paths[0][0]}..{paths[-1][0]}"
 
 
-def _common(paths: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The leading segments that all paths share."""
-    levels = zip(*paths, strict=False)
-    return tuple(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
-
-
-def _apart(index: int, places: Sequence[str], groups: Sequence[Sequence[History]]) -> str | None:
+def _distinction(
+    index: int, places: Sequence[str], groups: Sequence[Sequence[History]]
+) -> str | None:
     """The last selector that fired here and not in every group of the same place."""
     rivals = [group for place, group in zip(places, groups, strict=True) if place == places[index]]
     if len(rivals) == 1:
@@ -55,13 +54,3 @@ def rules_behind(members: Sequence[History]) -> dict[int, Rule]:
     """The rules that fired for any of the members, by line, in line order."""
     found = {rule.line: rule for member in members for rule in member.rules}
     return dict(sorted(found.items()))
-
-
-def _numbered(names: Sequence[str]) -> Iterator[str]:
-    """The names, those that were used before with the first free number behind them."""
-    taken: set[str] = set()
-    for name in names:
-        numbers = chain([name], (f"{name} #{number}" for number in count(2)))
-        free = next(candidate for candidate in numbers if candidate not in taken)
-        taken.add(free)
-        yield free

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from surgery.specs import ModelSpec, ParameterSpec
-from surgery.tuning.actions import Action, Value
 from surgery.tuning.matching import Match
 from surgery.tuning.rules import Rule
+from surgery.tuning.words import Value
 
 #: Trains from the start, never, or from the epoch of that number on.
 When = Literal["train", "frozen"] | int
@@ -36,7 +36,8 @@ class Firing:
 class History:
     """A parameter, everything that fired for it in order, and the outcome.
 
-    The first firings are where its hyper-parameters start. ``frozen_by_model`` says that the
+    The first firings are where its hyper-parameters start; one that never trains ends with none.
+    ``frozen_by_model`` says that the
     model came with ``requires_grad=False`` and no rule had a word on it.
     """
 
@@ -48,23 +49,21 @@ class History:
     rules: tuple[Rule, ...]
     firings: tuple[Firing, ...]
 
-    @property
-    def trains_from(self) -> float:
-        """The first epoch in which it trains; infinity where it never does."""
-        return first_epoch(self.when)
+
+def owners(parameter: ParameterSpec) -> set[str]:
+    """The paths of the modules that have the parameter; of a tied one there are several."""
+    return {alias.rpartition(".")[0] for alias in parameter.aliases}
 
 
 def first_epoch(when: When) -> float:
+    """The first epoch in which it trains; infinity where it never does."""
     if when == "frozen":
         return float("inf")
     return 0 if when == "train" else when
 
 
-def tell_histories(
-    spec: ModelSpec,
-    found: Sequence[Match],
-    start: Sequence[Firing],
-    depths_above: Mapping[str, int],
+def run_rules(
+    spec: ModelSpec, found: Sequence[Match], start: Sequence[Firing]
 ) -> tuple[History, ...]:
     """Run the rules, top to bottom, over every parameter, in model order."""
     fired: list[list[Match]] = [[] for _ in spec.parameters]
@@ -72,32 +71,30 @@ def tell_histories(
         for index in match.parameters:
             fired[index].append(match)
     return tuple(
-        _history(index, parameter, fired[index], start, depths_above.get(parameter.name, 0))
+        _history(index, parameter, fired[index], start)
         for index, parameter in enumerate(spec.parameters)
     )
 
 
 def _history(
-    index: int,
-    parameter: ParameterSpec,
-    found: Sequence[Match],
-    start: Sequence[Firing],
-    above: int,
+    index: int, parameter: ParameterSpec, found: Sequence[Match], start: Sequence[Firing]
 ) -> History:
-    norms = {alias.rpartition(".")[0] for alias in parameter.aliases}
     values: dict[str, Any] = {firing.attribute: firing.value for firing in start}
     keys = tuple(values)
     firings = list(start)
     for match in found:
-        for action in match.rule.actions:
-            if action.kind != "bn" or norms & set(match.norms):
-                before, value = values.get(action.attribute), match.value(action, index)
-                values[action.attribute] = _after(action, before, value, above)
-                firings.append(_firing(match.rule, action, values[action.attribute]))
+        rule = match.rule
+        for action in rule.actions:
+            if action.kind != "bn" or owners(parameter) & set(match.norms):
+                value: Any = match.value(action, index)
+                value = value if action.overwrites else values[action.attribute] * value
+                values[action.attribute] = value
+                firings.append(Firing(rule.line, rule.text, action.text, action.attribute, value))
+    when = _when(parameter, values.get("when"))
     return History(
         parameter=parameter,
-        hyper=tuple((key, values[key]) for key in keys),
-        when=_when(parameter, values.get("when")),
+        hyper=() if when == "frozen" else tuple((key, values[key]) for key in keys),
+        when=when,
         name=values.get("name"),
         frozen_by_model=not parameter.trainable and "when" not in values,
         rules=tuple(match.rule for match in found),
@@ -110,15 +107,3 @@ def _when(parameter: ParameterSpec, ruled: When | None) -> When:
     if not parameter.tensor.is_floating:
         return "frozen"
     return ruled or ("train" if parameter.trainable else "frozen")
-
-
-def _firing(rule: Rule, action: Action, value: Value) -> Firing:
-    return Firing(rule.line, rule.text, action.text, action.attribute, value)
-
-
-def _after(action: Action, before: Any, value: Any, above: int) -> Any:
-    if action.kind == "scale":
-        return before * value
-    if action.kind == "decay":
-        return before * value**above
-    return value

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from surgery.errors import OptimizerError, SurgeryWarning
-from surgery.tuning.groups import Group, ParamGroups, resolve_groups
-from surgery.tuning.optimizer_names import OptimizerChoice, find_optimizer
+from surgery.tuning.groups import Group, ParamGroups
+from surgery.tuning.optimizer_names import find_optimizer
+from surgery.tuning.resolve import resolve_groups
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.training_state import apply_training_state, check_same_model
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from surgery.wording import counted_names
 
 
 def build_optimizer(
@@ -29,10 +30,10 @@ def build_optimizer(
     Every group has its ``name``, its ``param_names`` and every hyper-parameter that the rules or
     ``base`` speak of. Frozen parameters are left out; those of ``unfreeze@N`` are in from the
     start, without a gradient until someone gives them one. ``requires_grad`` is set on the
-    model, and frozen norms are held in eval mode, see
-    :func:`surgery.tuning.apply_training_state`. Nothing is changed where an error is raised.
-    What probably was not meant is a :class:`~surgery.errors.SurgeryWarning`: parameters that
-    the model came frozen with, new ones at the rate of loaded ones, and the like.
+    model, and frozen norms are held in eval mode, see :mod:`surgery.tuning.training_state`.
+    Nothing is changed where an error is raised. What probably was not meant is a
+    :class:`~surgery.errors.SurgeryWarning`: parameters that the model came frozen with, new ones
+    at the learning rate of loaded ones, and the like.
 
     ``rules`` may also be groups that were resolved before; everything else is in them already.
 
@@ -40,10 +41,17 @@ def build_optimizer(
     >>> [(group["name"], group["lr"]) for group in optimizer.param_groups]
     [('layer4', 3e-05), ('fc', 0.0003)]
     """
-    if isinstance(rules, ParamGroups):
-        groups = _as_resolved(rules, transfer, optimizer, base)
-    else:
+    if not isinstance(rules, ParamGroups):
         groups = resolve_groups(model, rules, transfer=transfer, optimizer=optimizer, base=base)
+    elif transfer is not None or base:
+        raise OptimizerError("resolved groups are complete: give transfer and base to them instead")
+    elif optimizer is not None and find_optimizer(optimizer).kind is not rules.choice.kind:
+        raise OptimizerError(
+            f"resolved groups are complete, and for {rules.optimizer}: give the optimizer to them "
+            "instead"
+        )
+    else:
+        groups = rules
     built = make_optimizer(model, groups)
     apply_training_state(model, groups)
     for risk in groups.risks:
@@ -53,47 +61,27 @@ def build_optimizer(
 
 def make_optimizer(model: nn.Module, groups: ParamGroups) -> torch.optim.Optimizer:
     """The optimizer alone; the model is not touched."""
-    choice = groups.choice or find_optimizer(groups.optimizer)
     check_same_model(model, groups)
-    parameters = _trained_parameters(model, groups)
-    _check_kind(choice, model, parameters)
-    return choice.build_checked(
-        [_torch_group(group, parameters) for group in groups.trained], dict(groups.base)
-    )
-
-
-def _as_resolved(
-    groups: ParamGroups,
-    transfer: object | None,
-    optimizer: str | type[torch.optim.Optimizer] | None,
-    base: dict[str, Any],
-) -> ParamGroups:
-    if transfer is not None or base:
-        raise OptimizerError("resolved groups are complete: give transfer and base to them instead")
-    if optimizer is not None and find_optimizer(optimizer).kind is not _kind(groups):
-        raise OptimizerError(
-            f"resolved groups are complete, and for {groups.optimizer}: give the optimizer to them "
-            "instead"
-        )
-    return groups
-
-
-def _kind(groups: ParamGroups) -> type:
-    return (groups.choice or find_optimizer(groups.optimizer)).kind
-
-
-def _trained_parameters(model: nn.Module, groups: ParamGroups) -> dict[str, nn.Parameter]:
-    """What the optimizer is to have, by name; it must be something at all."""
-    names = [name for group in groups.trained for name in group.param_names]
+    trained = {name for group in groups.trained for name in group.param_names}
     if not groups.groups:
         raise OptimizerError("the model has no parameters: there is nothing to optimize")
-    if not names:
+    if not trained:
         raise OptimizerError(
             "every parameter is frozen: there is nothing to optimize",
             [f"{group.name}: {_frozen_by(group)}" for group in groups.groups],
         )
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name] for name in names}
+    parameters = {name: p for name, p in model.named_parameters() if name in trained}
+    _check_kind(groups.choice.kind, model, parameters)
+    made = [
+        {
+            "params": [parameters[name] for name in group.param_names],
+            "name": group.name,
+            "param_names": list(group.param_names),
+            **dict(group.hyper),
+        }
+        for group in groups.trained
+    ]
+    return groups.choice.build_checked(made, dict(groups.base))
 
 
 def _frozen_by(group: Group) -> str:
@@ -102,42 +90,21 @@ def _frozen_by(group: Group) -> str:
     return ", ".join(line.text for line in group.lines)
 
 
-def _torch_group(group: Group, parameters: dict[str, nn.Parameter]) -> dict[str, Any]:
-    return {
-        "params": [parameters[name] for name in group.param_names],
-        "name": group.name,
-        "param_names": list(group.param_names),
-        **dict(group.hyper),
-    }
-
-
-def _check_kind(
-    choice: OptimizerChoice, model: nn.Module, parameters: dict[str, nn.Parameter]
-) -> None:
+def _check_kind(kind: type, model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
     """Optimizers for one kind of parameter: torch's own words name no parameter, or come late."""
-    import torch
-
-    optimizer = choice.kind.__name__
-    if issubclass(choice.kind, torch.optim.Muon):
+    if issubclass(kind, torch.optim.Muon):
         unfit = [name for name, parameter in parameters.items() if parameter.ndim != 2]
         reason = "takes matrices only (timm:muon trains the rest as AdamW does)"
-    elif issubclass(choice.kind, torch.optim.SparseAdam):
-        sparse = _sparse_parameters(model)
+    elif issubclass(kind, torch.optim.SparseAdam):
+        sparse = {
+            id(parameter)
+            for module in model.modules()
+            if getattr(module, "sparse", False)
+            for parameter in module.parameters(recurse=False)
+        }
         unfit = [name for name, parameter in parameters.items() if id(parameter) not in sparse]
         reason = "takes sparse gradients only, those of nn.Embedding(sparse=True)"
     else:
         return
     if unfit:
-        names = ", ".join(unfit[:3]) + (", ..." if len(unfit) > 3 else "")
-        raise OptimizerError(
-            f"{optimizer} {reason}: freeze the other {len(unfit)} parameters", [names]
-        )
-
-
-def _sparse_parameters(model: nn.Module) -> set[int]:
-    return {
-        id(parameter)
-        for module in model.modules()
-        if getattr(module, "sparse", False)
-        for parameter in module.parameters(recurse=False)
-    }
+        raise OptimizerError(f"{kind.__name__} {reason}: freeze the other {counted_names(unfit)}")

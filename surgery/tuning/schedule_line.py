@@ -10,8 +10,8 @@
 NAME is torch's class in any case, or a short form, and the keys are torch's. Three things differ,
 so that no schedule changes the ratio between groups:
 
-- ``floor`` stands for ``eta_min`` and ``min_lr``: a share of each group's own rate;
-- the peak of ``OneCycleLR`` is each group's own rate, and nothing has to be given for it;
+- ``floor`` stands for ``eta_min`` and ``min_lr``: a share of each group's own learning rate;
+- the peak of ``OneCycleLR`` is each group's own learning rate, nothing has to be given for it;
 - durations are whole numbers in the unit of ``by``, which is what one call of the schedule's
   ``step()`` stands for; ``3epochs`` says epochs whatever the unit.
 
@@ -22,12 +22,22 @@ is left of the run after it, unless they are given.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from surgery.errors import did_you_mean
+from surgery.tuning.words import (
+    Reader,
+    WordError,
+    factor,
+    from_zero,
+    number,
+    one_of,
+    positive,
+    truth,
+    whole,
+)
 
 Unit = Literal["epoch", "step"]
 
@@ -42,7 +52,7 @@ class Epochs:
         return f"{self.count}epoch{'' if self.count == 1 else 's'}"
 
 
-#: A number of units of ``by``, or of epochs.
+#: A number of units of a schedule's ``by``, or of epochs.
 Duration = int | Epochs
 
 
@@ -76,244 +86,156 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-class ScheduleLineError(ValueError):
-    """Everything wrong with one line; the reader of the rules adds where it is."""
-
-    def __init__(self, messages: Sequence[str]) -> None:
-        self.messages = tuple(messages)
-        super().__init__("; ".join(messages))
-
-
 def parse_schedule(words: Sequence[str], path: str, line: int) -> ScheduleLine:
-    """Read the words after ``schedule``; what is wrong with them is a ScheduleLineError."""
+    """Read the words after ``schedule``; everything wrong with them is one WordError."""
     kind = _kind(words)
     values: dict[str, Any] = {}
     problems: list[str] = []
     for word in words[1:]:
         try:
             key, value = _setting(word, kind)
-            if key in values:
-                raise ValueError(f"{key} is given twice")
-            values[key] = value
-        except ValueError as error:
+        except WordError as error:
             problems.append(str(error))
-    problems += _missing(kind, values, words[1:])
-    problems += _at_odds(kind, values)
+            continue
+        if key in values:
+            problems.append(f"{key} is given twice")
+        values[key] = value
+    problems += _contradictions(kind, {word.partition("=")[0] for word in words[1:]}, values)
     if problems:
-        raise ScheduleLineError(problems)
-    own = {key: values.pop(key) for key in ("by", "warmup", "warmup_from") if key in values}
+        raise WordError(*problems)
+    own = {key: values.pop(key) for key in _EVERY if key in values}
     return ScheduleLine(
         path, line, " ".join(("schedule", *words)), kind, tuple(values.items()), **own
     )
 
 
 def _kind(words: Sequence[str]) -> str:
-    names = {**{kind.lower(): kind for kind in _KEYS}, **SHORT_NAMES}
-    there_are = f"; there are {', '.join(SHORT_NAMES)}"
+    short = {kind.short: name for name, kind in _KINDS.items()}
+    there_are = f"; there are {', '.join(short)}"
     if not words or "=" in words[0]:
         found = repr(words[0]) if words else "nothing"
-        raise ScheduleLineError([f"expected a schedule's name, found {found}{there_are}"])
-    name = words[0].lower()
-    if name not in names:
-        hint = did_you_mean(name, names) or there_are
-        raise ScheduleLineError([f"no schedule is called {words[0]!r}{hint}"])
-    return names[name]
+        raise WordError(f"expected a schedule's name, found {found}{there_are}")
+    names = {**{name.lower(): name for name in _KINDS}, **short}
+    if words[0].lower() not in names:
+        hint = did_you_mean(words[0].lower(), names) or there_are
+        raise WordError(f"no schedule is called {words[0]!r}{hint}")
+    return names[words[0].lower()]
 
 
 def _setting(word: str, kind: str) -> tuple[str, Any]:
-    key, equals, text = word.partition("=")
-    if not equals or not text:
-        raise ValueError(f"expected KEY=VALUE, found {word!r}")
-    readers = {**_KEYS[kind], **_EVERY}
+    key, _, text = word.partition("=")
+    if not text:
+        raise WordError(f"expected KEY=VALUE, found {word!r}")
+    readers = {**_KINDS[kind].keys, **_EVERY}
     if key in readers:
-        return key, readers[key](key, text)
+        try:
+            return key, readers[key](text)
+        except WordError as error:
+            raise WordError(f"{key}: {error}") from None
     if key in _ABSOLUTE:
-        raise ValueError(f"{key} is absolute and would change the ratios: {_instead(kind)}")
-    raise ValueError(f"{kind} has no key {key!r}{_known(key, readers)}")
+        raise WordError(
+            f"{key} is absolute and would change the ratios of learning rates: {_instead(kind)}"
+        )
+    hint = did_you_mean(key, readers) or f"; there are {', '.join(readers)}"
+    raise WordError(f"{kind} has no key {key!r}{hint}")
 
 
 def _instead(kind: str) -> str:
     if kind == "OneCycleLR":
-        return "the peak is each group's own rate, div_factor and final_div_factor give the rest"
-    if "floor" in _KEYS[kind]:
-        return "floor=F is a share of each group's own rate"
-    return "each group has its own rate, given by the rules"
+        return "the peak is each group's own, div_factor and final_div_factor give the rest"
+    if "floor" in _KINDS[kind].keys:
+        return "floor=F is a share of each group's own"
+    return "each group has its own, given by the rules"
 
 
-def _known(key: str, readers: Mapping[str, object]) -> str:
-    return did_you_mean(key, readers) or f"; there are {', '.join(readers)}"
-
-
-def _missing(kind: str, values: Mapping[str, Any], words: Sequence[str]) -> Iterator[str]:
-    said = {word.partition("=")[0] for word in words}
-    for key in _NEEDED.get(kind, ()):
-        if key not in said:
-            yield f"{kind} needs {key}="
-    if "warmup_from" in said and "warmup" not in said:
+def _contradictions(kind: str, given: set[str], values: Mapping[str, Any]) -> Iterator[str]:
+    needed = _KINDS[kind].needed
+    if needed and needed not in given:
+        yield f"{kind} needs {needed}="
+    if "warmup_from" in given and "warmup" not in given:
         yield "warmup_from= needs warmup=, how long it lasts"
-
-
-def _at_odds(kind: str, values: Mapping[str, Any]) -> Iterator[str]:
-    if kind != "OneCycleLR":
-        return
     low, high = ({**_MOMENTA, **values}[key] for key in _MOMENTA)
-    if low > high:
+    if kind == "OneCycleLR" and low > high:
         yield f"base_momentum is {low:g} and max_momentum {high:g}: the base is the lower end"
 
 
-# --- values -------------------------------------------------------------------------------------
-
-Reader = Callable[[str, str], Any]
-
-
-def _number(key: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{key}: expected a finite number, found {text!r}")
-    return value
+_between = number("a number between 0 and 1", lambda value: 0 < value < 1)
+_share = number("a share of each group's learning rate, 0 to 1", lambda value: 0 <= value <= 1)
+_divisor = number("a number from 1, for the peak is highest", lambda value: value >= 1)
 
 
-def _positive(key: str, text: str) -> float:
-    value = _number(key, text)
-    if value <= 0:
-        raise ValueError(f"{key}: expected a number above 0, found {text}")
-    return value
+def _duration(text: str) -> Duration:
+    digits = text.removesuffix("s").removesuffix("epoch")
+    if not (digits.isascii() and digits.isdigit() and int(digits) > 0):
+        raise WordError(f"expected a whole number from 1, or 3epochs, found {text!r}")
+    return int(digits) if digits == text else Epochs(int(digits))
 
 
-def _not_negative(key: str, text: str) -> float:
-    value = _number(key, text)
-    if value < 0:
-        raise ValueError(f"{key}: expected a number from 0, found {text}")
-    return value
-
-
-def _share(key: str, text: str) -> float:
-    value = _number(key, text)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{key}: expected a share of each group's rate, 0 to 1, found {text}")
-    return value
-
-
-def _divisor(key: str, text: str) -> float:
-    value = _number(key, text)
-    if value < 1:
-        raise ValueError(f"{key}: expected a number from 1, for the peak is highest, found {text}")
-    return value
-
-
-def _start(key: str, text: str) -> float:
-    value = _number(key, text)
-    if not 0 < value <= 1:
-        raise ValueError(f"{key}: expected a share above 0 and up to 1, found {text}")
-    return value
-
-
-def _between(key: str, text: str) -> float:
-    value = _number(key, text)
-    if not 0 < value < 1:
-        raise ValueError(f"{key}: expected a number between 0 and 1, found {text}")
-    return value
-
-
-def _at_least(smallest: int) -> Reader:
-    def read(key: str, text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text) >= smallest):
-            raise ValueError(f"{key}: expected a whole number from {smallest}, found {text!r}")
-        return int(text)
-
-    return read
-
-
-def _duration(key: str, text: str) -> Duration:
-    number = text.removesuffix("s").removesuffix("epoch")
-    if not (number.isascii() and number.isdigit() and int(number) > 0):
-        raise ValueError(f"{key}: expected a whole number from 1, or 3epochs, found {text!r}")
-    return int(number) if number == text else Epochs(int(number))
-
-
-def _milestones(key: str, text: str) -> tuple[Duration, ...]:
-    found = [_duration(key, part) for part in text.split(",")]
+def _milestones(text: str) -> tuple[Duration, ...]:
+    """Durations of one unit, each after the one before."""
+    found = [_duration(part) for part in text.split(",")]
     counts = [one.count if isinstance(one, Epochs) else one for one in found]
     if counts != sorted(set(counts)):
-        raise ValueError(f"{key}: expected later and later ones, found {text}")
+        raise WordError(f"expected later and later ones, found {text}")
     if len(set(map(type, found))) > 1:
-        raise ValueError(f"{key}: expected one unit for all of them, found {text}")
+        raise WordError(f"expected one unit for all of them, found {text}")
     return tuple(found)
 
 
-def _one_of(*words: str) -> Reader:
-    def read(key: str, text: str) -> str:
-        if text not in words:
-            hint = did_you_mean(text, words) or f"; there are {', '.join(words)}"
-            raise ValueError(f"{key}: found {text!r}{hint}")
-        return text
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One of torch's schedulers: a short name, how its keys are read, and the one it needs."""
 
-    return read
-
-
-def _truth(key: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(f"{key}: expected true or false, found {text!r}")
-    return text.lower() == "true"
+    short: str
+    keys: Mapping[str, Reader]
+    needed: str = ""
 
 
-#: The keys of each of torch's schedulers, and how each is read.
-_KEYS: Mapping[str, Mapping[str, Reader]] = {
-    "StepLR": {"step_size": _duration, "gamma": _positive},
-    "MultiStepLR": {"milestones": _milestones, "gamma": _positive},
-    "ExponentialLR": {"gamma": _positive},
-    "CosineAnnealingLR": {"T_max": _duration, "floor": _share},
-    "CosineAnnealingWarmRestarts": {"T_0": _duration, "T_mult": _at_least(1), "floor": _share},
-    "OneCycleLR": {
-        "total_steps": _duration,
-        "pct_start": _between,
-        "anneal_strategy": _one_of("cos", "linear"),
-        "cycle_momentum": _truth,
-        "base_momentum": _between,
-        "max_momentum": _between,
-        "div_factor": _divisor,
-        "final_div_factor": _positive,
-        "three_phase": _truth,
-    },
-    "ReduceLROnPlateau": {
-        "mode": _one_of("min", "max"),
-        "factor": _between,
-        "patience": _at_least(0),
-        "threshold": _not_negative,
-        "threshold_mode": _one_of("rel", "abs"),
-        "cooldown": _at_least(0),
-        "floor": _share,
-    },
+_KINDS: Mapping[str, _Kind] = {
+    "StepLR": _Kind("step", {"step_size": _duration, "gamma": positive}, "step_size"),
+    "MultiStepLR": _Kind("multistep", {"milestones": _milestones, "gamma": positive}, "milestones"),
+    "ExponentialLR": _Kind("exponential", {"gamma": positive}, "gamma"),
+    "CosineAnnealingLR": _Kind("cosine", {"T_max": _duration, "floor": _share}),
+    "CosineAnnealingWarmRestarts": _Kind(
+        "sgdr", {"T_0": _duration, "T_mult": whole(1), "floor": _share}, "T_0"
+    ),
+    "OneCycleLR": _Kind(
+        "onecycle",
+        {
+            "total_steps": _duration,
+            "pct_start": _between,
+            "anneal_strategy": one_of("cos", "linear"),
+            "cycle_momentum": truth,
+            "base_momentum": _between,
+            "max_momentum": _between,
+            "div_factor": _divisor,
+            "final_div_factor": positive,
+            "three_phase": truth,
+        },
+    ),
+    "ReduceLROnPlateau": _Kind(
+        "plateau",
+        {
+            "mode": one_of("min", "max"),
+            "factor": _between,
+            "patience": whole(0),
+            "threshold": from_zero,
+            "threshold_mode": one_of("rel", "abs"),
+            "cooldown": whole(0),
+            "floor": _share,
+        },
+    ),
 }
 
+#: The keys that every one of them has here.
 _EVERY: Mapping[str, Reader] = {
-    "by": _one_of("epoch", "step"),
+    "by": one_of("epoch", "step"),
     "warmup": _duration,
-    "warmup_from": _start,
-}
-
-_NEEDED: Mapping[str, tuple[str, ...]] = {
-    "StepLR": ("step_size",),
-    "MultiStepLR": ("milestones",),
-    "ExponentialLR": ("gamma",),
-    "CosineAnnealingWarmRestarts": ("T_0",),
+    "warmup_from": factor,
 }
 
 #: Torch's defaults for the ends between which OneCycleLR moves the momentum, the lower one first.
 _MOMENTA: Mapping[str, float] = {"base_momentum": 0.85, "max_momentum": 0.95}
 
-#: Keys of torch's that are rates, one number for all groups.
+#: Keys of torch's that are learning rates, one number for all groups.
 _ABSOLUTE = frozenset({"eta_min", "min_lr", "max_lr", "base_lr", "eps"})
-
-SHORT_NAMES: Mapping[str, str] = {
-    "step": "StepLR",
-    "multistep": "MultiStepLR",
-    "exponential": "ExponentialLR",
-    "cosine": "CosineAnnealingLR",
-    "sgdr": "CosineAnnealingWarmRestarts",
-    "onecycle": "OneCycleLR",
-    "plateau": "ReduceLROnPlateau",
-}

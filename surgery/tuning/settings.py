@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from inspect import Parameter
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from surgery.errors import OptimizerError, Problem, RuleError, did_you_mean
-from surgery.tuning.actions import KEY_ALIASES, Action, ActionError, Value, key_value
+from surgery.tuning.actions import KEY_ALIASES, Action, key_value
 from surgery.tuning.history import Firing, History
-from surgery.tuning.optimizer_names import OptimizerChoice
 from surgery.tuning.rules import Rules, Setting
-from surgery.tuning.values import is_number, misfit
+from surgery.tuning.words import Value, WordError
+
+if TYPE_CHECKING:
+    from surgery.tuning.optimizer_names import OptimizerChoice
 
 #: The text of the firing for a value that nobody gave.
-_DEFAULTED = "the optimizer's default"
+DEFAULTED = "the optimizer's default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,91 +41,92 @@ def read_settings(rules: Rules, call: Mapping[str, Any], choice: OptimizerChoice
     that the optimizer refuses are a :class:`~surgery.errors.RuleError`, since nothing can be
     said of the rules then.
     """
-    unknown = [setting for setting in rules.base if setting.key not in choice.accepted]
-    known = [setting for setting in rules.base if setting not in unknown]
     called = dict(_called(call, choice))
-    problems = [Problem(one.line, _no_key(one.key, choice, choice.accepted)) for one in unknown]
-    problems += _wrong_kinds(known, choice)
-    wrong = {problem.line for problem in problems}
-    fitting = [setting for setting in known if setting.line not in wrong or _fits(setting, choice)]
+    problems: list[Problem] = []
+    fitting: list[Setting] = []
+    for setting in rules.base:
+        if message := _misfit(choice, setting.key, setting.value):
+            problems.append(Problem(setting.line, message))
+        else:
+            fitting.append(setting)
     keys = {**{setting.key: setting.value for setting in fitting}, **called}
     try:
         defaults = choice.defaults(keys)
     except OptimizerError as error:
-        problem = _blamed(error, fitting, called, choice, rules)
+        line = _line_of_refusal(fitting, called, choice, rules)
+        if line is None:
+            raise
+        problem = Problem(line, "; ".join((error.message, *error.details)))
         raise RuleError(rules.path, [*problems, problem]) from error
-    return Settings(
-        keys=keys,
-        start=tuple(_start(rules, called, defaults)),
-        problems=(*problems, *_misfits(rules, choice, defaults)),
-    )
+    for rule in rules.rules:
+        messages = (_misfit_of(action, choice, defaults) for action in rule.actions)
+        problems += (Problem(rule.line, message) for message in messages if message)
+    return Settings(keys, tuple(_start(rules, called, defaults)), tuple(problems))
 
 
-def _fits(setting: Setting, choice: OptimizerChoice) -> bool:
-    return misfit(choice, setting.key, setting.value, {}) is None
+def _called(call: Mapping[str, Any], choice: OptimizerChoice) -> Iterator[tuple[str, Value]]:
+    """The arguments of the call, held to what a rules file may say."""
+    for written, value in call.items():
+        key = KEY_ALIASES.get(written, written)
+        fitted = tuple(value) if isinstance(value, list) else value
+        if key in ("lr", "weight_decay"):
+            try:
+                fitted = key_value(key, str(value))
+            except WordError as error:
+                raise OptimizerError(str(error)) from None
+        if message := _misfit(choice, key, fitted):
+            raise OptimizerError(message)
+        yield key, fitted
 
 
-def _wrong_kinds(settings: Iterable[Setting], choice: OptimizerChoice) -> Iterator[Problem]:
-    for setting in settings:
-        if message := misfit(choice, setting.key, setting.value, {}):
-            yield Problem(setting.line, f"{setting.key}: {message}")
-
-
-def _blamed(
-    error: OptimizerError,
+def _line_of_refusal(
     settings: Sequence[Setting],
     called: Mapping[str, Value],
     choice: OptimizerChoice,
     rules: Rules,
-) -> Problem:
-    """The line of the file that keeps the optimizer from being built; the error where none does.
-
-    The setting without which it can be built, else the one that alone is refused, else where
-    the optimizer is named.
+) -> int | None:
+    """The line that keeps the optimizer from being built, or the one that names it; None where
+    the call is what is refused.
     """
-    given = {setting.key: setting.value for setting in settings}
-    if called and can_be_built(choice, given):
-        raise error
-    for setting in settings:
-        rest = {key: value for key, value in given.items() if key != setting.key}
-        alone = {setting.key: setting.value}
-        if can_be_built(choice, {**rest, **called}) or _refused_alone(choice, alone, called):
-            return Problem(setting.line, _in_one_line(error))
-    line = rules.optimizer_line or next((setting.line for setting in settings), 0)
-    if not line or (called and not can_be_built(choice, called)):
-        raise error
-    return Problem(line, _in_one_line(error))
+    given = {setting.key: setting.value for setting in settings if setting.key not in called}
+    if called and (choice.takes(given) or not choice.takes(called)):
+        return None
+    lines = {setting.key: setting.line for setting in settings}
+    line = refused_line(choice, called, given, lines) or rules.lines.get("optimizer")
+    return line or next(iter(lines.values()), None)
 
 
-def can_be_built(choice: OptimizerChoice, keys: Mapping[str, Any]) -> bool:
-    """Whether the optimizer takes these keys."""
-    try:
-        choice.defaults(keys)
-    except OptimizerError:
-        return False
-    return True
+def refused_line(
+    choice: OptimizerChoice,
+    fixed: Mapping[str, Any],
+    keys: Mapping[str, Any],
+    lines: Mapping[str, int],
+) -> int | None:
+    """The line of the first key without which the optimizer can be built, or that it refuses alone.
 
-
-def _refused_alone(
-    choice: OptimizerChoice, alone: Mapping[str, Any], called: Mapping[str, Any]
-) -> bool:
-    return can_be_built(choice, called) and not can_be_built(choice, {**alone, **called})
-
-
-def _in_one_line(error: OptimizerError) -> str:
-    return "; ".join((error.message, *error.details))
+    ``fixed`` are keys that stand whatever the lines say.
+    """
+    for key, value in keys.items():
+        others = {name: other for name, other in keys.items() if name != key}
+        refused_alone = choice.takes(fixed) and not choice.takes({**fixed, key: value})
+        if key in lines and (choice.takes({**fixed, **others}) or refused_alone):
+            return lines[key]
+    return None
 
 
 def taken_for_granted(
     settings: Settings, choice: OptimizerChoice, histories: Iterable[History], *, named: bool
 ) -> Iterator[str]:
-    """One line each for the optimizer and the rate where nobody gave them."""
+    """One line each for the optimizer and the learning rate where nobody gave them."""
     if not named:
         yield f"no optimizer is named: {choice.name} is taken (base optimizer=...)"
     for firing in settings.start:
-        defaulted = firing.attribute == "lr" and firing.text == _DEFAULTED
+        defaulted = firing.attribute == "lr" and firing.text == DEFAULTED
         if defaulted and not all(map(_sets_a_rate, histories)):
-            yield f"no rate is given: {choice.name}'s own {firing.action} is taken (base lr=...)"
+            yield (
+                f"no learning rate is given: {choice.name}'s own {firing.action} is taken "
+                "(base lr=...)"
+            )
 
 
 def _sets_a_rate(history: History) -> bool:
@@ -129,52 +134,62 @@ def _sets_a_rate(history: History) -> bool:
     return any(action.attribute == "lr" and action.overwrites for action in actions)
 
 
-def _called(call: Mapping[str, Any], choice: OptimizerChoice) -> Iterator[tuple[str, Value]]:
-    for written, value in call.items():
-        key = KEY_ALIASES.get(written, written)
-        if key not in choice.accepted:
-            raise OptimizerError(_no_key(key, choice, choice.accepted))
-        fitted = _call_value(key, value)
-        if message := misfit(choice, key, fitted, {}):
-            raise OptimizerError(f"{key}: {message}")
-        yield key, fitted
-
-
-def _call_value(key: str, value: Any) -> Value:
-    """An argument of the call, held to what a rules file may say."""
-    if key in ("lr", "weight_decay"):
-        try:
-            return key_value(key, str(value))
-        except ActionError as error:
-            raise OptimizerError(str(error)) from None
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _no_key(key: str, choice: OptimizerChoice, known: Iterable[str]) -> str:
-    return f"{choice.name} has no key {key!r}{did_you_mean(key, sorted(known))}"
-
-
-def _misfits(
-    rules: Rules, choice: OptimizerChoice, defaults: Mapping[str, Any]
-) -> Iterator[Problem]:
-    for rule in rules.rules:
-        for action in rule.actions:
-            if action.is_hyper and (message := _misfit(action, choice, defaults)):
-                yield Problem(rule.line, message)
-
-
-def _misfit(action: Action, choice: OptimizerChoice, defaults: Mapping[str, Any]) -> str | None:
-    if action.attribute not in defaults:
-        return _no_key(action.attribute, choice, defaults)
-    default = defaults[action.attribute]
-    if action.kind != "set":
-        if is_number(default):
-            return None
-        return f"{action.text!r} scales {default!r}, and only a number can be scaled"
-    if action.is_differential:
+def _misfit_of(action: Action, choice: OptimizerChoice, defaults: Mapping[str, Any]) -> str | None:
+    """What is wrong with an action on a hyper-parameter, for this optimizer."""
+    if not action.is_hyper:
         return None
-    message = misfit(choice, action.attribute, action.value, defaults)
-    return f"{action.text!r}: {message}" if message else None
+    key = action.attribute
+    if action.kind == "set" or key not in defaults:
+        return _misfit(choice, key, action.value, defaults)
+    if action.overwrites or _is_number(defaults[key]):
+        return None
+    return f"{action.text!r} scales {defaults[key]!r}, and only a number can be scaled"
+
+
+def _misfit(
+    choice: OptimizerChoice, key: str, value: object, defaults: Mapping[str, Any] | None = None
+) -> str | None:
+    """A line where the optimizer has no such key, or the value is of another kind than the key.
+
+    ``defaults`` are those of every key that a group can have; without them it is a key that the
+    optimizer can be made with.
+    """
+    known = choice.accepted if defaults is None else defaults
+    if key not in known:
+        return f"{choice.name} has no key {key!r}{did_you_mean(key, sorted(known))}"
+    expected = _expected(choice.signature.get(key), (defaults or {}).get(key), value)
+    return f"{key}: expected {expected}, found {value!r}" if expected else None
+
+
+def _expected(declared: Parameter | None, default: object, value: object) -> str | None:
+    """What would have fitted; None where the value does.
+
+    The constructor's default goes before the other one: torch itself takes any text for true. A
+    default of None says nothing but where the annotation speaks of a boolean.
+    """
+    if declared is not None and declared.default is None and "bool" in str(declared.annotation):
+        return None if value is None or isinstance(value, bool) else "true, false or none"
+    if declared is not None and declared.default not in (Parameter.empty, None):
+        default = declared.default
+    if _is_alike(default, value):
+        return None
+    if isinstance(default, tuple):
+        return f"{len(default)} numbers"
+    return "true or false" if isinstance(default, bool) else "a number"
+
+
+def _is_alike(default: object, value: object) -> bool:
+    """Whether it is of the default's kind; any value is where that is neither number nor flag."""
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, tuple) and isinstance(value, tuple) and len(value) == len(default):
+        return all(map(_is_alike, default, value))
+    return not isinstance(default, tuple) and (not _is_number(default) or _is_number(value))
+
+
+def _is_number(value: object) -> bool:
+    """Booleans are numbers to Python, and to nobody else."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _start(
@@ -185,7 +200,7 @@ def _start(
     for key in dict.fromkeys(("lr", "weight_decay", *lines, *called, *ruled)):
         if key in defaults:
             written = f"{key}={defaults[key]}"
-            given = f"base {written}" if key in lines else _DEFAULTED
+            given = f"base {written}" if key in lines else DEFAULTED
             text = "given in the call" if key in called else given
             line = 0 if key in called else lines.get(key, 0)
             yield Firing(line, text, written, key, defaults[key])

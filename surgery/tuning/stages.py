@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from surgery.specs import ModelSpec, TensorSpec
@@ -13,9 +13,9 @@ _STAGE = re.compile(r"(.*_)?\d+|.*embed.*", re.IGNORECASE)
 
 
 def layer_depths(spec: ModelSpec) -> Mapping[str, int]:
-    """Parameter name to depth, 0 at the input: timm's matcher where it tells layers apart.
+    """Parameter name to depth, 0 at the input: timm's matcher where it distinguishes layers.
 
-    A matcher that puts everything into one layer (it was written for other names) tells
+    A matcher that puts everything into one layer (it was written for other names) says
     nothing; the order of the stages does then, see :func:`stage_depths`.
     """
     if knows_depths(spec):
@@ -27,7 +27,7 @@ def layer_depths(spec: ModelSpec) -> Mapping[str, int]:
 
 
 def knows_depths(spec: ModelSpec) -> bool:
-    """Whether the model's own matcher tells layers apart."""
+    """Whether the model's own matcher distinguishes layers."""
     return len({p.depth for p in spec.parameters if p.depth is not None}) > 1
 
 
@@ -46,7 +46,8 @@ def stage_depths(tensors: Sequence[TensorSpec]) -> dict[str, int]:
     """
     names = unwrap_names(tensor.name for tensor in tensors)
     keys = {tensor.name: stage_key(names[tensor.name]) for tensor in tensors}
-    holders = _holders(keys.values())
+    above = {key[:at] for key in set(keys.values()) for at, dot in enumerate(key) if dot == "."}
+    holders = {"", *above}
     depths: dict[str, int] = {}
     deepest = -1
     for key, stage in groupby(tensors, key=lambda tensor: keys[tensor.name]):
@@ -69,13 +70,3 @@ def stage_key(name: str) -> str:
         if _STAGE.fullmatch(segment):
             return ".".join(path[: index + 1])
     return ".".join(path[:2])
-
-
-def _holders(keys: Iterable[str]) -> set[str]:
-    """The paths above the stages."""
-    holders: set[str] = set()
-    for key in set(keys):
-        while key:
-            key = key.rpartition(".")[0]
-            holders.add(key)
-    return holders

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import torch
+
+from surgery.private_torch import tree_leaves
 from surgery.specs import TensorSpec
 from surgery.tuning.optimizer_names import OptimizerChoice
-
-if TYPE_CHECKING:
-    import torch
 
 #: Kernels to leave out of the measurement: they keep the same state and need a real device.
 KERNELS = ("foreach", "fused", "capturable", "compile")
@@ -28,9 +28,10 @@ def state_bytes(
     four bytes of Adam's step count come out right, for other libraries' optimizers as well.
     """
     tensors = tuple(tensors)
-    shapes = dict.fromkeys((tensor.shape, tensor.dtype) for tensor in tensors)
+    kinds = dict.fromkeys((tensor.shape, tensor.dtype) for tensor in tensors)
+    base, hyper = _without_kernels(base), _without_kernels(hyper)
     try:
-        sizes = {shape: _one_step(choice, base, hyper, *shape) for shape in shapes}
+        sizes = {kind: _one_step(choice, base, hyper, *kind) for kind in kinds}
     # Whatever reads a value back, wants a closure or another kind of gradient fails on meta.
     except (RuntimeError, ValueError, TypeError, AttributeError):
         return None
@@ -44,30 +45,14 @@ def _one_step(
     shape: tuple[int, ...],
     dtype: str,
 ) -> int:
-    import torch
-
     values = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
     parameter = torch.nn.Parameter(values)
     parameter.grad = torch.empty_like(values)
-    group = {"params": [parameter], **_without_kernels(hyper)}
-    optimizer = choice.build([group], **_without_kernels(base))
+    optimizer = choice.build([{"params": [parameter], **hyper}], **base)
     optimizer.step()
-    state = optimizer.state[parameter]
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
+    kept = (leaf for leaf in tree_leaves(optimizer.state[parameter]))
+    return sum(leaf.nbytes for leaf in kept if isinstance(leaf, torch.Tensor))
 
 
 def _without_kernels(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if key not in KERNELS}
-
-
-def _tensors(value: object) -> Iterator[torch.Tensor]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)

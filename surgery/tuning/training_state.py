@@ -41,19 +41,14 @@ def check_same_model(model: nn.Module, groups: ParamGroups) -> None:
     """Raise :class:`~surgery.errors.OptimizerError` unless the parameters are the groups', all."""
     decided = {h.parameter.name: h.parameter.tensor.shape for h in groups.histories}
     found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    problems = [
-        *(
-            f"{name!r} is no parameter of this one{did_you_mean(name, found)}"
-            for name in decided
-            if name not in found
-        ),
-        *(f"{name!r} has no group" for name in found if name not in decided),
-        *(
-            f"{name!r} was {shape} and is {found[name]} now"
-            for name, shape in decided.items()
-            if found.get(name, shape) != shape
-        ),
-    ]
+    problems = []
+    for name in dict.fromkeys((*decided, *found)):
+        if name not in found:
+            problems.append(f"{name!r} is no parameter of this one{did_you_mean(name, found)}")
+        elif name not in decided:
+            problems.append(f"{name!r} has no group")
+        elif decided[name] != found[name]:
+            problems.append(f"{name!r} was {decided[name]} and is {found[name]} now")
     if problems:
         raise OptimizerError(f"these groups are another model's: {problems[0]}", problems[1:4])
 

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from surgery.patterns import parameter_subjects
+from surgery.networks.selection import Answers
 from surgery.specs import ModelSpec
 from surgery.tuning.actions import Action
-from surgery.tuning.history import History
-from surgery.tuning.matching import Match, uncovered, without_effect
+from surgery.tuning.contradictions import uncovered, without_effect
+from surgery.tuning.history import History, owners
+from surgery.tuning.matching import Match
 from surgery.tuning.norms import HeldNorm
 from surgery.tuning.rules import Rules
 from surgery.tuning.stages import knows_depths, layer_depths
+from surgery.wording import counted_names
 from surgery.wrappers import unwrap_name
 
 
-def all_warnings(
+def oddities(
     spec: ModelSpec,
     rules: Rules,
     found: Sequence[Match],
     histories: Sequence[History],
     norms: Sequence[HeldNorm],
-    status: Mapping[str, str] | None,
 ) -> tuple[str, ...]:
-    """Every warning, one line each: what was guessed, what is left out, what looks like a slip."""
+    """One line each for what was guessed, what is left out, what looks like a slip."""
     return (
         *_guessed_regexes(rules),
         *_guessed_depths(spec, rules),
-        *_unmet_options(found),
-        *_switched_off(found, spec),
+        *_without_use(found, spec),
         *_unnamed(rules, found, spec),
         *_zero_rates(histories),
         *_restless_norms(spec, histories, norms),
-        *risks(spec, found, histories, status),
     )
 
 
@@ -42,7 +41,7 @@ def risks(
     histories: Sequence[History],
     status: Mapping[str, str] | None,
 ) -> tuple[str, ...]:
-    """Those of the warnings that spoil a training that nobody looks at: built all the same."""
+    """One line each for what spoils a training that nobody looks at: built all the same."""
     return (
         *_nothing_trains(histories),
         *_shadowed(spec),
@@ -63,35 +62,28 @@ def _guessed_regexes(rules: Rules) -> Iterator[str]:
 
 
 def _guessed_depths(spec: ModelSpec, rules: Rules) -> Iterator[str]:
-    by_depth = [
-        rule.line
-        for rule in rules.rules
-        if any(action.kind in ("decay", "spread") for action in rule.actions)
-    ]
-    if by_depth and not knows_depths(spec):
+    lines = (r.line for r in rules.rules if any(a.kind in ("decay", "spread") for a in r.actions))
+    first = next(lines, None)
+    if first and not knows_depths(spec):
         count = len(set(layer_depths(spec).values()))
         yield (
-            f"line {by_depth[0]}: the model does not say how deep its layers are; "
+            f"line {first}: the model does not say how deep its layers are; "
             f"their order makes {count} {'stage' if count == 1 else 'stages'}"
         )
 
 
-def _unmet_options(found: Sequence[Match]) -> Iterator[str]:
+def _without_use(found: Sequence[Match], spec: ModelSpec) -> Iterator[str]:
     for match in found:
         if match.rule.optional and not match.parameters and not match.norms:
             yield f"line {match.rule.line}: {match.rule.text!r} matches nothing here"
-
-
-def _switched_off(found: Sequence[Match], spec: ModelSpec) -> Iterator[str]:
     for problem in without_effect(found, spec, frozen_below=True):
         yield f"line {problem.line}: {problem.message}"
 
 
 def _unnamed(rules: Rules, found: Sequence[Match], spec: ModelSpec) -> Iterator[str]:
-    missed = [parameter for parameter in uncovered(found, spec) if parameter.trainable]
+    missed = [parameter.name for parameter in uncovered(found, spec) if parameter.trainable]
     if missed and rules.rules:
-        names = _listed([parameter.name for parameter in missed])
-        yield f"no rule names {names}: the base settings hold there"
+        yield f"no rule names {counted_names(missed)}: the base settings hold there"
 
 
 def _shadowed(spec: ModelSpec) -> Iterator[str]:
@@ -106,14 +98,10 @@ def _shadowed(spec: ModelSpec) -> Iterator[str]:
 
 
 def _frozen_by_model(histories: Sequence[History]) -> Iterator[str]:
-    names = [
-        history.parameter.name
-        for history in histories
-        if history.frozen_by_model and history.parameter.tensor.is_floating
-    ]
-    if names:
+    frozen = (history.parameter for history in histories if history.frozen_by_model)
+    if names := [parameter.name for parameter in frozen if parameter.tensor.is_floating]:
         yield (
-            f"the model has requires_grad off, and no rule a word, on {_listed(names)}; "
+            f"the model has requires_grad off, and no rule a word, on {counted_names(names)}; "
             "`:all train` unfreezes them"
         )
 
@@ -139,17 +127,16 @@ def _compound_scales(found: Sequence[Match], spec: ModelSpec) -> Iterator[str]:
 
 
 def _zero_rates(histories: Sequence[History]) -> Iterator[str]:
-    names = [history.parameter.name for history in histories if _rate(history) == 0]
-    if names:
+    if names := [history.parameter.name for history in histories if _rate(history) == 0]:
         yield (
-            f"lr=0 does not freeze {_listed(names)}: the optimizer's state still moves; "
+            f"lr=0 does not freeze {counted_names(names)}: the optimizer's state still moves; "
             "`freeze` stops it"
         )
 
 
 def _rate(history: History) -> float | None:
     """None for what never trains."""
-    return None if history.when == "frozen" else dict(history.hyper).get("lr")
+    return dict(history.hyper).get("lr")
 
 
 def _new_at_old_rates(
@@ -157,37 +144,35 @@ def _new_at_old_rates(
 ) -> Iterator[str]:
     """New parameters start from noise, loaded ones from where they should stay close to."""
     rates: dict[str, dict[float, list[str]]] = {"fresh": {}, "loaded": {}}
-    for history, subject in zip(histories, parameter_subjects(spec, status), strict=True):
+    for history, subject in zip(histories, Answers(spec, status).parameters(), strict=True):
         rate = _rate(history)
-        for kind in rates.keys() & subject.statuses:
+        for state in rates.keys() & subject.statuses:
             if rate is not None:
-                rates[kind].setdefault(rate, []).append(history.parameter.name)
+                rates[state].setdefault(rate, []).append(history.parameter.name)
     for rate in rates["fresh"].keys() & rates["loaded"].keys():
-        fresh, loaded = _listed(rates["fresh"][rate]), _listed(rates["loaded"][rate])
-        yield f"new {fresh} learn at lr={rate:g}, the rate of loaded {loaded}"
+        fresh, loaded = counted_names(rates["fresh"][rate]), counted_names(rates["loaded"][rate])
+        yield f"new {fresh} learn at lr={rate:g}, the learning rate of loaded {loaded}"
 
 
 def _restless_norms(
     spec: ModelSpec, histories: Sequence[History], norms: Sequence[HeldNorm]
 ) -> Iterator[str]:
     """Norms whose statistics move in a block that is frozen apart from its norms."""
-    held = {norm.path for norm in norms}
     stateful = {module.path for module in spec.modules if module.has_statistics}
     trains_in: dict[str, set[bool]] = {}
     for history in histories:
-        for alias in history.parameter.aliases:
-            owner = alias.rpartition(".")[0]
-            if owner not in stateful:
-                for block in _blocks_above(owner):
-                    trains_in.setdefault(block, set()).add(history.when != "frozen")
+        for owner in owners(history.parameter) - stateful:
+            for block in _blocks_above(owner):
+                trains_in.setdefault(block, set()).add(history.when != "frozen")
+    moving = stateful - {norm.path for norm in norms}
     restless = [
-        path
-        for path in _in_order(spec, stateful - held)
-        if trains_in.get(path.rpartition(".")[0]) == {False}
+        module.path
+        for module in spec.modules
+        if module.path in moving and trains_in.get(module.path.rpartition(".")[0]) == {False}
     ]
     if restless:
         yield (
-            f"{_listed(restless, 'norm')} still move their statistics in blocks that are "
+            f"{counted_names(restless, 'norm')} still move their statistics in blocks that are "
             "otherwise frozen; bn=eval holds them"
         )
 
@@ -196,14 +181,3 @@ def _blocks_above(owner: str) -> Iterator[str]:
     while owner:
         owner = owner.rpartition(".")[0]
         yield owner
-
-
-def _in_order(spec: ModelSpec, paths: Iterable[str]) -> list[str]:
-    paths = set(paths)
-    return [module.path for module in spec.modules if module.path in paths]
-
-
-def _listed(names: Sequence[str], noun: str = "parameter") -> str:
-    """``2 parameters (fc.weight, fc.bias)``, the first three of more."""
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {noun if len(names) == 1 else noun + 's'} ({shown})"

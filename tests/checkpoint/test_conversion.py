@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import surgery
 from surgery.checkpoint import open_checkpoint, read_contents
 from surgery.checkpoint.conversion import plan_conversion
-from surgery.checkpoint.safetensors import DTYPES
+from surgery.checkpoint.formats.safetensors import DTYPES
 from surgery.errors import CheckpointError, SurgeryError, ValueRefused
-from surgery.networks.architectures import find_architecture
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.transfers.planning import plan
+from surgery.transfers.request import TransferRequest
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "checkpoints"
 STATES = [
@@ -114,7 +114,7 @@ def test_identity(recipes, written, wanted, by, tmp_path):
     if by == "convert":
         files = plan_conversion(source).write(out, max_shard_bytes=most).files
     else:
-        job = plan_file_transfer(source, find_architecture(f"like:{old}"))
+        job = plan(TransferRequest(source=source, target=f"like:{old}"))
         files = job.write(out, max_shard_bytes=most).files
     again = open_checkpoint(files[-1])
     assert same(again.state_dict(), state)
@@ -167,8 +167,10 @@ class TestDtype:
         from surgery.record import read_record
 
         surgery.save({"w": torch.ones(3), "n": torch.ones(2)}, tmp_path / "a.pt")
-        job = plan_file_transfer(
-            open_checkpoint(tmp_path / "a.pt"), find_architecture(f"like:{tmp_path / 'a.pt'}")
+        job = plan(
+            TransferRequest(
+                source=open_checkpoint(tmp_path / "a.pt"), target=f"like:{tmp_path / 'a.pt'}"
+            )
         )
         job.write(tmp_path / "t.safetensors")
         surgery.convert(tmp_path / "t.safetensors", tmp_path / "h.pt", dtype="bfloat16")

@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import TinyNet, randomise
 
-from surgery.checkpoint import difference as comparing
-from surgery.checkpoint import open_checkpoint, pieces, save
+from surgery.checkpoint import open_checkpoint, pieces
 from surgery.checkpoint.difference import ValueDifference, compare
 from surgery.checkpoint.source import Reader
-from surgery.checkpoint.weights import Tensors
+from surgery.checkpoint.tensors import differing
+from surgery.checkpoint.tensors.memory import Tensors
+from surgery.checkpoint.writer import save
 from surgery.errors import CheckpointError
 
 modest = settings(
@@ -26,7 +27,7 @@ modest = settings(
 @pytest.fixture(params=[16, 1 << 17], ids=lambda size: f"pieces-of-{size}")
 def piece(request, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE", request.param)
-    monkeypatch.setattr(comparing, "PART", request.param)
+    monkeypatch.setattr(differing, "PART", request.param)
     return request.param
 
 
@@ -39,6 +40,40 @@ def test_the_same_is_false():
     found = difference(state, dict(state))
     assert not found
     assert found.equal == tuple(state)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        pytest.param("module.", "", id="first"),
+        pytest.param("", "_orig_mod.module.", id="second"),
+        pytest.param("module.", "_orig_mod.", id="both"),
+    ],
+)
+def test_wrappers_are_looked_through(ours, theirs):
+    one = {f"{ours}fc.{name}": torch.ones(2) for name in ("weight", "bias", "extra")}
+    other = {f"{theirs}fc.{name}": torch.ones(2) for name in ("weight", "bias", "more")}
+    other[f"{theirs}fc.bias"] = torch.zeros(2)
+    found = difference(one, other)
+    assert found.equal == (f"{ours}fc.weight",)
+    assert [value.name for value in found.values] == [f"{ours}fc.bias"]
+    assert [spec.name for spec in found.only_first] == [f"{ours}fc.extra"]
+    assert [spec.name for spec in found.only_second] == [f"{theirs}fc.more"]
+    assert found.wrapped == tuple(
+        (f"{ours}fc.{name}", f"{theirs}fc.{name}") for name in ("weight", "bias")
+    )
+
+
+def test_a_network_that_has_a_submodule_called_module_is_not_merged():
+    both = {"module.w": torch.ones(2), "w": torch.zeros(2)}
+    found = difference(both, dict(both))
+    assert (found.equal, found.wrapped) == (("module.w", "w"), ())
+    assert [spec.name for spec in difference(both, {"w": both["w"]}).only_first] == ["module.w"]
+
+
+def test_a_wrapped_tensor_of_another_dtype():
+    found = difference({"module.w": torch.ones(2)}, {"w": torch.ones(2).half()})
+    assert [(one.name, other.name) for one, other in found.respecified] == [("module.w", "w")]
 
 
 @pytest.mark.parametrize(

@@ -1274,7 +1274,7 @@ def test_row19_two_sources_to_one_target_are_an_error(run: Run) -> None:
         "x.pt",
     )
     Path("map.txt").write_text("x -> a\ny -> a\n")
-    words = ("transfer", "x.pt", f"like:{GOOD}", "--map", "map.txt", "-o", "out.safetensors")
+    words = ("transfer", "x.pt", f"like:{GOOD}", "--mapping", "map.txt", "-o", "out.safetensors")
     before = snapshot(Path())
     result = run(*words)
     assert result.exit_code in (1, 2)
@@ -1289,7 +1289,7 @@ def test_row19_a_cycle_of_swapped_names_has_the_right_values(lines: str, run: Ru
     state = {f"{name}.w": torch.full((2,), float(at)) for at, name in enumerate("abc")}
     saved(state, "x.pt")
     Path("map.txt").write_text(lines)
-    written = transferred(run, "x.pt", "out.safetensors", "--map", "map.txt")
+    written = transferred(run, "x.pt", "out.safetensors", "--mapping", "map.txt")
     assert {n: v[0].item() for n, v in written.items()} == {"b.w": 0.0, "c.w": 1.0, "a.w": 2.0}
 
 

@@ -31,7 +31,7 @@ from fuzz.agreement import try_both
 from fuzz.targets import TARGETS
 from fuzz.trial import try_file
 from surgery.checkpoint import open_checkpoint, read_contents
-from surgery.checkpoint.safetensors import DTYPES
+from surgery.checkpoint.formats.safetensors import DTYPES
 from surgery.errors import CheckpointError
 from surgery.specs import DTYPE_BITS
 

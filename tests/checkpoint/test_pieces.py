@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from surgery.checkpoint import pieces
 from surgery.checkpoint.pieces import Garbled
-from surgery.checkpoint.regions import Region
+from surgery.checkpoint.places import Region
 from surgery.checkpoint.source import Source
 
 
@@ -89,8 +89,8 @@ def test_what_is_no_deflated_data_is_said_with_its_place(tmp_path: Path) -> None
 def test_a_storage_that_many_tensors_view_is_inflated_once(tmp_path, monkeypatch):
     region = region_of(tmp_path / "a", bytes(range(200)) * 10, deflated=True)
     inflated = []
-    whole = pieces.pieces
-    monkeypatch.setattr(pieces, "pieces", lambda *args: inflated.append(1) or whole(*args))
+    whole = pieces._inflated
+    monkeypatch.setattr(pieces, "_inflated", lambda *args: inflated.append(1) or whole(*args))
     with region.source.opened() as reader:
         for start in range(0, 2000, 100):
             assert pieces.read_region(region, reader, start, 100) == bytes(

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, load_model
 from torch import nn
 
-from surgery.checkpoint import open_checkpoint, save
-from surgery.checkpoint.safetensors import DTYPES
-from surgery.checkpoint.writer import check_output
+from surgery.checkpoint import open_checkpoint
+from surgery.checkpoint.formats.safetensors import DTYPES
+from surgery.checkpoint.writer import check_output, save
 from surgery.errors import CheckpointError
 
 both_formats = pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -234,7 +234,7 @@ def test_an_output_can_be_refused_before_any_work(name: str, problem: str, tmp_p
 
 TWICE = r"""
 import sys, torch
-from surgery.checkpoint import save
+from surgery.checkpoint.writer import save
 one = torch.ones(1)
 metadata = {f"key {i}": f"text \u00e9\x7f\n {i}" for i in range(9)}
 save({"b": one, "a": torch.ones(2).half(), "tied": one}, sys.argv[1], metadata=metadata)
@@ -296,7 +296,7 @@ def test_modes(suffix: str, tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, signal, sys, torch
-from surgery.checkpoint import save
+from surgery.checkpoint.writer import save
 from surgery.errors import CheckpointError
 torch.ones(1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,20 +1,17 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from every_dtype import same
-from surgery_cli.main import surgery as command
 
 import surgery
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runner = CliRunner()
-    return lambda *words: runner.invoke(command, ["convert", *map(str, words)])
+def run(surgery_command):
+    return partial(surgery_command, "convert")
 
 
 STATE = {"w": torch.tensor([1.0, 1e6]), "n": torch.tensor(3)}

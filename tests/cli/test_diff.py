@@ -1,19 +1,16 @@
 import json
+from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
-from surgery_cli.main import surgery as command
 from tiny_models import TinyNet, randomise
 
 import surgery
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runner = CliRunner()
-    return lambda *words: runner.invoke(command, ["diff", *map(str, words)])
+def run(surgery_command):
+    return partial(surgery_command, "diff")
 
 
 def test_the_same_in_two_formats(run, tmp_path):
@@ -131,20 +128,3 @@ def test_verify_says_where_there_was_nothing_to_verify(run, tmp_path):
     assert [each["nan"] for each in told] == [0, 1]
     assert run("a.pt", "a.pt").stderr == ""
     assert json.loads(run("a.pt", "a.pt", "--verify", "--json").stdout)["same"] is True
-
-
-def test_a_narrow_terminal_names_the_columns_it_has_no_room_for(run, tmp_path):
-    from io import StringIO
-
-    from rich.console import Console
-
-    from surgery.checkpoint.difference import compare
-    from surgery.report.differences import difference_report
-
-    for name, value in (("a.pt", 1.0), ("b.pt", 2.0)):
-        torch.save({"a.long.name.of.a.tensor": torch.full((3,), value)}, tmp_path / name)
-    difference = compare(*(surgery.open_checkpoint(tmp_path / name) for name in ("a.pt", "b.pt")))
-    drawn = Console(file=StringIO(), width=50)
-    drawn.print(difference_report(difference))
-    text = " ".join(drawn.file.getvalue().split())
-    assert "(too narrow to show 'of'; a pipe and --json have all)" in text

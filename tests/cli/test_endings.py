@@ -116,10 +116,9 @@ def test_the_callers_signal_handlers_are_put_back(net):
 
 def test_a_rules_file_that_cannot_be_written(tmp_path):
     ran = CliRunner().invoke(command, ["groups", "timm:resnet18", "--init", "--rules", "no/r.txt"])
-    assert (ran.exit_code, ran.stderr) == (
-        2,
-        "error: no/r.txt: cannot be written: No such file or directory\n",
-    )
+    assert ran.exit_code == 2
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("error: no/r.txt: no folder ")
 
 
 def test_bare_surgery_is_its_help():

@@ -2,8 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from surgery_cli.main import surgery as command
 from tiny_models import TinyNet, randomise
 
 import surgery
@@ -13,10 +11,8 @@ TINY, TIED = f"{SUPPORT}:TinyNet", f"{SUPPORT}:TiedLanguageModel"
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runner = CliRunner()
-    return lambda *words: runner.invoke(command, [str(word) for word in words])
+def run(surgery_command):
+    return surgery_command
 
 
 @pytest.fixture
@@ -85,7 +81,7 @@ def test_why(run, rules):
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ["blocks.1.0.bias"]
     assert [line[0] for line in lines[-2:]] == ["2", "3"]
-    assert lines[-2][-3:] == ["lr", "=", "0.05"]
+    assert lines[-2][-2:] == ["lr", "0.05"]
     fired = json.loads(run("groups", TINY, "--why", "blocks.1.0.bias", "--json").stdout)["fired"]
     assert [(f["line"], f["attribute"], f["value"]) for f in fired][-2:] == [
         (2, "lr", 0.05),
@@ -135,9 +131,9 @@ ERRORS = [
     (TINY, ["!fcc lr=1"], 1, "'fcc' matches nothing; did you mean fc?"),
     (TINY, ["fc"], 1, "expected an action after 'fc', as in `fc lr*=0.1`"),
     (TINY, ["fc freze"], 1, "'freze' is no action; did you mean freeze?"),
-    (TINY, ["fc lr=-1"], 1, "'lr=-1': expected a finite number from 0, found -1"),
-    (TINY, ["fc lr=nan"], 1, "'lr=nan': expected a finite number from 0, found nan"),
-    (TINY, ["fc lr=fast"], 1, "'lr=fast': expected a number, found 'fast'"),
+    (TINY, ["fc lr=-1"], 1, "'lr=-1': expected a finite number from 0, found '-1'"),
+    (TINY, ["fc lr=nan"], 1, "'lr=nan': expected a finite number from 0, found 'nan'"),
+    (TINY, ["fc lr=fast"], 1, "'lr=fast': expected a finite number from 0, found 'fast'"),
     (TINY, ["fc lr=1 lr=2"], 1, "'lr=2' overwrites 'lr=1' of the same line"),
     (TINY, ["fc lr=1", "fc lr=2"], 1, "'fc lr=1' has no effect: overwritten by line 2"),
     (TINY, ["fc weight_deacy=1"], 1, "AdamW has no key 'weight_deacy'; did you mean weight_decay?"),
@@ -148,30 +144,25 @@ ERRORS = [
         TINY,
         ["default error", "fc lr=1"],
         1,
-        "no rule names 15 of 17 parameters: stem.weight, bn.weight, bn.bias, ...",
+        "no rule names 15 parameters (stem.weight, bn.weight, bn.bias and 12 more) of 17",
     ),
     (TINY, ["default maybe"], 1, "expected base or error after default, found maybe"),
-    (TINY, ["default base", "default error"], 2, "the default was set in line 1 already"),
-    (
-        TINY,
-        ["/(/ lr=1"],
-        1,
-        "'/(/' is no regular expression: missing ), unterminated subpattern at position 0",
-    ),
+    (TINY, ["default base", "default error"], 2, "default was given in line 1 already"),
+    (TINY, ["/(/ lr=1"], 1, "'/(/' is no regular expression: missing ) at position 2"),
     (TINY, ["fc & & bn lr=1"], 1, "'fc & & bn' lacks a name, a glob or a :word beside , & or !"),
     (TINY, ["!!fc lr=1"], 1, "'!!fc' has more than one !: one leaves out, two cancel"),
-    (TINY, ["fc decay=2"], 1, "'decay=2': expected a factor above 0 and up to 1, found 2"),
+    (TINY, ["fc decay=2"], 1, "'decay=2': expected a number above 0 and up to 1, found '2'"),
     (
         TINY,
         ["fc unfreeze@-1"],
         1,
-        "'unfreeze@-1': expected an epoch from 0 after unfreeze@, found '-1'",
+        "'unfreeze@-1': expected a whole number from 0, found '-1'",
     ),
     (
         TINY,
         ["fc unfreeze@soon"],
         1,
-        "'unfreeze@soon': expected an epoch from 0 after unfreeze@, found 'soon'",
+        "'unfreeze@soon': expected a whole number from 0, found 'soon'",
     ),
     (
         TINY,
@@ -179,9 +170,9 @@ ERRORS = [
         1,
         "'bn=eval' has no effect: 'fc' means no norm with running statistics",
     ),
-    (TINY, ["bn bn=maybe"], 1, "'bn=maybe': expected bn=eval or bn=train, found 'maybe'"),
-    (TINY, ["base lr=1 lr=2"], 1, "lr was set in line 1 already"),
-    (TINY, ["base lr=-1"], 1, "'lr=-1': expected a finite number from 0, found -1"),
+    (TINY, ["bn bn=maybe"], 1, "'bn=maybe': found 'maybe'; there are eval, train"),
+    (TINY, ["base lr=1 lr=2"], 1, "lr was given in line 1 already"),
+    (TINY, ["base lr=-1"], 1, "'lr=-1': expected a finite number from 0, found '-1'"),
     (
         TINY,
         ["base optimizer=adamq"],
@@ -200,7 +191,7 @@ ERRORS = [
         TINY,
         ["model timm:resnet18", "model timm:resnet34", "fc lr=1"],
         2,
-        "the model was named in line 1 already",
+        "model was given in line 1 already",
     ),
     (TINY, ["fc freeze", "fc lr=1"], 2, "'fc lr=1' has no effect: line 1 freezes it"),
     (TINY, ["fc name="], 1, "'name=': expected a name for the group after name="),
@@ -216,8 +207,13 @@ ERRORS = [
         1,
         "split points go with the model's order, and 'blocks' does not come after 'fc'",
     ),
-    (TINY, ["split fc lr=1"], 1, "'lr=1': expected 2 rates, one more than split points, found 1"),
-    (TINY, ["fc lr=1e-3..0"], 1, "'lr=1e-3..0': expected rates above 0, found 0"),
+    (
+        TINY,
+        ["split fc lr=1"],
+        1,
+        "'lr=1': expected 2 learning rates, one more than split points, found 1",
+    ),
+    (TINY, ["fc lr=1e-3..0"], 1, "'lr=1e-3..0': expected a number above 0, found '0'"),
     (TINY, ["schedule cosin"], 1, "no schedule is called 'cosin'; did you mean cosine?"),
     (
         TINY,
@@ -229,7 +225,7 @@ ERRORS = [
         TINY,
         ["schedule step step_size=1", "schedule step step_size=2"],
         2,
-        "a schedule was given in line 1 already",
+        "schedule was given in line 1 already",
     ),
     (TINY, ["layer1 layer2 freeze"], 1, "put a comma between selectors"),
     (TINY, ["fc lr = 1"], 1, "put no blanks around =, as in `lr=0.01` and `lr*=0.1`"),

@@ -1,14 +1,14 @@
 import json
+from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
-from surgery_cli.main import surgery as command
 from tiny_models import TiedLanguageModel
 
 import surgery
 from surgery.networks import survey as surveying
-from surgery.networks.architectures import build, find_architecture
+from surgery.networks.architectures import find_architecture
+from surgery.networks.building import build
 
 LABELS = ("timm:resnet18", "timm:resnet18d", "timm:test_vit", "torchvision:resnet18")
 
@@ -23,10 +23,8 @@ def known(tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runner = CliRunner()
-    return lambda *words: runner.invoke(command, ["identify", *map(str, words)])
+def run(surgery_command):
+    return partial(surgery_command, "identify")
 
 
 def state(name, classes=None, prefix=""):

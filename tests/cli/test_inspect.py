@@ -1,20 +1,17 @@
 import argparse
 import json
+from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
-from surgery_cli.main import surgery as command
 from tiny_models import TinyNet, randomise
 
 import surgery
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runner = CliRunner()
-    return lambda *words: runner.invoke(command, ["inspect", *map(str, words)])
+def run(surgery_command):
+    return partial(surgery_command, "inspect")
 
 
 @pytest.fixture

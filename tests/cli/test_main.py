@@ -3,22 +3,17 @@ import re
 
 import pytest
 import torch
-from click.testing import CliRunner
 from surgery_cli.main import surgery as command
 from tiny_models import TinyNet, randomise
 
 import surgery
-from surgery.report.transfers import plan_report
-from surgery.specs import TensorSpec
 
 COMMANDS = ["transfer", "groups", "inspect", "diff", "archs", "completion"]
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runner = CliRunner()
-    return lambda *words: runner.invoke(command, [str(word) for word in words])
+def run(surgery_command):
+    return surgery_command
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -114,38 +109,19 @@ class TestKey:
         assert run("transfer", "flat.pt", "like:two.pt#ema", "--dry-run").exit_code == 0
 
 
-def test_names_are_folded_between_their_parts():
-    from rich.console import Console
-
-    names = ["bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.num_batches_tracked", "a" * 50]
-    plan = surgery.plan_transfer(
-        {f"net.{name}": torch.ones(2) for name in names},
-        [TensorSpec(name, (2,), "float32") for name in names],
-    )
-    report = plan_report(plan)
-    console = Console(width=60, color_system=None)
-    with console.capture() as capture:
-        console.print(report)
-    words = re.split(r"[\s.,{}]+", capture.get())
-    assert {"weight", "running_mean", "num_batches_tracked"} <= set(words)
-    assert max(map(len, capture.get().splitlines())) <= 60
-
-
-def test_a_terminal_gets_tables_and_no_color_is_respected(monkeypatch, capsys):
+def test_a_terminal_gets_colour_unless_somebody_said_no(monkeypatch, capsys):
     from surgery_cli import console
 
-    from surgery.transfers import plan_transfer
-
-    report = plan_report(plan_transfer(TinyNet(7), TinyNet()))
+    plan = surgery.plan_transfer(TinyNet(7), TinyNet())
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    console.print_report(report)
+    console.show(plan, as_json=False)
     coloured = capsys.readouterr().out
-    assert "\x1b[" in coloured
-    assert "─" in coloured
+    assert "\x1b[1;33mfresh\x1b[0m" in coloured
     monkeypatch.setenv("NO_COLOR", "1")
-    console.print_report(report)
+    console.show(plan, as_json=False)
     plain = capsys.readouterr().out
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", plain)
+    assert plain == re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+    assert max(map(len, plain.splitlines())) <= 60

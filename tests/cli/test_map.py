@@ -38,9 +38,9 @@ def test_stdout_is_the_file_and_transfer_takes_it(run, old, tmp_path):
     assert second == (
         "# 122 of 122 tensors and 100.00% of the parameters; 0 stay fresh, 0 of the source unused"
     )
-    assert third == "# surgery transfer OLD NEW-ARCH --map THIS-FILE"
+    assert third == "# surgery transfer OLD NEW-ARCH --mapping THIS-FILE"
     (tmp_path / "map.txt").write_text(result.stdout)
-    for how, out in (("--match=structure", "one.pt"), ("--map=map.txt", "two.pt")):
+    for how, out in (("--match=structure", "one.pt"), ("--mapping=map.txt", "two.pt")):
         assert run("transfer", old, ARCH, how, "--strict", "-o", out).exit_code == 0
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     assert one.keys() == two.keys()
@@ -62,7 +62,7 @@ def test_an_output_file_is_not_replaced_unasked(run, old, tmp_path):
 def test_a_file_that_cannot_be_written(run, old):
     result = run("map", old, ARCH, "-o", "no/such/folder.txt")
     assert result.exit_code == 2
-    assert "no/such/folder.txt: cannot be written: No such file or directory" in result.stderr
+    assert "no/such/folder.txt: no folder " in result.stderr
 
 
 def test_json(run, old):
@@ -70,10 +70,10 @@ def test_json(run, old):
     shown = json.loads(result.stdout)
     assert shown["architecture"] == ARCH
     assert shown["output"] is None
-    assert shown["renames"].startswith("# old.pt -> ")
+    assert shown["mapping"].startswith("# old.pt -> ")
     assert shown["fresh"] == ["fc.weight", "fc.bias"]
     assert shown["unused"] == ["module.classifier.1.weight", "module.classifier.1.bias"]
-    assert shown["refused"] == []
+    assert shown["open"] == []
     assert 0.99 < shown["loaded_fraction"] < 1
 
 
@@ -92,7 +92,7 @@ def test_too_little_is_refused_as_asked(run, old):
 
 
 def test_a_hint_that_settles_nothing(run, old):
-    result = run("map", old, ARCH, "--hint", "nowhere = fc")
+    result = run("map", old, ARCH, "--hint", "nowhere -> fc")
     assert result.exit_code == 2
     assert "no source name has the segments 'nowhere'" in result.stderr
 
@@ -103,13 +103,16 @@ def test_names_that_agree_need_no_line(run, tmp_path):
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == "# the names agree: no line is needed"
     (tmp_path / "map.txt").write_text(result.stdout)
-    assert run("transfer", "same.safetensors", ARCH, "--map", "map.txt", "--dry-run").exit_code == 0
+    assert (
+        run("transfer", "same.safetensors", ARCH, "--mapping", "map.txt", "--dry-run").exit_code
+        == 0
+    )
 
 
 def test_a_line_that_was_edited_wrongly_is_named(run, old, tmp_path):
     text = run("map", old, ARCH).stdout
     (tmp_path / "map.txt").write_text(text.replace("classifier", "clasifier"))
-    result = run("transfer", old, ARCH, "--map", "map.txt", "--dry-run")
+    result = run("transfer", old, ARCH, "--mapping", "map.txt", "--dry-run")
     assert result.exit_code == 2
     assert "did you mean classifier?" in result.stderr
     assert "map.txt:" in result.stderr

@@ -1,9 +1,8 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from surgery_cli.main import surgery as command
 from tiny_models import TinyNet, randomise
 
 import surgery
@@ -19,11 +18,9 @@ schedule sgdr T_0=1epoch T_mult=2 by=step
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def run(surgery_command, tmp_path):
     (tmp_path / "rules.txt").write_text(RULES)
-    runner = CliRunner()
-    return lambda *words: runner.invoke(command, ["schedule", *map(str, words)])
+    return partial(surgery_command, "schedule")
 
 
 def test_the_table(run):
@@ -32,7 +29,8 @@ def test_the_table(run):
     first, second, *rest = result.stdout.splitlines()
     assert first == TINY
     assert second == (
-        "schedule sgdr T_0=1epoch T_mult=2 by=step: 7 epochs of 100 steps, a new rate each step"
+        "schedule sgdr T_0=1epoch T_mult=2 by=step: 7 epochs of 100 steps, "
+        "a new learning rate each step"
     )
     rows = {line.split()[0]: line.split(maxsplit=5) for line in rest if line.startswith("   ")}
     assert rows["1"] == ["1", "100", "1", "1e-06", "frozen", "0.01  restart"]
@@ -82,7 +80,7 @@ def test_what_a_transfer_recorded(run, tmp_path):
         ("schedule cosin", "rules.txt:1: no schedule is called 'cosin'; did you mean cosine?"),
         ("schedule sgdr T_0=0", "rules.txt:1: T_0: expected a whole number from 1"),
         ("schedule cosine warmup=9", "rules.txt:1: a warm-up of 9 leaves nothing of the run's 7"),
-        ("split fc lr=1e-3,0", "rules.txt:1: 'lr=1e-3,0': expected rates above 0, found 0"),
+        ("split fc lr=1e-3,0", "rules.txt:1: 'lr=1e-3,0': expected a number above 0, found '0'"),
         ("split fcc lr=1,2", "rules.txt:1: the model has nothing called 'fcc'; did you mean fc"),
     ],
 )

@@ -44,7 +44,7 @@ def test_the_main_job(run, old, tmp_path):
     result = run("transfer", old, "resnet18", "--num-classes", 10)
     assert result.exit_code == 0
     first, share, *_ = result.stdout.splitlines()
-    assert first == f"{old} (torch zip) -> timm:resnet18 (torchvision:resnet18 has one too)"
+    assert first == f"{old} (torch zip) -> timm:resnet18 (also in torchvision)"
     assert share.startswith("120 of 122 tensors and 99.95% of the parameters loaded; 2 stay fresh")
     assert "wrote resnet18.safetensors" in result.stderr
 
@@ -106,12 +106,12 @@ def test_the_file_records_every_tensors_status(run, tiny, suffix):
     assert [name for name, word in status.items() if word == "fresh"] == ["fc.weight", "fc.bias"]
 
 
-def test_renames(run, tiny, tmp_path):
+def test_a_mapping(run, tiny, tmp_path):
     _, arch = tiny
     state = {f"net.{k.replace('blocks', 'layers')}": v for k, v in TinyNet().state_dict().items()}
     surgery.save(state, tmp_path / "other.pt")
     (tmp_path / "map.txt").write_text("net -> \nlayers -> blocks\n")
-    result = run("transfer", "other.pt", arch, "--map", "map.txt", "--strict")
+    result = run("transfer", "other.pt", arch, "--mapping", "map.txt", "--strict")
     assert result.exit_code == 0
     assert "100.00% of the parameters loaded" in result.stdout
 
@@ -143,7 +143,7 @@ class TestRefusals:
             pytest.param(["--strict"], 1, "strict: 4 tensors differ", id="strict"),
             pytest.param(["--min-loaded", "0.99"], 1, "only 97.83% of the parameters", id="little"),
             pytest.param(
-                ["--map", "none.txt"], 2, "none.txt: cannot be read: No such", id="no-map"
+                ["--mapping", "none.txt"], 2, "none.txt: cannot be read: No such", id="no-mapping"
             ),
             pytest.param(["--key", "ema"], 2, "no state dict has the key ema", id="key"),
             pytest.param(["--min-loaded", "2"], 2, "2.0 is not in the range", id="range"),
@@ -151,7 +151,7 @@ class TestRefusals:
             pytest.param(["--arg", "width"], 2, "expected name=value, found 'width'", id="arg"),
             pytest.param(["--arg", "widht=3"], 2, "did you mean width?", id="arg-name"),
             pytest.param(["--match", "shapes"], 2, "'names', 'structure'", id="match"),
-            pytest.param(["--hint", "a = b"], 2, "say match='structure'", id="hint"),
+            pytest.param(["--hint", "a -> b"], 2, "--match structure", id="hint"),
             pytest.param(["--seed", "9" * 23], 2, "is not in the range", id="seed"),
             pytest.param(["-o", "x.onnx"], 2, ".onnx", id="suffix"),
         ],
@@ -168,7 +168,7 @@ class TestRefusals:
         result = run("transfer", "else.pt", tiny[1], "--min-loaded", 0)
         assert result.exit_code == 1
         assert "not one tensor of the source fits the target" in result.stderr
-        assert "likely cause: the source is another architecture" in result.stderr
+        assert "the source has x.weight (2)" in result.stderr
 
     def test_an_architecture_that_nobody_knows(self, run, tiny):
         result = run("transfer", tiny[0], "resnet81")
@@ -219,7 +219,7 @@ def test_a_factory_that_prints_leaves_one_json_object(run, tiny, tmp_path):
     assert "importing\nmaking\n" in result.stderr
 
 
-def test_rename_examples_keep_their_lines(run):
+def test_examples_of_a_mapping_keep_their_lines(run):
     assert re.search(r"\n +encoder -> backbone\n", run("transfer", "--help").stdout)
 
 
@@ -252,7 +252,7 @@ def test_a_bug_is_one_line_and_debug_shows_where(run, tiny, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("surgery.transfers.tofile.plan_file_transfer", broken)
+    monkeypatch.setattr("surgery.transfers.planning.plan", broken)
     result = run("transfer", *tiny)
     assert result.exit_code == 70
     assert result.stderr.splitlines() == [
@@ -266,7 +266,7 @@ def test_interrupted(run, tiny, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("surgery.transfers.tofile.plan_file_transfer", interrupted)
+    monkeypatch.setattr("surgery.transfers.planning.plan", interrupted)
     result = run("transfer", *tiny)
     assert (result.exit_code, result.stderr.strip()) == (130, "error: interrupted")
 
@@ -285,12 +285,13 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     assert "BrokenPipe" not in ran.stderr
 
 
-def test_adapters_from_the_command_line(run, old, tmp_path):
+def test_resizers_from_the_command_line(run, old, tmp_path):
     """Grey images and other classes: the stem by itself, the classes by their pairs."""
     words = ("transfer", old, "timm:resnet18", "--arg", "in_chans=1", "--num-classes", 3)
     kept = run(*words, "--dry-run")
+    assert kept.exit_code == 1
     assert "shape differs: source (64, 3, 7, 7), target (64, 1, 7, 7)" in kept.stdout
-    pairs = ("--adapt", "fc=class-rows:0=207,1=7", "--on-mismatch", "adapt")
+    pairs = ("--resize", "fc=class-rows:0=207,1=7", "--resize", "auto")
     result = run(*words, *pairs, "-o", "grey.safetensors")
     assert result.exit_code == 0, result.output
     assert "class-rows: 2 of 3 classes from 1000, 1 fresh" in result.stdout
@@ -304,22 +305,22 @@ def test_adapters_from_the_command_line(run, old, tmp_path):
     status = json.loads(
         surgery.open_checkpoint(tmp_path / "grey.safetensors").metadata["surgery.status"]
     )
-    assert {name for name, word in status.items() if word == "adapted"} == {
+    assert {name for name, word in status.items() if word == "resized"} == {
         "conv1.weight",
         "fc.weight",
         "fc.bias",
     }
-    (tmp_path / "rules.txt").write_text("base lr=1e-3\n:adapted lr=1e-2\n")
+    (tmp_path / "rules.txt").write_text("base lr=1e-3\n:resized lr=1e-2\n")
     groups = run("groups", "grey.safetensors", "--rules", "rules.txt", "--json")
     assert groups.exit_code == 0, groups.output
     rates = {group["name"]: group["tensors"] for group in json.loads(groups.stdout)["groups"]}
     assert 3 in rates.values()
 
 
-def test_an_adapter_that_fits_nothing(run, old):
-    result = run("transfer", old, "timm:resnet18", "--adapt", "conv=input-channels", "--dry-run")
+def test_a_resizer_of_no_tensor(run, old):
+    result = run("transfer", old, "timm:resnet18", "--resize", "conv=input-channels", "--dry-run")
     assert result.exit_code == 2
-    assert "no tensor of the target is called conv; did you mean conv1" in result.stderr
+    assert "no tensor of the target is called 'conv'; did you mean conv1" in result.stderr
 
 
 # Two implementations of one network ----------------------------------------------------------
@@ -359,8 +360,10 @@ def test_why_shows_the_evidence_and_writes_nothing(run, split, tmp_path):
     )
     assert "only pair of" in result.stdout
     (step, _) = json.loads(run(*words, "blocks.0.attn.qkv", "--json").stdout)["steps"]
-    assert step["operation"]["pieces"] == [[0, 0, 6, True], [1, 0, 6, True], [2, 0, 6, True]]
-    assert step["evidence"]
+    parts = [part["source"][0].split(".")[-2] for part in step["recipe"]["parts"]]
+    assert (step["recipe"]["kind"], parts) == ("joined", ["query", "key", "value"])
+    assert step["evidence"]["tier"] == "structure"
+    assert step["evidence"]["because"]
     assert not (tmp_path / "Fused.safetensors").exists()
     missed = run(*words, "blocks.*.qkv")
     assert missed.exit_code == 2
@@ -370,9 +373,9 @@ def test_why_shows_the_evidence_and_writes_nothing(run, split, tmp_path):
 @pytest.mark.parametrize(
     ("hint", "message"),
     [
-        ("dense = pro", "no target name has the segments 'pro'; did you mean proj?"),
-        ("projection = patch_embed", "hint 'projection = patch_embed' settles nothing"),
-        ("dense", "a hint is 'source = target'"),
+        ("dense -> pro", "no target name has the segments 'pro'; did you mean proj?"),
+        ("projection -> mlp.fc1", "hint 'projection -> mlp.fc1' decides nothing"),
+        ("dense", "'dense'"),
     ],
 )
 def test_a_hint_that_is_no_use_is_an_error(run, split, hint, message):

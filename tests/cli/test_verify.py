@@ -47,24 +47,24 @@ def test_a_proof_that_holds_is_shown_and_the_file_written(run, old, tmp_path):
 def test_a_proof_that_fails_exits_1_and_writes_nothing(run, old, tmp_path):
     (tmp_path / "map.txt").write_text("bn.weight -> bn.bias\nbn.bias -> bn.weight\n")
     before = sorted(tmp_path.iterdir())
-    result = run("transfer", old, TINY, *SEVEN, "--map", "map.txt", "-o", "new.safetensors")
+    result = run("transfer", old, TINY, *SEVEN, "--mapping", "map.txt", "-o", "new.safetensors")
     assert result.exit_code == 1
     assert "error: the proof failed: 2 tensors are in another's place; nothing" in result.stderr
     assert "bn.bias takes bn.weight, and acts as bn.bias" in result.stderr
     assert "acts as bn.bias" in result.stdout
     assert sorted(tmp_path.iterdir()) == before
-    asked = run("transfer", old, TINY, *SEVEN, "--map", "map.txt", "--json")
+    asked = run("transfer", old, TINY, *SEVEN, "--mapping", "map.txt", "--json")
     error = json.loads(asked.stdout)["error"]
     assert (asked.exit_code, error["kind"]) == (1, "ProofRefused")
     assert error["proof"]["holds"] is False
-    assert run("transfer", old, TINY, *SEVEN, "--map", "map.txt", "--dry-run").exit_code == 1
+    assert run("transfer", old, TINY, *SEVEN, "--mapping", "map.txt", "--dry-run").exit_code == 1
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_existing_file_survives_a_failed_proof(run, old, tmp_path):
     (tmp_path / "new.pt").write_text("mine")
     (tmp_path / "map.txt").write_text("bn.weight -> bn.bias\nbn.bias -> bn.weight\n")
-    words = ("--map", "map.txt", "-o", "new.pt", "--force")
+    words = ("--mapping", "map.txt", "-o", "new.pt", "--force")
     assert run("transfer", old, TINY, *SEVEN, *words).exit_code == 1
     assert (tmp_path / "new.pt").read_text() == "mine"
 
@@ -101,10 +101,10 @@ def test_the_same_weights_with_another_padding(run, tmp_path):
 
 
 def test_class_rows_are_no_part_of_the_claim(run, old):
-    words = ("--arg", "num_classes=2", "--adapt", "fc.*=class-rows:0=5,1=2", "-o", "new.pt")
+    words = ("--arg", "num_classes=2", "--resize", "fc.*=class-rows:0=5,1=2", "-o", "new.pt")
     result = run("transfer", old, TINY, *SEVEN, *words)
     assert result.exit_code == 0, result.stderr
-    assert "compute the same up to what is adapted" in result.stdout
+    assert "compute the same up to what is resized" in result.stdout
     assert "no part of the claim: fc.{weight,bias} (class-rows)" in result.stdout
 
 
@@ -113,7 +113,9 @@ def test_class_rows_are_no_part_of_the_claim(run, old):
     [
         pytest.param(["--verify"], "name it with --source-arch", id="no-source"),
         pytest.param(["--source-arch", TINY], "is for --verify and for --match", id="no-verify"),
-        pytest.param(["--source-arg", "a=1"], "that --source-arch names", id="arg-alone"),
+        pytest.param(
+            ["--source-arg", "a=1"], "(--source-arch) names, and none is named", id="arg-alone"
+        ),
         pytest.param(["--input", "3x8x8"], "--input is for --verify", id="input-alone"),
         pytest.param(
             ["--match", "structure", "--source-arch", TINY, "--input", "3x8x8"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attention_twins import Fused, Split, Straight, Turned
@@ -9,14 +11,13 @@ from tiny_models import TinyNet, randomise, same_bits, snapshot
 from torch import nn
 
 import surgery
-from surgery.checkpoint.weights import names_of
+from surgery.checkpoint.weights import names_of, open_source
 from surgery.errors import SurgeryError, TransferRefused
 from surgery.matching.by_structure import Code
-from surgery.networks.architectures import find_architecture
-from surgery.networks.describe import describe
-from surgery.transfers import Assemble, KeepInit, Load, TransferPlan, open_source
-from surgery.transfers.decide import make_plan
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.transfers import TransferPlan, TransferRequest
+from surgery.transfers.decide import decide
+from surgery.transfers.planning import plan
+from surgery.transfers.target import open_target
 
 FACTORIES = "from attention_twins import Fused, Split\n"
 WAYS = [(Fused, Split), (Split, Fused)]
@@ -60,9 +61,9 @@ def test_into_a_file_as_into_a_model(tmp_path, suffix, source_kind, target_kind)
     source, target = randomise(source_kind(), 1), randomise(target_kind(), 2)
     old = surgery.open_checkpoint(saved(source, tmp_path / "old.safetensors"))
     (tmp_path / "factory.py").write_text(FACTORIES)
-    architecture = find_architecture(f"{tmp_path / 'factory.py'}:{target_kind.__name__}")
-    job = plan_file_transfer(old, architecture, match="structure")
-    outcome = job.write(tmp_path / f"new.{suffix}", strict=True)
+    architecture = f"{tmp_path / 'factory.py'}:{target_kind.__name__}"
+    job = plan(TransferRequest(source=old, target=architecture, match="structure", strict=True))
+    outcome = job.write(tmp_path / f"new.{suffix}")
     surgery.transfer(old, target, match="structure")
     written = surgery.open_checkpoint(tmp_path / f"new.{suffix}").state_dict()
     assert same_bits(dict(written), target.state_dict())
@@ -108,19 +109,21 @@ def test_rows_of_several_dtypes_are_not_joined():
     ].half()
     plan = surgery.plan_transfer(state, Fused(), match="structure")
     step = plan.by_target["blocks.1.attn.qkv.weight"]
-    assert isinstance(step, KeepInit)
+    assert step.state == "fresh"
     assert step.reason == "its 3 sources have different dtypes: float32, float16"
 
 
 def test_a_plan_survives_json():
     plan = surgery.plan_transfer(Split(num_classes=4), Fused(), match="structure")
-    assert {type(step) for step in plan.steps} == {Load, Assemble, KeepInit}
-    assert TransferPlan.from_dict(plan.to_dict()) == plan
+    assert {step.state for step in plan.steps} == {"loaded", "fresh"}
+    again = TransferPlan.from_dict(plan.to_dict())
+    assert again.steps == plan.steps
+    assert again.to_dict() == plan.to_dict()
 
 
 def test_every_step_says_why():
     plan = surgery.plan_transfer(Split(), Fused(), match="structure")
-    assert all(step.evidence for step in plan.steps)
+    assert all(step.evidence.because for step in plan.steps)
     (step,) = plan.select("blocks.0.attn.qkv.weight")
     assert [source.name for source in step.sources] == [
         f"encoder.layer.0.attention.{name}.weight" for name in ("query", "key", "value")
@@ -136,13 +139,13 @@ def test_a_network_into_itself_is_what_names_say():
         assert [(s.target, s.source) for s in by_structure.steps] == pairs
 
 
-def test_renames_come_first():
-    renames = {"embeddings": "stem", "encoder.layer.*": "encoder.stage*"}
+def test_the_mapping_comes_first():
+    mapping = {"embeddings": "stem", "encoder.layer.*": "encoder.stage*"}
     source, target = randomise(Split(), 1), Fused()
-    outcome = surgery.transfer(source, target, match="structure", renames=renames)
+    outcome = surgery.transfer(source, target, match="structure", mapping=mapping)
     (step,) = outcome.plan.select("blocks.1.norm1.bias")
     assert step.source.name == "encoder.layer.1.layernorm_before.bias"
-    assert "renamed by line 2" in step.via
+    assert "renamed by line 2" in step.reason
     assert apart(source, target) < 1e-12
 
 
@@ -159,9 +162,9 @@ class Indexed(nn.Module):
 def test_what_constructors_compute_is_left_to_the_target():
     source = Indexed(position_ids=torch.arange(4), attn_mask=torch.ones(2, 2))
     target = Indexed(position_ids=torch.zeros(4).long(), steps=torch.zeros(4).long())
-    outcome = surgery.transfer(source, target, match="structure")
-    assert outcome.plan.by_target["position_ids"].expected
-    assert not outcome.plan.by_target["steps"].expected
+    outcome = surgery.transfer(source, target, match="structure", fresh="steps")
+    assert outcome.plan.by_target["position_ids"].recomputed
+    assert not outcome.plan.by_target["steps"].recomputed
     assert {unused.source.name for unused in outcome.plan.unused if unused.expected} == {
         "position_ids",
         "attn_mask",
@@ -193,24 +196,24 @@ OLD, NEW = ("apple", "pear"), ("stone", "river")
 
 def test_what_stays_open_is_said_group_by_group():
     plan = surgery.plan_transfer(Open(*OLD), Open(*NEW), match="structure")
-    (group,) = plan.refused
+    (group,) = plan.open
     assert set(group.targets) == {f"{n}.{leaf}" for n in NEW for leaf in ("weight", "bias")}
     assert set(group.sources) == {f"{n}.{leaf}" for n in OLD for leaf in ("weight", "bias")}
     assert len(plan.names("loaded")) == 6
-    assert all(
-        step.reason.startswith("left open: ") for step in plan.steps if step.status == "fresh"
-    )
+    assert {*plan.names("open")} == {*group.targets}
     text = str(plan)
     assert "left open" in text
     assert "where A is apple or pear, and B is river or stone" in text
     with pytest.raises(TransferRefused, match="strict: 8 tensors differ"):
-        plan.refuse_unless(strict=True, keep_open=True)
+        surgery.transfer(
+            Open(*OLD), Open(*NEW), match="structure", strict=True, keep_open=True, fresh=()
+        )
 
 
 def test_what_stays_open_is_refused_unless_it_is_accepted():
     source, target = randomise(Open(*OLD), 1), randomise(Open(*NEW), 2)
     before = snapshot(target)
-    with pytest.raises(TransferRefused, match="leaves 1 group of 4 tensors open") as refused:
+    with pytest.raises(TransferRefused, match="1 group of 4 tensors stay open") as refused:
         surgery.transfer(source, target, match="structure")
     assert any("--hint" in line for line in refused.value.details)
     assert same_bits(before, snapshot(target))
@@ -222,25 +225,24 @@ def test_what_stays_open_is_refused_unless_it_is_accepted():
 def test_too_much_left_open_is_refused_with_the_way_out():
     with pytest.raises(TransferRefused) as refused:
         surgery.transfer(Open(*OLD), Open(*NEW), match="structure", min_loaded=0.9)
-    assert "structure leaves 1 group open; settle what is meant by hints (--hint)" in "".join(
-        refused.value.details
-    )
+    assert any("1 group of 4 tensors stay open" in line for line in refused.value.details)
+    assert any("--hint" in line for line in refused.value.details)
 
 
-@pytest.mark.parametrize("hints", [["apple = river"], {"apple": "river"}, ("pear=stone",)])
+@pytest.mark.parametrize("hints", [["apple -> river"], {"apple": "river"}, ("pear->stone",)])
 def test_a_hint_settles_it(hints):
     source, target = randomise(Open(*OLD), 1), Open(*NEW)
     outcome = surgery.transfer(source, target, match="structure", hints=hints, strict=True)
     assert torch.equal(target.river.weight, source.apple.weight)
     assert torch.equal(target.stone.weight, source.pear.weight)
-    assert any("hint" in why for step in outcome.plan.steps for why in step.evidence)
+    assert any("hint" in why for step in outcome.plan.steps for why in step.evidence.because)
 
 
 MISTAKES = [
-    (["aple = river"], "structure", "did you mean"),
-    (["last = last"], "structure", "settles nothing"),
-    (["apple river"], "structure", "a hint is 'source = target'"),
-    (["apple = river"], "names", "hints settle what structure leaves open"),
+    (["aple -> river"], "structure", "did you mean"),
+    (["last -> first"], "structure", "decides nothing"),
+    (["apple river"], "structure", "a hint is 'source -> target'"),
+    (["apple -> river"], "names", "hints are for what structure leaves open"),
 ]
 
 
@@ -256,11 +258,15 @@ def test_a_hint_that_is_wrong_is_an_error(hints, match, message):
 def test_two_different_networks_are_refused():
     with pytest.raises(TransferRefused) as refused:
         surgery.transfer(TinyNet(), Fused(), match="structure")
-    assert any("two networks" in line for line in refused.value.details)
+    assert any("not taken for one network" in line for line in refused.value.details)
 
 
 def test_names_that_fail_point_to_structure():
-    state = {f"part{at}.w": value for at, value in enumerate(TinyNet().state_dict().values())}
+    new = {"stem": "first", "bn": "scale", "blocks": "layers", "fc": "out"}
+    state = {
+        ".".join(new.get(segment, segment) for segment in name.split(".")): value
+        for name, value in TinyNet().state_dict().items()
+    }
     with pytest.raises(TransferRefused) as refused:
         surgery.transfer(state, TinyNet())
     assert any("--match structure" in line for line in refused.value.details)
@@ -287,12 +293,12 @@ class OneChannel(Split):
         self.embeddings.patches.projection = nn.Conv2d(1, 6, 4, 4)
 
 
-def test_what_has_another_size_can_be_adapted():
+def test_what_has_another_size_can_be_resized():
     source, target = randomise(Fused().double(), 1), OneChannel().double()
     kept = surgery.plan_transfer(source, target, match="structure")
-    assert kept.by_target["embeddings.patches.projection.weight"].status == "fresh"
-    outcome = surgery.transfer(source, target, match="structure", on_mismatch="adapt", min_loaded=1)
-    assert outcome.adapted == ("embeddings.patches.projection.weight",)
+    assert kept.by_target["embeddings.patches.projection.weight"].state == "fresh"
+    outcome = surgery.transfer(source, target, match="structure", resize="auto", min_loaded=1)
+    assert outcome.resized == ("embeddings.patches.projection.weight",)
     grey = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         one, three = (
@@ -308,9 +314,9 @@ def test_what_has_another_size_can_be_adapted():
 def test_the_code_of_the_source_tells_what_its_names_do_not():
     source, target = randomise(Turned(), 1), Straight()
     from_file = surgery.plan_transfer(source.state_dict(), target, match="structure")
-    assert from_file.refused
+    assert from_file.open
     outcome = surgery.transfer(source, target, match="structure", strict=True)
-    assert {s.target.name for s in outcome.plan.steps if isinstance(s, Assemble)} == {
+    assert {s.target.name for s in outcome.plan.steps if s.recipe and not s.recipe.is_copy} == {
         "first.weight",
         "wide.weight",
     }
@@ -322,18 +328,19 @@ def test_the_code_of_the_source_tells_what_its_names_do_not():
 def test_the_architecture_that_a_file_was_saved_from_tells_as_much(tmp_path):
     (tmp_path / "factory.py").write_text("from attention_twins import Straight, Turned\n")
     old = surgery.open_checkpoint(saved(randomise(Turned(), 1), tmp_path / "old.safetensors"))
-    new, was = (find_architecture(f"{tmp_path}/factory.py:{n}") for n in ("Straight", "Turned"))
-    assert plan_file_transfer(old, new, match="structure").plan.refused
-    told = plan_file_transfer(old, new, match="structure", source_architecture=was)
-    assert told.plan.loaded_fraction == 1
-    assert not told.plan.refused
+    new, was = (f"{tmp_path}/factory.py:{n}" for n in ("Straight", "Turned"))
+    request = TransferRequest(source=old, target=new, match="structure")
+    assert plan(request).open
+    told = plan(replace(request, source_arch=was))
+    assert told.loaded_fraction == 1
+    assert not told.open
 
 
 def test_order_is_asked_for_only_where_something_goes_by_it():
     asked = []
     code = Code(target_order=lambda: asked.append(1) or ())
-    names = names_of(open_source(Split()))
-    make_plan(names, describe(Fused()), match="structure", code=code)
+    request = TransferRequest(source=Split(), target=Fused(), match="structure")
+    decide(request, names_of(open_source(request.source)), open_target(request), code)
     assert not asked
 
 
@@ -378,21 +385,21 @@ def test_a_tied_embedding_is_found_beside_the_bias_of_its_head(held_once):
 
 
 def test_a_line_that_names_a_target_needs_no_structure():
-    renames = {"apple": "river"}
+    mapping = {"apple": "river"}
     source, target = randomise(Open(*OLD), 1), Open(*NEW)
-    outcome = surgery.transfer(source, target, match="structure", renames=renames, strict=True)
+    outcome = surgery.transfer(source, target, match="structure", mapping=mapping, strict=True)
     assert torch.equal(target.river.weight, source.apple.weight)
     assert torch.equal(target.stone.weight, source.pear.weight)
     (step, _) = outcome.plan.select("river")
-    assert step.via == ("renamed by line 1",)
+    assert step.reason == "renamed by line 1"
 
 
 @pytest.mark.parametrize(
     "hints",
     [
-        ["apple = river", "pear = stone"],  # both, though one would do
-        "apple = river",
-        ["apple.weight = river.weight"],
+        ["apple -> river", "pear -> stone"],  # both, though one would do
+        "apple -> river",
+        ["apple.weight -> river.weight"],
     ],
 )
 def test_hints_as_people_write_them(hints):
@@ -416,9 +423,9 @@ def test_a_head_of_any_name_meets_its_counterpart():
 def test_an_architecture_that_shares_nothing_with_the_file_is_refused(tmp_path):
     (tmp_path / "factory.py").write_text(FACTORIES)
     old = surgery.open_checkpoint(saved(Split(), tmp_path / "old.safetensors"))
-    fused, _ = (find_architecture(f"{tmp_path}/factory.py:{n}") for n in ("Fused", "Split"))
+    fused, _ = (f"{tmp_path}/factory.py:{n}" for n in ("Fused", "Split"))
     with pytest.raises(SurgeryError, match="not one tensor has a name and a shape of it"):
-        plan_file_transfer(old, fused, match="structure", source_architecture=fused)
+        plan(TransferRequest(source=old, target=fused, match="structure", source_arch=fused))
 
 
 class Untied(NewTied):
@@ -436,7 +443,7 @@ def test_one_tensor_of_two_names_feeds_two_tensors():
         assert torch.equal(tensor, source.decoder.weight)
 
 
-def test_a_tied_embedding_is_adapted_under_all_its_names():
+def test_a_tied_embedding_is_resized_under_all_its_names():
     class Longer(NewTied):
         def __init__(self) -> None:
             super().__init__()
@@ -444,8 +451,10 @@ def test_a_tied_embedding_is_adapted_under_all_its_names():
             self.lm_out.weight = self.tok.weight
 
     source, target = randomise(OldTied(), 1), randomise(Longer(), 2)
-    outcome = surgery.transfer(source, target, match="structure", on_mismatch="adapt")
-    assert {"tok.weight", "lm_out.weight"} <= {*outcome.adapted}
+    outcome = surgery.transfer(
+        source, target, match="structure", resize="auto", fresh="lm_out.bias"
+    )
+    assert {"tok.weight", "lm_out.weight"} <= {*outcome.resized}
     assert torch.equal(target.lm_out.weight[:11], source.decoder.weight)
 
 
@@ -458,7 +467,7 @@ class OpenBlocks(nn.Module):
         self.blocks = nn.ModuleList(Open(*names) for _ in range(3))
 
 
-@pytest.mark.parametrize("hint", ["apple = river", "blocks.1.apple = blocks.1.river"])
+@pytest.mark.parametrize("hint", ["apple -> river", "blocks.1.apple -> blocks.1.river"])
 def test_a_hint_for_one_block_is_one_for_all_alike(hint):
     source, target = randomise(OpenBlocks(*OLD), 1), OpenBlocks(*NEW)
     surgery.transfer(source, target, match="structure", hints=hint, strict=True)
@@ -469,16 +478,14 @@ def test_a_hint_for_one_block_is_one_for_all_alike(hint):
 
 def test_fused_rows_are_no_change_of_width():
     kept = surgery.plan_transfer(Split(num_classes=7), Fused(), match="structure")
-    adapted = surgery.plan_transfer(
-        Split(num_classes=7), Fused(), match="structure", on_mismatch="adapt"
-    )
-    assert adapted.names("loaded") == kept.names("loaded")
-    assert not adapted.names("adapted")  # other classes are not the same classes
+    resized = surgery.plan_transfer(Split(num_classes=7), Fused(), match="structure", resize="auto")
+    assert resized.names("loaded") == kept.names("loaded")
+    assert not resized.names("resized")  # other classes are not the same classes
 
 
 def test_names_ask_nothing_of_the_code(monkeypatch):
     """A module as the source would be described for nothing."""
     asked = []
-    monkeypatch.setattr("surgery.transfers.Code", lambda *_: asked.append(1))
+    monkeypatch.setattr("surgery.transfers.planning.Code", lambda *_: asked.append(1))
     surgery.transfer(Fused(), Fused(), strict=True)
     assert not asked

@@ -135,7 +135,9 @@ def test_under_a_proven_prefix_another_shape_is_still_the_same_name():
 
 def test_ambiguity_is_said_on_both_sides():
     found = match_names(specs("q.a.w", "k.a.w"), specs("a.w"))
-    assert found.ambiguous_targets == {"a.w": "ambiguous: fits below k. and below q."}
+    assert [(g.targets, g.reason) for g in found.open] == [
+        (("a.w",), "ambiguous: fits below k. and below q.")
+    ]
     assert found.ambiguous_sources.keys() == {"q.a.w", "k.a.w"}
 
 
@@ -145,9 +147,10 @@ def test_two_towers_of_one_width_are_not_mixed():
     sources = ["visual.conv.w", *(f"visual.{name}" for name in blocks), "token.w", *blocks]
     found = match_names(specs(*sources), specs("conv.w", *blocks))
     assert not found.by_target
-    assert found.ambiguous_targets["transformer.0.w"] == (
+    assert {group.reason for group in found.open} == {
         "ambiguous: fits below visual. and under its own name"
-    )
+    }
+    assert set(blocks) <= {name for group in found.open for name in group.targets}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,16 @@ from tiny_models import TinyNet, randomise
 
 import surgery
 from surgery.errors import ArchitectureError
-from surgery.networks import architectures
-from surgery.networks.architectures import (
-    Architecture,
-    blueprint,
-    build,
-    find_architecture,
-    list_architectures,
-)
+from surgery.networks import building
+from surgery.networks.architectures import Architecture, find_architecture, list_architectures
+from surgery.networks.blueprints import blueprint
+from surgery.networks.building import build
 from surgery.networks.describe import describe
+from surgery.networks.origins.timm import Timm
+from surgery.networks.remembered import arguments_key, open_memory
 from surgery.specs import ModelSpec
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.transfers.planning import plan
+from surgery.transfers.request import TransferRequest
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def own_file(tmp_path):
     [
         pytest.param("timm:resnet18", "timm:resnet18", "", id="timm"),
         pytest.param("torchvision:resnet18", "torchvision:resnet18", "", id="torchvision"),
-        pytest.param("resnet18", "timm:resnet18", "torchvision:resnet18", id="bare-in-both"),
+        pytest.param("resnet18", "timm:resnet18", "torchvision", id="bare-in-both"),
         pytest.param("alexnet", "torchvision:alexnet", "", id="bare-in-torchvision-alone"),
         pytest.param("convnext_atto", "timm:convnext_atto", "", id="bare-in-timm-alone"),
         pytest.param("pkg.models:make", "pkg.models:make", "", id="module-factory"),
@@ -82,8 +80,8 @@ def test_find(text, label, also):
     assert (found.label, found.also) == (label, also)
 
 
-def test_the_first_line_of_a_report_says_that_another_library_has_one_too():
-    assert str(find_architecture("resnet18")) == "timm:resnet18 (torchvision:resnet18 has one too)"
+def test_the_first_line_of_a_report_says_that_another_library_has_it():
+    assert str(find_architecture("resnet18")) == "timm:resnet18 (also in torchvision)"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +109,9 @@ def test_names_that_are_not_known(text, message):
         pytest.param("resnet18", "torchvision:resnet18", id="part-of-a-name"),
         pytest.param("timm:vit_tiny_*_224", "timm:vit_tiny_patch16_224", id="with-its-library"),
         pytest.param("*", "timm:resnet18", id="all"),
+        pytest.param("timm:resnet[12]8", "timm:resnet18", id="a-set"),
+        pytest.param("resnet1?", "torchvision:resnet18", id="one-character"),
+        pytest.param("/^timm:.*(et|le)18$/", "timm:resnet18", id="a-regular-expression"),
     ],
 )
 def test_list(pattern, name):
@@ -255,7 +256,7 @@ class TestBlueprint:
         checkpoint = surgery.open_checkpoint(tmp_path / "like.safetensors")
         assert target.initial(["fc.bias"]) == {"fc.bias": checkpoint.place("fc.bias")}
         assert target.versions == checkpoint.versions != {}
-        assert (target.heads, dict(target.extras)) == (None, {})
+        assert (target.find_heads(), dict(target.extras)) == (("fc",), {})
 
     def test_one_state_dict_of_another_file(self, tmp_path):
         state = {"w": torch.ones(2)}
@@ -319,7 +320,25 @@ def no_building(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("built, where it should have been remembered")
 
-    return lambda: monkeypatch.setattr(architectures, "build", fail)
+    return lambda: monkeypatch.setattr(building, "build", fail)
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The architectures that were built, in order."""
+    built = []
+
+    def note(architecture, **settings):
+        built.append(architecture)
+        return build(architecture, **settings)
+
+    monkeypatch.setattr(building, "build", note)
+    return built
+
+
+def key_of(architecture):
+    """What a signature of it is remembered under, built as it comes."""
+    return ("signature", architecture.origin, architecture.name, arguments_key({}), None)
 
 
 def kept(folder: Path) -> int:
@@ -360,26 +379,27 @@ class TestRemembered:
         remembered = blueprint(architecture, **settings)
         assert remembered.spec == built.spec
         assert remembered.spec.ties == built.spec.ties
-        assert remembered.heads == built.heads
+        assert remembered.find_heads() == built.find_heads()
         assert list(remembered.versions.items()) == list(built.versions.items())
         assert remembered.extras == built.extras == {}
         assert remembered.initial([]) == {}
 
     @pytest.mark.parametrize("name", ["timm:test_vit", "torchvision:shufflenet_v2_x0_5"])
-    def test_has_the_initial_values_of_what_was_built(self, folder, name):
+    def test_has_the_initial_values_of_what_was_built(self, folder, builds, name):
         architecture = find_architecture(name)
         built = blueprint(architecture, seed=3)
         names = list(built.spec.by_name)
         remembered = blueprint(architecture, seed=3)
-        assert type(remembered) is not type(built)
+        assert len(builds) == 1
         values = remembered.initial(names)
         assert set(values) == set(names)
         for tensor, value in built.initial(names).items():
             assert torch.equal(values[tensor], value), tensor
         again = remembered.initial(names[-2:])
         assert all(torch.equal(again[tensor], values[tensor]) for tensor in names[-2:])
+        assert len(builds) == 2
 
-    def test_what_it_is_built_with_is_told_apart(self, folder):
+    def test_what_it_is_built_with_counts(self, folder, no_building):
         settings = [
             {},
             {"num_classes": 3},
@@ -390,10 +410,9 @@ class TestRemembered:
         ]
         built = [blueprint(VIT, **setting) for setting in settings]
         assert kept(folder) == len(settings)
+        no_building()
         for setting, target in zip(settings, built, strict=True):
-            remembered = blueprint(VIT, **setting)
-            assert type(remembered) is not type(target)
-            assert remembered.spec == target.spec
+            assert blueprint(VIT, **setting).spec == target.spec
 
     def test_a_seed_makes_values_only(self, folder, no_building):
         blueprint(VIT, seed=1)
@@ -435,7 +454,7 @@ class TestRemembered:
             def set_extra_state(self, state):
                 pass
 
-        monkeypatch.setattr(architectures, "_timm_factory", lambda _: lambda: Quantised(2, 2))
+        monkeypatch.setattr(Timm, "build", lambda *_, **__: Quantised(2, 2))
         for _ in range(2):
             assert blueprint(VIT).extras == {"_extra_state": b"packed"}
         assert kept(folder) == 0
@@ -443,10 +462,8 @@ class TestRemembered:
     def test_another_model_than_remembered_is_refused_once(self, folder, monkeypatch):
         """A constructor that reads a file, or that someone has patched."""
         right = blueprint(VIT).spec
-        make = architectures._timm_factory
-        monkeypatch.setattr(
-            architectures, "_timm_factory", lambda name: lambda: make(name)(img_size=320)
-        )
+        build = Timm.build
+        monkeypatch.setattr(Timm, "build", lambda self, name: build(self, name, img_size=320))
         stale = blueprint(VIT)
         assert stale.spec == right
         with pytest.raises(
@@ -460,46 +477,65 @@ class TestRemembered:
 
     @pytest.mark.parametrize("change", ["heads", "versions", "types"])
     def test_every_difference_counts(self, folder, change):
-        remembered = blueprint(VIT) and blueprint(VIT)
-        signature = remembered.signature
-        module = replace(signature.spec.modules[0], types=("Other",))
-        changed = {
-            "heads": replace(signature, heads=()),
-            "versions": replace(signature, versions={**signature.versions, "head": 9}),
-            "types": replace(
-                signature,
-                spec=replace(signature.spec, modules=(module, *signature.spec.modules[1:])),
-            ),
-        }
-        remembered.memory.keep(changed[change].to_dict(), *remembered.plan.key)
+        blueprint(VIT)
+        remembered = open_memory().recall(*key_of(VIT))
+        match change:
+            case "heads":
+                remembered["heads"] = []
+            case "versions":
+                remembered["versions"]["head"] = 9
+            case "types":
+                remembered["spec"]["modules"][0]["types"] = ["Other"]
+        open_memory().keep(remembered, *key_of(VIT))
         with pytest.raises(ArchitectureError, match="ties, modules, heads or versions differ"):
             blueprint(VIT).initial(["head.bias"])
 
     @pytest.mark.parametrize(
-        "value", [[], {}, {"spec": {}}, {"spec": EMPTY, "heads": [], "versions": 3}, "x"]
+        "value",
+        [
+            [],
+            {},
+            {"spec": {}},
+            {"spec": EMPTY, "heads": [], "versions": 3},
+            {"spec": EMPTY, "heads": "head", "versions": {}},
+            {"spec": EMPTY, "heads": [], "versions": {"": float("inf")}},
+            "x",
+        ],
+        ids=str,
     )
-    def test_a_value_of_another_form_is_built_again(self, folder, value):
-        built = blueprint(VIT)
-        remembered = blueprint(VIT)
-        remembered.memory.keep(value, *remembered.plan.key)
-        assert type(blueprint(VIT)) is type(built)
-        assert type(blueprint(VIT)) is type(remembered)
+    def test_a_value_of_another_form_is_built_again(self, folder, builds, value):
+        blueprint(VIT)
+        open_memory().keep(value, *key_of(VIT))
+        blueprint(VIT)
+        blueprint(VIT)
+        assert len(builds) == 2
+
+    def test_a_lie_about_a_dtype_decides_no_value(self, folder):
+        blueprint(VIT)
+        remembered = open_memory().recall(*key_of(VIT))
+        (row,) = (row for row in remembered["spec"]["tensors"] if row[0] == "head.weight")
+        row[2] = "float64"
+        open_memory().keep(remembered, *key_of(VIT))
+        assert blueprint(VIT).spec.by_name["head.weight"].dtype == "float64"
+        with pytest.raises(ArchitectureError, match=r"head.weight was .*float64, is .*float32"):
+            blueprint(VIT).initial(["head.weight"])
+        assert blueprint(VIT).spec.by_name["head.weight"].dtype == "float32"
 
     def test_a_library_that_others_have_imported_is_not_remembered(self, folder, monkeypatch):
         blueprint(VIT)
         monkeypatch.setattr("surgery.networks.remembered.code._any_imported", lambda: True)
         monkeypatch.setattr("surgery.networks.remembered.code._imported", None)
-        monkeypatch.setattr(architectures, "_timm_factory", lambda _: lambda: torch.nn.Linear(2, 2))
-        monkeypatch.delattr("surgery.heads.head_paths")  # nor is anything found out for it
+        monkeypatch.setattr(Timm, "build", lambda *_: torch.nn.Linear(2, 2))
         assert blueprint(VIT).spec.by_name["weight"].shape == (2, 2)
         assert kept(folder) == 1
 
 
 REMEMBERED = """
 import json, sys
-from surgery.networks.architectures import blueprint, find_architecture
+from surgery.networks.architectures import find_architecture
+from surgery.networks.blueprints import blueprint
 target = blueprint(find_architecture(sys.argv[1]))
-told = [len(target.spec.tensors), target.heads, dict(target.versions), dict(target.extras)]
+told = [len(target.spec.tensors), target.find_heads(), dict(target.versions), dict(target.extras)]
 heavy = sorted({"torch", "timm", "torchvision", "numpy"} & set(sys.modules))
 print(json.dumps([told, heavy]))
 """
@@ -524,7 +560,7 @@ def test_a_transfer_by_memory_writes_the_same_file(tmp_path, folder, no_building
     surgery.save(model, tmp_path / "old.safetensors")
     source = surgery.open_checkpoint(tmp_path / "old.safetensors")
     for name in ("built.safetensors", "remembered.safetensors"):
-        plan_file_transfer(source, VIT).write(tmp_path / name)
+        plan(TransferRequest(source=source, target="timm:test_vit")).write(tmp_path / name)
         no_building()
     built, remembered = tmp_path / "built.safetensors", tmp_path / "remembered.safetensors"
     assert remembered.read_bytes() == built.read_bytes()

@@ -9,7 +9,8 @@ import pytest
 
 from surgery.errors import ArchitectureError
 from surgery.networks import survey as surveying
-from surgery.networks.survey import outline, survey
+from surgery.networks.outlining import outline
+from surgery.networks.survey import survey
 
 LABELS = ("timm:resnet18", "timm:test_vit", "torchvision:squeezenet1_1")
 

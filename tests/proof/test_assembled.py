@@ -11,21 +11,22 @@ import attentions
 import pytest
 import torch
 from attentions import WIDTH, Fused, Split, Turned, TwoBiases
-from structure_plans import structure_plan, with_pieces
+from structure_plans import rows_of, structure_plan, with_recipes
 from tiny_models import randomise
 from torch import nn
 
 import surgery
 from surgery.checkpoint import open_checkpoint
-from surgery.checkpoint.weights import open_source
 from surgery.errors import SurgeryError
-from surgery.matching.operations import Operation, Piece
-from surgery.networks.architectures import find_architecture
-from surgery.proof import prove_file_transfer, refuse_unproven
+from surgery.matching.recipes.recipe import View, Zeros
+from surgery.matching.recipes.rows import join_rows
+from surgery.proof import refuse_unproven
 from surgery.proof.proof import OTHERWISE
-from surgery.report.proof import proof_lines
-from surgery.transfers.plan import Assemble, Load
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.proof.sentences import proof_lines
+from surgery.proof.verify import prove_plan
+from surgery.transfers.planning import plan as plan_of
+from surgery.transfers.request import TransferRequest
+from surgery.transfers.step import Step
 
 
 def spec_of(model, name):
@@ -38,22 +39,16 @@ def spec_of(model, name):
 
 def piece(model, name, part=None, turned=False):
     """The rows of q, k or v in a fused tensor, or all of a tensor."""
-    spec = spec_of(model, name)
-    high = spec.shape[-1] if turned else spec.shape[0]
+    whole = View.of(spec_of(model, name))
+    whole = whole.permute((1, 0)) if turned else whole
     start = "qkv".index(part) * WIDTH if part else 0
-    return Piece(spec, start, start + WIDTH if part else high, turned)
+    return whole.rows(start, start + WIDTH) if part else whole
 
 
 def planned(source, target, made):
-    """A plan by names, where ``made`` says for targets of what pieces they are."""
+    """A plan by names, where ``made`` says for targets of what rows they are."""
     plan = surgery.plan_transfer(source, target)
-    steps = tuple(
-        Assemble(step.target, made[step.target.name]) if step.target.name in made else step
-        for step in plan.steps
-    )
-    used = {s.name for step in steps for s in step.sources}
-    unused = tuple(u for u in plan.unused if u.source.name not in used)
-    return replace(plan, steps=steps, unused=unused)
+    return with_recipes(plan, lambda s: made[s.target.name](s) if s.target.name in made else None)
 
 
 def split_to_fused(source, target, order=("query", "key", "value")):
@@ -61,7 +56,7 @@ def split_to_fused(source, target, order=("query", "key", "value")):
         source,
         target,
         {
-            f"qkv.{kind}": Operation(tuple(piece(source, f"{name}.{kind}") for name in order))
+            f"qkv.{kind}": rows_of([piece(source, f"{name}.{kind}") for name in order])
             for kind in ("weight", "bias")
         },
     )
@@ -72,7 +67,7 @@ def fused_to_split(source, target, order="qkv"):
         source,
         target,
         {
-            f"{name}.{kind}": Operation((piece(source, f"qkv.{kind}", part),))
+            f"{name}.{kind}": rows_of((piece(source, f"qkv.{kind}", part),))
             for name, part in zip(("query", "key", "value"), order, strict=True)
             for kind in ("weight", "bias")
         },
@@ -81,25 +76,25 @@ def fused_to_split(source, target, order="qkv"):
 
 def turned_to_fused(source, target, *, turned=True):
     whole = {
-        f"{mine}.{kind}": Operation((piece(source, f"{name}.{kind}"),))
+        f"{mine}.{kind}": rows_of((piece(source, f"{name}.{kind}"),))
         for mine, name in (("qkv", "c_attn"), ("proj", "c_proj"))
         for kind in ("bias",)
     }
     matrices = {
-        "qkv.weight": Operation((piece(source, "c_attn.weight", turned=True),)),
-        "proj.weight": Operation((piece(source, "c_proj.weight", turned=turned),)),
+        "qkv.weight": rows_of((piece(source, "c_attn.weight", turned=True),)),
+        "proj.weight": rows_of((piece(source, "c_proj.weight", turned=turned),)),
     }
     return planned(source, target, whole | matrices)
 
 
 def turned_to_split(source, target):
     made = {
-        f"{name}.{kind}": Operation((piece(source, f"c_attn.{kind}", part, kind == "weight"),))
+        f"{name}.{kind}": rows_of((piece(source, f"c_attn.{kind}", part, kind == "weight"),))
         for name, part in (("query", "q"), ("key", "k"), ("value", "v"))
         for kind in ("weight", "bias")
     }
-    made["proj.weight"] = Operation((piece(source, "c_proj.weight", turned=True),))
-    made["proj.bias"] = Operation((piece(source, "c_proj.bias"),))
+    made["proj.weight"] = rows_of((piece(source, "c_proj.weight", turned=True),))
+    made["proj.bias"] = rows_of((piece(source, "c_proj.bias"),))
     return planned(source, target, made)
 
 
@@ -108,10 +103,10 @@ def fused_to_turned(source, target):
         source,
         target,
         {
-            "c_attn.weight": Operation((piece(source, "qkv.weight"),), transposed=True),
-            "c_attn.bias": Operation((piece(source, "qkv.bias"),)),
-            "c_proj.weight": Operation((piece(source, "proj.weight"),), transposed=True),
-            "c_proj.bias": Operation((piece(source, "proj.bias"),)),
+            "c_attn.weight": rows_of((piece(source, "qkv.weight"),), transposed=True),
+            "c_attn.bias": rows_of((piece(source, "qkv.bias"),)),
+            "c_proj.weight": rows_of((piece(source, "proj.weight"),), transposed=True),
+            "c_proj.bias": rows_of((piece(source, "proj.bias"),)),
         },
     )
 
@@ -121,16 +116,16 @@ def to_two_biases(source, target):
         source,
         target,
         {
-            "qkv.weight": Operation((piece(source, "qkv.weight"),)),
-            "q_bias": Operation((piece(source, "qkv.bias", "q"),)),
-            "v_bias": Operation((piece(source, "qkv.bias", "v"),)),
+            "qkv.weight": rows_of((piece(source, "qkv.weight"),)),
+            "q_bias": rows_of((piece(source, "qkv.bias", "q"),)),
+            "v_bias": rows_of((piece(source, "qkv.bias", "v"),)),
         },
     )
 
 
 def from_two_biases(source, target):
-    bias = (piece(source, "q_bias"), Piece(None, 0, WIDTH), piece(source, "v_bias"))
-    return planned(source, target, {"qkv.bias": Operation(bias)})
+    bias = (piece(source, "q_bias"), Zeros((WIDTH,)), piece(source, "v_bias"))
+    return planned(source, target, {"qkv.bias": rows_of(bias)})
 
 
 @pytest.mark.parametrize(
@@ -164,7 +159,7 @@ def test_other_fusions_of_one_network(source, target, make, unseen):
 def test_plans_that_structure_makes(source, target):
     plan = structure_plan(randomise(source), target)
     assert not plan.names("fresh")
-    assert any(isinstance(step, Assemble) for step in plan.steps)
+    assert any(step.recipe and not step.recipe.is_copy for step in plan.steps)
     assert surgery.verify_transfer(source, target, plan).holds
 
 
@@ -196,7 +191,7 @@ def test_rows_in_another_order(order):
     """One fused matrix into another: the rows that went wrong are named."""
     source, target = randomise(Fused()), Fused()
     made = {
-        f"qkv.{kind}": Operation(tuple(piece(source, f"qkv.{kind}", part) for part in order))
+        f"qkv.{kind}": rows_of([piece(source, f"qkv.{kind}", part) for part in order])
         for kind in ("weight", "bias")
     }
     proof = surgery.verify_transfer(source, target, planned(source, target, made))
@@ -257,7 +252,7 @@ def test_one_source_in_two_targets():
     source, target = randomise(Once()), Twice()
     plan = surgery.plan_transfer(source, target)
     steps = tuple(
-        Load(step.target, spec_of(source, step.target.name.replace("b.", "a.")))
+        Step(step.target, View.of(spec_of(source, step.target.name.replace("b.", "a."))), "loaded")
         for step in plan.steps
     )
     proof = surgery.verify_transfer(source, target, replace(plan, steps=steps))
@@ -302,7 +297,7 @@ def test_heads_and_convolutions_of_one_matrix():
             return self.head(self.norm(self.conv(x)).mean((2, 3), keepdim=True)).flatten(1)
 
     source = randomise(Flat())
-    made = {"head.weight": Operation((piece(source, "head.weight"),))}
+    made = {"head.weight": rows_of((piece(source, "head.weight"),))}
     assert surgery.verify_transfer(source, Tall(), planned(source, Tall(), made)).holds
     proof = surgery.verify_transfer(source, Tall(1e-3), planned(source, Tall(), made))
     assert [(s.place, s.name) for s in proof.settings] == [("norm", "eps")]
@@ -335,53 +330,59 @@ def test_a_fused_matrix_whose_rows_lie_in_another_order():
     assert "the order of rows in fused tensors" in str(proof)
 
 
-@pytest.fixture
-def job(tmp_path):
-    """A transfer into a file, from projections apart into a fused one."""
-    source, target = randomise(Split()), Fused()
-    surgery.save(source, tmp_path / "old.safetensors")
-    old = open_checkpoint(tmp_path / "old.safetensors")
-    made = plan_file_transfer(old, architecture("Fused"))
-    return replace(made, plan=structure_plan(source, target))
+def planned_file(tmp_path, saved_from="Split", **values):
+    """A transfer between files, from projections apart into a fused one."""
+    state = {**randomise(Split()).state_dict(), **values}
+    surgery.save(state, tmp_path / "old.safetensors")
+    request = TransferRequest(
+        source=tmp_path / "old.safetensors",
+        target=architecture("Fused"),
+        match="structure",
+        source_arch=architecture(saved_from),
+    )
+    return plan_of(request)
 
 
 def architecture(name):
-    return find_architecture(f"{Path(attentions.__file__)}:{name}")
+    return f"{Path(attentions.__file__)}:{name}"
 
 
-def test_a_file_of_fused_tensors(job, tmp_path):
-    proof = prove_file_transfer(job, architecture("Split"))
+def test_a_file_of_fused_tensors(tmp_path):
+    plan = planned_file(tmp_path)
+    proof = prove_plan(plan)
     assert proof.holds, proof
-    job.write(tmp_path / "new.safetensors")
-    written = surgery.open_checkpoint(tmp_path / "new.safetensors")
-    parts = [job.source.tensor(f"{name}.weight") for name in ("query", "key", "value")]
+    plan.write(tmp_path / "new.safetensors")
+    old, written = (open_checkpoint(tmp_path / f"{name}.safetensors") for name in ("old", "new"))
+    parts = [old.tensor(f"{name}.weight") for name in ("query", "key", "value")]
     assert torch.equal(written.tensor("qkv.weight"), torch.cat(parts))
 
 
-def test_a_file_whose_q_and_k_are_swapped(job):
-    def swapped(pieces):
-        return (pieces[1], pieces[0], *pieces[2:])
+def test_a_file_whose_q_and_k_are_swapped(tmp_path):
+    def swapped(step):
+        if not step.target.name.startswith("qkv."):
+            return None
+        q, k, v = step.recipe.parts
+        return join_rows((k, q, v), step.target.shape)
 
-    plan = with_pieces(with_pieces(job.plan, "qkv.weight", swapped), "qkv.bias", swapped)
-    proof = prove_file_transfer(replace(job, plan=plan), architecture("Split"))
+    proof = prove_plan(with_recipes(planned_file(tmp_path), swapped))
     with pytest.raises(SurgeryError, match="are in another's place") as error:
         refuse_unproven(proof)
     assert error.value.exit_code == 1
     assert "qkv.weight takes key.weight, and acts as query.weight" in str(error.value)
 
 
-def test_a_file_of_another_architecture_than_was_said(job):
+def test_a_file_of_another_architecture_than_was_said(tmp_path):
+    plan = planned_file(tmp_path)
+    other = replace(plan.request, source_arch=architecture("Turned"))
     with pytest.raises(SurgeryError, match="have no place in it") as error:
-        prove_file_transfer(job, architecture("Turned"))
+        prove_plan(replace(plan, request=other))
     assert "query.weight (8, 8)" in str(error.value)
 
 
-def test_values_that_are_not_finite_in_one_piece(job):
-    broken = job.source.tensor("key.weight").clone()
+def test_values_that_are_not_finite_in_one_piece(tmp_path):
+    broken = Split().key.weight.detach().clone()
     broken[0, 0] = torch.nan
-    held = {spec.name: job.source.tensor(spec.name) for spec in job.source.specs}
-    source = open_source({**held, "key.weight": broken})
-    proof = prove_file_transfer(replace(job, source=source), architecture("Split"))
+    proof = prove_plan(planned_file(tmp_path, **{"key.weight": broken}))
     assert not proof.holds
     assert proof.random.agrees
     assert proof.verdict == "the networks give values that are not finite"
@@ -397,9 +398,9 @@ def test_any_mix_up_of_rows_is_refuted(seed):
     into, out = {}, {}
     for kind, order in zip(("weight", "bias"), orders, strict=True):
         pieces = [piece(split, f"{names[part]}.{kind}") for part in order]
-        into[f"qkv.{kind}"] = Operation(tuple(pieces))
+        into[f"qkv.{kind}"] = rows_of(pieces)
         for part, source in zip("qkv", order, strict=True):
-            out[f"{names[part]}.{kind}"] = Operation((piece(fused, f"qkv.{kind}", source),))
+            out[f"{names[part]}.{kind}"] = rows_of((piece(fused, f"qkv.{kind}", source),))
     right = orders == ["qkv", "qkv"]
     for source, target, made in ((split, Fused(), into), (fused, Split(), out)):
         proof = surgery.verify_transfer(source, target, planned(source, target, made))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import transformers
+from structure_plans import rows_of, with_recipes
 
 import surgery
-from surgery.matching.operations import Operation, Piece
+from surgery.matching.recipes.recipe import View
 from surgery.networks.describe import describe
-from surgery.transfers.plan import Assemble
 
 SIZES = {
     "hidden_size": 32,
@@ -47,14 +45,13 @@ def models():
 
 def made_of(source, target, pieces):
     """A plan by names, and what ``pieces`` makes of a target's name and the source's specs."""
-    plan, specs = surgery.plan_transfer(source, target), describe(source).by_name
-    steps = []
-    for step in plan.steps:
-        made = pieces(step.target.name, specs)
-        steps.append(Assemble(step.target, Operation(made)) if made else step)
-    used = {spec.name for step in steps for spec in step.sources}
-    unused = tuple(each for each in plan.unused if each.source.name not in used)
-    return replace(plan, steps=tuple(steps), unused=unused)
+    specs = describe(source).by_name
+
+    def made(step):
+        parts = pieces(step.target.name, specs)
+        return rows_of(parts)(step) if parts else None
+
+    return with_recipes(surgery.plan_transfer(source, target), made)
 
 
 def joined(attention="qkv", mlp=("gate", "up")):
@@ -64,7 +61,7 @@ def joined(attention="qkv", mlp=("gate", "up")):
             ("", ()),
         )
         found = [specs[name.replace(f"{fused}_proj", f"{part}_proj")] for part in parts]
-        return tuple(Piece(spec, 0, spec.shape[0]) for spec in found)
+        return tuple(map(View.of, found))
 
     return pieces
 
@@ -75,7 +72,8 @@ def apart(rows=ROWS):
         if part not in rows:
             return ()
         fused = "gate_up" if part in ("gate", "up") else "qkv"
-        return (Piece(specs[name.replace(f"{part}_proj", f"{fused}_proj")], *rows[part]),)
+        whole = View.of(specs[name.replace(f"{part}_proj", f"{fused}_proj")])
+        return (whole.rows(*rows[part]),)
 
     return pieces
 

@@ -19,11 +19,11 @@ import surgery
 from surgery.errors import SurgeryError
 from surgery.proof import refuse_unproven
 from surgery.proof.proof import BEHIND, OTHERWISE
-from surgery.report.proof import proof_lines
+from surgery.proof.sentences import proof_lines
 
 
-def verify(source, target, renames=None, **settings):
-    plan = surgery.plan_transfer(source, target, renames=renames)
+def verify(source, target, mapping=None, **settings):
+    plan = surgery.plan_transfer(source, target, mapping=mapping)
     return surgery.verify_transfer(source, target, plan, **settings)
 
 

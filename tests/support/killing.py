@@ -16,11 +16,10 @@ from pathlib import Path
 from surgery.checkpoint import open_checkpoint
 from surgery.checkpoint.conversion import convert
 from surgery.checkpoint.writing import moving
-from surgery.networks.architectures import find_architecture
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.transfers import plan_transfer
 
 CALLS = (
-    *("pwrite", "copy_file_range", "sendfile", "posix_fallocate", "posix_fadvise"),
+    *("pwrite", "copy_file_range", "posix_fallocate", "posix_fadvise"),
     *("fsync", "replace", "chmod", "unlink", "open", "close"),
 )
 
@@ -122,8 +121,8 @@ def main(job: str, folder: Path) -> None:
 
     def transferred() -> None:
         opened = open_checkpoint(folder / "new.pt")
-        plan = plan_file_transfer(opened, find_architecture(f"like:{folder / 'like.safetensors'}"))
-        plan.write(work / "out.safetensors")
+        like = f"like:{folder / 'like.safetensors'}"
+        plan_transfer(opened, like).write(work / "out.safetensors")
 
     jobs: dict[str, Callable[[], object]] = {
         "safetensors": lambda: convert(folder / "new.pt", work / "out.safetensors"),

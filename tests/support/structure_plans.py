@@ -2,66 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from surgery.checkpoint.weights import Tensors, names_of
-from surgery.matching.operations import Operation, Piece
-from surgery.matching.structure import StructureStep, match_structure
-from surgery.networks.describe import describe
-from surgery.specs import TensorSpec
-from surgery.transfers.plan import Assemble, KeepInit, Load, Step, TransferPlan, Unused
+from surgery.matching.recipes.recipe import Recipe
+from surgery.matching.recipes.rows import join_rows
+from surgery.transfers import plan_transfer
+from surgery.transfers.plan import TransferPlan
+from surgery.transfers.step import Step
 
 if TYPE_CHECKING:
     from torch import nn
 
-#: What no checkpoint has to hold, by the end of its name.
-_EXPECTED = (
-    *("num_batches_tracked", "relative_position_index", "relative_coords_table"),
-    *("attn_mask", "position_ids"),
-)
+#: Parts of a target from top to bottom -> its recipe, once its shape is known.
+Made = Callable[[Step], Recipe]
 
 
 def structure_plan(source: nn.Module, target: nn.Module) -> TransferPlan:
-    """The plan that names and shapes alone decide."""
-    names, spec = names_of(Tensors(source.state_dict())), describe(target)
-    found = match_structure(names, spec)
-    made = {step.target.name: _step(step) for step in found.steps}
-    used = {s.name for step in made.values() for s in step.sources}
-    return TransferPlan(
-        tuple(made.get(tensor.name) or _kept(tensor) for tensor in spec.tensors),
-        tuple(
-            Unused(s, "nothing takes it", s.name.endswith(_EXPECTED))
-            for s in names.specs
-            if s.name not in used
-        ),
-        tuple(name for name, _ in target.named_parameters()),
-        spec.ties,
-    )
+    """The plan that names and shapes alone decide, without the code of either."""
+    plan = plan_transfer(source.state_dict(), target, match="structure")
+    return replace(plan, request=None)
 
 
-def _step(step: StructureStep) -> Load | Assemble:
-    operation = step.operation
-    if operation.name(step.target.shape) == "copy":
-        return Load(step.target, operation.sources[0], evidence=step.evidence)
-    return Assemble(step.target, operation, evidence=step.evidence)
+def rows_of(parts: Sequence[Recipe], *, transposed: bool = False) -> Made:
+    """The parts one below the other; ``transposed`` for a target that is stored (in, out)."""
+
+    def made(step: Step) -> Recipe:
+        shape = step.target.shape
+        joined = join_rows(parts, shape[::-1] if transposed else shape)
+        return joined.permute((1, 0)) if transposed else joined
+
+    return made
 
 
-def _kept(tensor: TensorSpec) -> KeepInit:
-    return KeepInit(tensor, "no counterpart", expected=tensor.name.endswith(_EXPECTED))
-
-
-def with_pieces(
-    plan: TransferPlan, name: str, change: Callable[[tuple[Piece, ...]], tuple[Piece, ...]]
-) -> TransferPlan:
-    """The plan with other pieces in the step of the target ``name``."""
+def with_recipes(plan: TransferPlan, made: Callable[[Step], Recipe | None]) -> TransferPlan:
+    """The plan with other recipes, where ``made`` gives one."""
 
     def changed(step: Step) -> Step:
-        if step.target.name != name:
-            return step
-        assert isinstance(step, Assemble)
-        pieces = change(step.operation.pieces)
-        return Assemble(step.target, Operation(pieces, step.operation.transposed))
+        recipe = made(step)
+        return Step(step.target, recipe, "loaded") if recipe else step
 
-    return replace(plan, steps=tuple(map(changed, plan.steps)))
+    steps = tuple(map(changed, plan.steps))
+    used = {spec.name for step in steps for spec in step.sources}
+    unused = tuple(each for each in plan.unused if each.source.name not in used)
+    return replace(plan, steps=steps, unused=unused)

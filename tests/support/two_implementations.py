@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from surgery.checkpoint.weights import Tensors, names_of
+from surgery.checkpoint.tensors.memory import Tensors
+from surgery.checkpoint.weights import names_of
 from surgery.matching.structure import StructureMatch, match_structure
 from surgery.networks.describe import describe
 from surgery.specs import SourceSpec
-from surgery.transfers.assembled import make_tensor
+from surgery.transfers.recipe_tensors import make_tensor
 
 #: Tables that a constructor computes and a state dict holds all the same.
 _COMPUTED = ("relative_coords_table", "relative_position_index", "position_ids")
@@ -74,7 +75,7 @@ def load(match: StructureMatch, source: Mapping[str, torch.Tensor], target: nn.M
     """Apply every step."""
     state = target.state_dict()
     for step in match.steps:
-        made = make_tensor(step.operation, step.target.shape, source.__getitem__)
+        made = make_tensor(step.recipe, source.__getitem__)
         assert made.shape == state[step.target.name].shape
         state[step.target.name].copy_(made)
 

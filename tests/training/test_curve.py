@@ -8,7 +8,7 @@ from tiny_models import TinyNet
 import surgery
 from surgery.errors import RuleError, TrainingError
 from surgery.networks.describe import describe
-from surgery.training import schedule_curve
+from surgery.training.curve import schedule_curve
 from surgery.training.schedule_plot import plot_schedule
 from surgery.tuning import resolve_groups
 
@@ -72,8 +72,8 @@ class TestEvents:
         assert told(curve_of("schedule multistep milestones=1,3 gamma=0.5 warmup=2")) == [
             (2, "warm-up ends"),
             (2, "blocks unfreezes"),
-            (3, "rates x 0.5"),
-            (5, "rates x 0.5"),
+            (3, "learning rates x 0.5"),
+            (5, "learning rates x 0.5"),
         ]
 
     def test_the_peak_of_one_cycle(self):
@@ -88,7 +88,7 @@ class TestGroups:
         by_name = {group.name: group for group in curve.groups}
         assert curve.rates(by_name["blocks"]) == (None, None, 0.25e-4, 0.125e-4)
         assert set(by_name) == {"bn", "blocks", "fc"}
-        assert "frozen, so without a rate: stem.weight" in curve.notes
+        assert "frozen, so without a learning rate: stem.weight" in curve.notes
 
     def test_never_unfrozen_in_this_run(self):
         curve = curve_of("schedule cosine", epochs=2)
@@ -105,7 +105,7 @@ class TestNotes:
         curve = curve_of()
         assert set(curve.factors) == {1.0}
         assert curve.schedule is None
-        assert "there is no schedule line: every rate stays as it is" in curve.notes
+        assert "there is no schedule line: every learning rate stays as it is" in curve.notes
 
     def test_another_schedule_than_the_rules(self):
         groups = resolve_groups(TINY, RULES + "schedule cosine")

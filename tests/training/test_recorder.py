@@ -253,7 +253,7 @@ class TestPlots:
         with pytest.raises(TrainingError, match="no step was recorded"):
             empty.plot_loss_over_rate(tmp_path / "loss.png")
         empty.step()
-        with pytest.raises(TrainingError, match="no step has a loss and a rate"):
+        with pytest.raises(TrainingError, match="no step has a loss and a learning rate"):
             empty.plot_loss_over_rate(tmp_path / "loss.png")
         with pytest.raises(TrainingError, match="no group is called 'fx'; did you mean fc"):
             recorder.plot_loss_over_rate(tmp_path / "loss.png", group="fx")

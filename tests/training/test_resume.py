@@ -2,6 +2,7 @@ import json
 import math
 from collections import Counter
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,7 +244,7 @@ class TestFile:
         path = surgery.save_training(
             tmp_path / "run.safetensors", model=run.model, optimizer=run.optimizer, rules=rules
         )
-        assert read_training_file(path).rules == COSINE
+        assert read_training_file(path).state.rules == COSINE
 
     def test_any_reader_sees_the_tensors(self, tmp_path):
         run = Run().train(1)
@@ -497,3 +498,53 @@ class TestPlain:
 
         with pytest.raises(StateRefused, match=r"x: expected .* found numpy\.float64"):
             Packer().packed(numpy.float64(1), "x")
+
+
+class TestFileOfVersion1:
+    """``fixtures/training/version_1.safetensors``: seven of twelve steps, three an epoch.
+
+    Written when the format was new, by ``save_training(..., rules=RULES, epoch=2, step=7,
+    extra={"best": 0.5, "seen": (1, None)})``.
+    """
+
+    PATH = Path(__file__).parents[2] / "fixtures" / "training" / "version_1.safetensors"
+    RULES = (
+        "base optimizer=adamw lr=0.01\n0 unfreeze@2\n2 lr*=10\n"
+        "schedule sgdr T_0=4 T_mult=2 by=step warmup=2"
+    )
+
+    @pytest.fixture
+    def parts(self):
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        optimizer = surgery.build_optimizer(model, self.RULES)
+        schedule = surgery.build_schedule(optimizer, self.RULES, epochs=4, steps_per_epoch=3)
+        stages = surgery.build_stages(model, self.RULES, optimizer=optimizer)
+        return {"model": model, "optimizer": optimizer, "schedule": schedule, "stages": stages}
+
+    def test_goes_on_where_it_was(self, parts):
+        state = surgery.resume_training(self.PATH, **parts)
+        assert (state.epoch, state.step, state.rules) == (2, 7, self.RULES)
+        assert state.extra == {"best": 0.5, "seen": (1, None)}
+        model, optimizer, schedule, stages = parts.values()
+        assert (schedule.last_epoch, stages.epoch) == (7, 2)
+        assert schedule.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
+        batch = torch.linspace(-1, 1, 12).reshape(4, 3)
+        for step in range(7, 12):
+            if step % 3 == 0:
+                stages.start_epoch(step // 3)
+            model.train()
+            optimizer.zero_grad()
+            (model(batch) * torch.rand(4, 2)).square().sum().backward()
+            optimizer.step()
+            schedule.step()
+        expected = torch.tensor([0.08171883225440979, -0.022393954917788506])
+        torch.testing.assert_close(model[2].bias.detach(), expected)
+        assert schedule.get_last_lr()[2] == pytest.approx(0.014644660940672627)
+
+    def test_its_optimizer_state_goes_to_other_groups(self):
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        optimizer = surgery.build_optimizer(model, "base optimizer=adamw lr=1")
+        outcome = surgery.load_optimizer_state(optimizer, self.PATH)
+        assert len(outcome.carried) == 6
+        assert optimizer.state[model[2].bias]["step"] == 7
+        assert optimizer.state[model[0].bias]["step"] == 1

@@ -258,7 +258,7 @@ class TestGroups:
     def test_rates_that_no_schedule_can_multiply(self, rate):
         optimizer = optimizer_of(1.0, 1.0)
         optimizer.param_groups[1]["lr"] = rate
-        with pytest.raises(TrainingError, match="expected finite rates from 0"):
+        with pytest.raises(TrainingError, match="expected finite learning rates from 0"):
             build(optimizer, "cosine")
         assert "initial_lr" not in optimizer.param_groups[0]
 

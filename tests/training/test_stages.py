@@ -11,7 +11,7 @@ from torch import nn
 
 import surgery
 from surgery.errors import StageError
-from surgery.training import StageChange
+from surgery.training.stages import StageChange
 
 BATCHES = torch.randn(20, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 OPTIMIZERS = {
@@ -86,7 +86,7 @@ class TestDriver:
         assert len(change.unfrozen) == 8
         assert str(change) == (
             "epoch 3: 8 parameters now training (blocks.0.0.weight, blocks.0.0.bias, "
-            "blocks.0.1.weight, ...); 2 norms released (blocks.0.1, blocks.1.1)"
+            "blocks.0.1.weight and 5 more); 2 norms released (blocks.0.1, blocks.1.1)"
         )
         assert stages.start_epoch(3) == StageChange(3)
         assert str(stages.start_epoch(4)) == "epoch 4: as before"

@@ -13,8 +13,8 @@ from torch import nn
 
 import surgery
 from surgery.errors import CheckpointError
-from surgery.networks.architectures import find_architecture
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.transfers.planning import plan
+from surgery.transfers.request import TransferRequest
 
 
 def write(tmp_path, source, factory, name="out.pt", **settings):
@@ -22,8 +22,8 @@ def write(tmp_path, source, factory, name="out.pt", **settings):
     (tmp_path / "factory.py").write_text(factory)
     surgery.save(source, tmp_path / "old.pt")
     checkpoint = surgery.open_checkpoint(tmp_path / "old.pt")
-    architecture = find_architecture(f"{tmp_path / 'factory.py'}:make")
-    job = plan_file_transfer(checkpoint, architecture, **settings)
+    architecture = f"{tmp_path / 'factory.py'}:make"
+    job = plan(TransferRequest(source=checkpoint, target=architecture, **settings))
     return job.write(tmp_path / name)
 
 
@@ -46,7 +46,7 @@ from tiny_models import TiedLanguageModel as make
 
 def test_a_tie_has_the_loaded_value_whichever_name_fits(tmp_path):
     source = {"embed.weight": torch.zeros(5, 4), "lm_head.weight": torch.full((11, 4), 7.0)}
-    write(tmp_path, source, TIED, "out.safetensors")
+    write(tmp_path, source, TIED, "out.safetensors", fresh="body")
     model = TiedLanguageModel()
     model.load_state_dict(surgery.open_checkpoint(tmp_path / "out.safetensors").state_dict())
     assert torch.equal(model.embed.weight, torch.full((11, 4), 7.0))
@@ -95,10 +95,11 @@ FULL = """
 import resource, signal, sys
 import surgery
 from surgery.networks.architectures import find_architecture
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.transfers.planning import plan
+from surgery.transfers.request import TransferRequest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 old, out, most = sys.argv[1:]
-job = plan_file_transfer(surgery.open_checkpoint(old), find_architecture(f"like:{old}"))
+job = plan(TransferRequest(source=surgery.open_checkpoint(old), target=f"like:{old}"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
     job.write(out, max_shard_bytes=int(most) or None)

@@ -84,7 +84,7 @@ class TestAttributes:
         assert (groups.optimizer, dict(groups.groups[0].hyper)["lr"]) == ("AdamW", 1e-3)
         assert groups.warnings == (
             "no optimizer is named: AdamW is taken (base optimizer=...)",
-            "no rate is given: AdamW's own lr=0.001 is taken (base lr=...)",
+            "no learning rate is given: AdamW's own lr=0.001 is taken (base lr=...)",
         )
 
     @pytest.mark.parametrize(
@@ -216,12 +216,12 @@ class TestErrors:
             (
                 "default error\nstem, blocks, bn, fc.weight lr=1",
                 1,
-                "no rule names 1 of 17 parameters",
+                "no rule names 1 parameter (fc.bias) of 17",
             ),
-            ("fc eps=small", 1, "'eps=small': expected a number, found 'small'"),
-            ("fc betas=2", 1, "'betas=2': expected 2 numbers, found 2"),
+            ("fc eps=small", 1, "eps: expected a number, found 'small'"),
+            ("fc betas=2", 1, "betas: expected 2 numbers, found 2"),
             ("fc betas=0.9,0.99,0.999", 1, "expected 2 numbers, found (0.9, 0.99, 0.999)"),
-            ("fc amsgrad=maybe", 1, "'amsgrad=maybe': expected true or false, found 'maybe'"),
+            ("fc amsgrad=maybe", 1, "amsgrad: expected true or false, found 'maybe'"),
             ("fc foreach=2", 1, "expected true, false or none, found 2"),
             ("fc eps=-1\nfc wd=0", 1, "group 'fc': AdamW cannot be built: Invalid epsilon"),
             ("base betas=2,3", 1, "AdamW cannot be built: Invalid beta parameter"),
@@ -271,7 +271,7 @@ class TestErrors:
         ("options", "message"),
         [
             ({"base": {"weight_deacy": 1}}, "AdamW has no key 'weight_deacy'; did you mean"),
-            ({"base": {"lr": -1}}, "expected a finite number from 0, found -1"),
+            ({"base": {"lr": -1}}, "expected a finite number from 0, found '-1'"),
             ({"base": {"betas": (2, 3)}}, "AdamW cannot be built: Invalid beta"),
             ({"optimizer": "adamq"}, "no optimizer is called 'adamq'"),
         ],
@@ -358,7 +358,10 @@ class TestWarnings:
         ("rules", "words"),
         [
             ("fc|stem lr=1", "'fc|stem' has characters that no name has and was read as a regular"),
-            ("fc lr=1", "no rule names 15 parameters (stem.weight, bn.weight, bn.bias, ...)"),
+            (
+                "fc lr=1",
+                "no rule names 15 parameters (stem.weight, bn.weight, bn.bias and 12 more)",
+            ),
             (":all decay=0.5", "their order makes 5 stages"),
             ("fc lr=0", "lr=0 does not freeze 2 parameters (fc.weight, fc.bias)"),
             ("blocks & !:norm freeze", "3 norms (blocks.0.1, blocks.1.1, blocks.2.1) still move"),
@@ -386,7 +389,9 @@ class TestWarnings:
         status = {name: "fresh" if name.startswith("fc") else "loaded" for name in names}
         head = "base optimizer=sgd lr=1\n"
         (warning,) = resolve_groups(TINY, head, transfer=status).warnings
-        assert warning.startswith("new 2 parameters (fc.weight, fc.bias) learn at lr=1, the rate")
+        assert warning.startswith(
+            "new 2 parameters (fc.weight, fc.bias) learn at lr=1, the learning rate"
+        )
         assert resolve_groups(TINY, f"{head}:new lr*=9\n!:new wd=0", transfer=status).warnings == ()
         assert (
             resolve_groups(TINY, f"{head}:loaded freeze\n:new wd=0", transfer=status).warnings == ()

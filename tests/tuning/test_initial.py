@@ -112,7 +112,7 @@ def test_the_lowest_layers_still_learn(name: str) -> None:
     assert 0.5 <= float(decay) <= 0.99
     lowest = min(rates(resolve_groups(spec, text)))
     assert lowest >= 4e-5
-    (said,) = re.findall(r"^# \d+ at (\S+)\.$", text, re.MULTILINE)
+    (said,) = re.findall(r"^# lowest of \d+ at (\S+)\.$", text, re.MULTILINE)
     assert float(said) == pytest.approx(lowest, rel=0.05)
 
 

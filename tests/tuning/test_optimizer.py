@@ -8,7 +8,8 @@ from tiny_models import TiedLanguageModel, TinyNet
 from torch import nn
 
 from surgery.errors import OptimizerError, RuleError, SurgeryWarning
-from surgery.tuning import apply_training_state, build_optimizer, resolve_groups
+from surgery.tuning import apply_training_state, resolve_groups
+from surgery.tuning.optimizer import build_optimizer
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -283,7 +284,7 @@ class TestWarns:
 
     def test_of_new_parameters_at_the_rate_of_loaded_ones(self):
         names = dict.fromkeys(TinyNet().state_dict(), "loaded")
-        with pytest.warns(SurgeryWarning, match="the rate of loaded"):
+        with pytest.warns(SurgeryWarning, match="the learning rate of loaded"):
             build_optimizer(TinyNet(), "base lr=1", transfer={**names, "fc.bias": "fresh"})
 
 

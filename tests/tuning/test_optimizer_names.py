@@ -51,7 +51,7 @@ def test_a_class_of_ones_own():
     assert {"lr", "slow", "momentum"} < choice.accepted
     with pytest.raises(OptimizerError, match="cannot be built") as caught:
         choice.defaults({})
-    assert caught.value.details == ("no rate was given: set one with `base lr=...`",)
+    assert caught.value.details == ("no learning rate was given: set one with `base lr=...`",)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from surgery.errors import RuleError
 from surgery.tuning import parse_rules, read_rules
-from surgery.tuning.actions import parse_value
+from surgery.tuning.words import parse_value
 
 EXAMPLE = """\
 # a comment
@@ -38,7 +38,8 @@ class TestParse:
             ("betas", (0.9, 0.999), 3),
             ("fused", True, 4),
         ]
-        assert (rules.default, rules.default_line) == ("error", 5)
+        assert rules.default == "error"
+        assert rules.lines == {"model": 2, "optimizer": 3, "default": 5}
 
     def test_rules(self):
         rules = parse_rules(EXAMPLE).rules
@@ -99,7 +100,7 @@ class TestParse:
 
     def test_windows_line_ends_and_a_byte_order_mark(self):
         rules = parse_rules("\ufeffmodel timm:vit\r\nfc freeze\r\n")
-        assert (rules.model, rules.model_line) == ("timm:vit", 1)
+        assert (rules.model, rules.lines) == ("timm:vit", {"model": 1})
         assert rules.rules[0].line == 2
 
 
@@ -127,22 +128,22 @@ class TestErrors:
             ("/layer1 lr=1", "that no / ends"),
             ("/(/ lr=1", "is no regular expression"),
             (":nrom lr=1", "did you mean :norm?"),
-            ("fc lr=fast", "'lr=fast': expected a number, found 'fast'"),
-            ("fc lr=", "'lr=': expected a number, found ''"),
-            ("fc lr=-1", "'lr=-1': expected a finite number from 0, found -1"),
-            ("fc lr=nan", "expected a finite number from 0, found nan"),
-            ("fc lr=1e999", "expected a finite number from 0, found 1e999"),
-            ("fc lr*=inf", "expected a finite number from 0, found inf"),
+            ("fc lr=fast", "'lr=fast': expected a finite number from 0, found 'fast'"),
+            ("fc lr=", "'lr=': expected a finite number from 0, found ''"),
+            ("fc lr=-1", "'lr=-1': expected a finite number from 0, found '-1'"),
+            ("fc lr=nan", "expected a finite number from 0, found 'nan'"),
+            ("fc lr=1e999", "expected a finite number from 0, found '1e999'"),
+            ("fc lr*=inf", "expected a finite number from 0, found 'inf'"),
             ("fc wd=-0.1", "expected a finite number from 0"),
-            ("fc momentum=", "expected a value, found ''"),
-            ("fc momentum=nan", "expected a value, found 'nan'"),
-            ("fc eps=1e999", "expected a finite number, found '1e999'"),
-            ("fc decay=0", "expected a factor above 0 and up to 1, found 0"),
-            ("fc decay=1.5", "expected a factor above 0 and up to 1, found 1.5"),
+            ("fc momentum=", "expected a value that is finite, found ''"),
+            ("fc momentum=nan", "expected a value that is finite, found 'nan'"),
+            ("fc eps=1e999", "expected a value that is finite, found '1e999'"),
+            ("fc decay=0", "expected a number above 0 and up to 1, found '0'"),
+            ("fc decay=1.5", "expected a number above 0 and up to 1, found '1.5'"),
             ("fc decay*=0.5", "decay is set with =, it cannot be scaled"),
-            ("fc unfreeze@-1", "expected an epoch from 0 after unfreeze@, found '-1'"),
-            ("fc unfreeze@soon", "expected an epoch from 0 after unfreeze@, found 'soon'"),
-            ("fc bn=foo", "expected bn=eval or bn=train, found 'foo'"),
+            ("fc unfreeze@-1", "expected a whole number from 0, found '-1'"),
+            ("fc unfreeze@soon", "expected a whole number from 0, found 'soon'"),
+            ("fc bn=foo", "'bn=foo': found 'foo'; there are eval, train"),
             ("fc name=", "expected a name for the group"),
             ("fc lr=1 lr=2", "'lr=2' overwrites 'lr=1' of the same line"),
             ("fc lr*=2 lr=1", "'lr=1' overwrites 'lr*=2' of the same line"),
@@ -155,10 +156,10 @@ class TestErrors:
             ("base lr", "expected KEY=VALUE in a base line, found 'lr'"),
             ("base lr*=2", "expected KEY=VALUE in a base line, found 'lr*=2'"),
             ("base optimizer=", "expected KEY=VALUE in a base line, found 'optimizer='"),
-            ("base lr=fast", "expected a number, found 'fast'"),
-            ("base lr=1 lr=2", "lr was set in line 2 already"),
-            ("base wd=1 weight_decay=2", "weight_decay was set in line 2 already"),
-            ("base optimizer=sgd optimizer=adam", "optimizer was set in line 2 already"),
+            ("base lr=fast", "expected a finite number from 0, found 'fast'"),
+            ("base lr=1 lr=2", "lr was given in line 2 already"),
+            ("base wd=1 weight_decay=2", "weight_decay was given in line 2 already"),
+            ("base optimizer=sgd optimizer=adam", "optimizer was given in line 2 already"),
         ],
     )
     def test_line_and_message(self, line, message):
@@ -169,9 +170,9 @@ class TestErrors:
     def test_said_twice(self):
         text = "model a\nmodel b\ndefault base\ndefault error\nbase lr=1\nbase lr=2"
         assert problems(text) == [
-            (2, "the model was named in line 1 already"),
-            (4, "the default was set in line 3 already"),
-            (6, "lr was set in line 5 already"),
+            (2, "model was given in line 1 already"),
+            (4, "default was given in line 3 already"),
+            (6, "lr was given in line 5 already"),
         ]
 
     def test_every_problem_at_once_in_order(self):
@@ -212,10 +213,10 @@ class TestRead:
             read_rules("rules.txt")
 
     def test_a_folder_and_a_binary_file(self, tmp_path: Path):
-        with pytest.raises(RuleError, match="cannot be read: Is a directory"):
+        with pytest.raises(RuleError, match="cannot be read: it is a folder"):
             read_rules(tmp_path)
         (tmp_path / "weights").write_bytes(b"\x80\x02\xff")
-        with pytest.raises(RuleError, match="is no UTF-8 text"):
+        with pytest.raises(RuleError, match="not UTF-8 text"):
             read_rules(tmp_path / "weights")
 
 

@@ -95,33 +95,45 @@ class TestParse:
         ("cosine T_max", "expected KEY=VALUE, found 'T_max'"),
         ("cosine T_max=", "expected KEY=VALUE, found 'T_max='"),
         ("cosine T_max=1 T_max=2", "T_max is given twice"),
-        ("cosine eta_min=1e-6", "eta_min is absolute and would change the ratios: floor=F"),
+        (
+            "cosine eta_min=1e-6",
+            "eta_min is absolute and would change the ratios of learning rates: floor=F",
+        ),
         ("plateau min_lr=1e-6", "min_lr is absolute"),
         ("plateau eps=1e-6", "eps is absolute"),
-        ("onecycle max_lr=1", "max_lr is absolute and would change the ratios: the peak is each"),
+        (
+            "onecycle max_lr=1",
+            "max_lr is absolute and would change the ratios of learning rates: the peak is each",
+        ),
         ("step step_size=3 base_lr=1", "base_lr is absolute"),
         ("step step_size=3 floor=0.1", "StepLR has no key 'floor'"),
-        ("cosine floor=2", "floor: expected a share of each group's rate, 0 to 1, found 2"),
-        ("cosine floor=-1", "found -1"),
-        ("cosine floor=nan", "floor: expected a finite number, found 'nan'"),
+        (
+            "cosine floor=2",
+            "floor: expected a share of each group's learning rate, 0 to 1, found '2'",
+        ),
+        ("cosine floor=-1", "found '-1'"),
+        (
+            "cosine floor=nan",
+            "floor: expected a share of each group's learning rate, 0 to 1, found 'nan'",
+        ),
         ("cosine warmup=0", "warmup: expected a whole number from 1"),
-        ("cosine warmup=2 warmup_from=0", "warmup_from: expected a share above 0"),
+        ("cosine warmup=2 warmup_from=0", "warmup_from: expected a number above 0 and up to 1"),
         ("cosine warmup_from=0.1", "warmup_from= needs warmup="),
         ("cosine by=day", "by: found 'day'; there are epoch, step"),
         ("cosine by=steps", "by: found 'steps'; did you mean step?"),
-        ("step step_size=1 gamma=0", "gamma: expected a number above 0, found 0"),
+        ("step step_size=1 gamma=0", "gamma: expected a number above 0, found '0'"),
         ("multistep milestones=3,2", "milestones: expected later and later ones, found 3,2"),
         ("multistep milestones=2,2", "later and later"),
         ("multistep milestones=2,3epochs", "expected one unit for all of them"),
         ("multistep milestones=2,x", "milestones: expected a whole number from 1"),
-        ("onecycle pct_start=1", "pct_start: expected a number between 0 and 1, found 1"),
+        ("onecycle pct_start=1", "pct_start: expected a number between 0 and 1, found '1'"),
         ("onecycle div_factor=0.5", "div_factor: expected a number from 1"),
         ("onecycle base_momentum=0.9 max_momentum=0.8", "base_momentum is 0.9 and max_momentum"),
         ("onecycle base_momentum=0.97", "base_momentum is 0.97 and max_momentum 0.95"),
-        ("onecycle three_phase=yes", "three_phase: expected true or false, found 'yes'"),
+        ("onecycle three_phase=maybe", "three_phase: expected true or false, found 'maybe'"),
         ("plateau factor=1", "factor: expected a number between 0 and 1"),
         ("plateau patience=-1", "patience: expected a whole number from 0"),
-        ("plateau threshold=-1", "threshold: expected a number from 0"),
+        ("plateau threshold=-1", "threshold: expected a finite number from 0"),
         ("plateau mode=mim", "mode: found 'mim'; did you mean min?"),
     ],
 )
@@ -134,4 +146,4 @@ def test_errors(line, message):
 def test_everything_wrong_is_told_at_once():
     told = problems("schedule sgdr T_0=0 T_mult=0\nfc freze\nschedule cosine")
     assert [line for line, _ in told] == [1, 1, 2, 3]
-    assert "a schedule was given in line 1 already" in told[-1][1]
+    assert "schedule was given in line 1 already" in told[-1][1]

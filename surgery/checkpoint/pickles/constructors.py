@@ -8,11 +8,11 @@ meant. None allocates more than it was given. Signatures are those of ``torch._u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from surgery.checkpoint.pickles.inert import (
     QUANTISED_BITS,
+    STORAGE_DTYPES,
     Global,
     Opaque,
     Ordered,
@@ -32,29 +32,8 @@ _RENAMED_MODULES = {
     "torch.tensor": "torch._tensor",
 }
 
-_STORAGE_DTYPES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexDoubleStorage": "complex128",
-    "ComplexFloatStorage": "complex64",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-    "UntypedStorage": "uint8",
-    "TypedStorage": "uint8",
-    "_UntypedStorage": "uint8",
-    "_TypedStorage": "uint8",
-}
+_UNTYPED = ("UntypedStorage", "TypedStorage", "_UntypedStorage", "_TypedStorage")
+_STORAGE_DTYPES = {**STORAGE_DTYPES, **dict.fromkeys(_UNTYPED, "uint8")}
 
 
 def global_name(module: str, name: str) -> str:
@@ -75,6 +54,7 @@ def is_known(name: str) -> bool:
         name in CONSTRUCTORS
         or name in _REFERENCES
         or storage_dtype(Global(name)) is not None
+        or name.startswith("torch.per_")  # how a tensor is quantised
         or (name.startswith("torch.") and name.removeprefix("torch.") in _DTYPES)
     )
 
@@ -87,7 +67,7 @@ def as_key(value: Any) -> Any:
     dictionary slow: wide and complex ones are not hashed, and at most one in a tuple. Anything
     else becomes a key of its own.
     """
-    if type(value) in _FLAT or _is_small(value) or isinstance(value, Global):
+    if _is_flat(value) or isinstance(value, Global):
         return value
     if type(value) is tuple and len(value) <= _LONGEST_KEY and all(map(_is_flat, value)):
         numbers = sum(type(item) in (int, float) for item in value)
@@ -96,11 +76,7 @@ def as_key(value: Any) -> Any:
 
 
 def _is_flat(value: Any) -> bool:
-    return type(value) in _FLAT or _is_small(value)
-
-
-def _is_small(value: Any) -> bool:
-    return type(value) is int and value.bit_length() <= _WIDEST_KEY
+    return type(value) in _FLAT or (type(value) is int and value.bit_length() <= _WIDEST_KEY)
 
 
 def fill(mapping: dict[Any, Any], pairs: Any) -> None:
@@ -122,10 +98,6 @@ def _mapping(args: Arguments) -> Ordered:
 
 def _list(args: Arguments) -> list[Any]:
     return list(args[0]) if args and isinstance(args[0], list | tuple) else []
-
-
-def _tuple(args: Arguments) -> tuple[Any, ...]:
-    return tuple(_list(args))
 
 
 def _set(args: Arguments) -> set[Any]:
@@ -159,19 +131,18 @@ def _text(args: Arguments) -> str:
 
 def _reconstructed(args: Arguments) -> Any:
     """``copyreg._reconstructor(cls, base, state)``: an instance of ``cls``."""
-    match args:
-        case (Global(name), *_):
-            return Opaque(name)
-        case _:
-            return Opaque("copyreg._reconstructor", args)
+    first = args[0] if args else None
+    return (
+        Opaque(first.name) if isinstance(first, Global) else Opaque("copyreg._reconstructor", args)
+    )
 
 
 def _rebuild_tensor(args: Arguments) -> Any:
     match args:
+        # A class pattern would cost more than all the rest, once for every tensor.
         case (storage, offset, shape, strides, *rest) if isinstance(storage, StorageRef):
             # requires_grad, hooks, and since torch 1.13 the lazy bits
-            lazy = rest[2] if len(rest) == 3 and isinstance(rest[2], dict) else {}
-            return _tensor(storage, offset, shape, strides, storage.dtype, lazy)
+            return _tensor(storage, storage.dtype, offset, shape, strides, rest[2:])
         case _:
             return Unreadable("its arguments are not those of a tensor")
 
@@ -179,15 +150,15 @@ def _rebuild_tensor(args: Arguments) -> Any:
 def _rebuild_tensor_v3(args: Arguments) -> Any:
     match args:
         case (StorageRef() as storage, offset, shape, strides, _, _, Global(dtype), *rest):
-            lazy = rest[0] if rest and isinstance(rest[0], dict) else {}
-            return _tensor(storage, offset, shape, strides, dtype.removeprefix("torch."), lazy)
+            return _tensor(storage, dtype.removeprefix("torch."), offset, shape, strides, rest)
         case _:
             return Unreadable("its arguments are not those of a tensor")
 
 
 def _tensor(
-    storage: StorageRef, offset: Any, shape: Any, strides: Any, dtype: str, lazy: Mapping[Any, Any]
+    storage: StorageRef, dtype: str, offset: Any, shape: Any, strides: Any, rest: list[Any]
 ) -> Any:
+    lazy = rest[0] if rest and isinstance(rest[0], dict) else {}
     if dtype in QUANTISED_BITS:
         return Unreadable(f"a quantised tensor ({dtype})")
     if dtype not in DTYPE_BITS:
@@ -198,37 +169,30 @@ def _tensor(
         return Unreadable("a tensor whose conjugate bit is no bit")  # torch looks at the key alone
     if "neg" in lazy and (dtype.startswith(_NEVER_NEGATED) or dtype in _UNSIGNED):
         return Unreadable(f"a negated tensor of {dtype}, which torch cannot negate")
-    if not (_is_size(offset) and _are_sizes(shape) and _are_sizes(strides)):
+    sizes, steps = _sizes(shape), _sizes(strides)
+    if sizes is None or steps is None or not _is_size(offset):
         return Unreadable("its shape or strides are not a few whole numbers")
-    return TensorRef(
-        storage,
-        dtype,
-        _sizes(shape),
-        _sizes(strides),
-        int(offset),
-        conjugate="conj" in lazy,
-        negative="neg" in lazy,
-    )
+    bits = "conj" in lazy, "neg" in lazy
+    return TensorRef(storage, dtype, sizes, steps, int(offset), *bits)
 
 
-def _are_sizes(values: object) -> bool:
-    return (
-        isinstance(values, tuple | list)
-        and len(values) <= MOST_DIMENSIONS
-        and all(map(_is_size, values))
-    )
+def _sizes(values: Any) -> tuple[int, ...] | None:
+    """Numbers of a shape or strides, None where they are none that may be printed.
 
-
-def _is_size(value: object) -> bool:
-    """Whether it is a number that may be printed; whether it makes sense is asked later."""
-    return isinstance(value, int) and value.bit_length() <= _WIDEST_SIZE
-
-
-def _sizes(values: tuple[int, ...] | list[int]) -> tuple[int, ...]:
-    """``values`` itself where it will do: a small file can use one shape a million times."""
+    ``values`` itself where it will do: a small file can use one shape a million times.
+    """
+    if not isinstance(values, tuple | list) or len(values) > MOST_DIMENSIONS:
+        return None
+    if not all(map(_is_size, values)):
+        return None
     if type(values) is tuple and not any(type(value) is bool for value in values):
         return values
     return tuple(map(int, values))
+
+
+def _is_size(value: object) -> bool:
+    """Whether it is a number that may be printed; whether it makes sense is decided later."""
+    return isinstance(value, int) and value.bit_length() <= _WIDEST_SIZE
 
 
 def _parameter(args: Arguments) -> Any:
@@ -266,46 +230,48 @@ _NEVER_NEGATED = ("bool", "float8", "float4")
 _UNSIGNED = frozenset({"uint16", "uint32", "uint64"})
 _DTYPES = frozenset(DTYPE_BITS) | frozenset(QUANTISED_BITS)
 
+_REFUSED = {
+    "qtensor": "a quantised tensor",
+    "sparse_tensor": "a sparse tensor",
+    "sparse_csr_tensor": "a sparse tensor",
+    "nested_tensor": "a nested tensor",
+    "meta_tensor_no_storage": "a meta tensor, which has no values",
+    "wrapper_subclass": "a wrapper around other tensors",
+    "device_tensor_from_numpy": "a tensor kept as a numpy array",
+    "xla_tensor": "a tensor kept as a numpy array",
+}
+
 _TENSOR_FUNCTIONS: Mapping[str, Callable[[Arguments], Any]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._utils._rebuild_qtensor": _refused("a quantised tensor"),
-    "torch._utils._rebuild_sparse_tensor": _refused("a sparse tensor"),
-    "torch._utils._rebuild_sparse_csr_tensor": _refused("a sparse tensor"),
-    "torch._utils._rebuild_nested_tensor": _refused("a nested tensor"),
-    "torch._utils._rebuild_meta_tensor_no_storage": _refused("a meta tensor, which has no values"),
-    "torch._utils._rebuild_wrapper_subclass": _refused("a wrapper around other tensors"),
-    "torch._utils._rebuild_device_tensor_from_numpy": _refused("a tensor kept as a numpy array"),
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _parameter,
-    "torch._utils._rebuild_xla_tensor": _refused("a tensor kept as a numpy array"),
+    **{f"torch._utils._rebuild_{kind}": _refused(reason) for kind, reason in _REFUSED.items()},
 }
 
-CONSTRUCTORS: Mapping[str, Callable[[Arguments], Any]] = MappingProxyType(
-    {
-        **_TENSOR_FUNCTIONS,
-        "torch._tensor._rebuild_from_type_v2": _from_type,
-        "torch._tensor._rebuild_from_type": _from_type,
-        "torch.Size": _tuple,
-        "torch.device": _text,
-        "torch.serialization._get_layout": _text,
-        "collections.OrderedDict": _mapping,
-        "collections.defaultdict": _mapping,
-        "collections.Counter": _mapping,
-        "builtins.dict": _mapping,
-        "builtins.list": _list,
-        "builtins.tuple": _tuple,
-        "builtins.set": _set,
-        "builtins.frozenset": _set,
-        "builtins.bytes": _bytes,
-        "builtins.bytearray": _bytes,
-        "builtins.complex": _complex,
-        "_codecs.encode": _bytes,
-        "copyreg._reconstructor": _reconstructed,
-    }
-)
+CONSTRUCTORS: Mapping[str, Callable[[Arguments], Any]] = {
+    **_TENSOR_FUNCTIONS,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
+    "torch._tensor._rebuild_from_type": _from_type,
+    "torch.Size": lambda args: tuple(_list(args)),
+    "torch.device": _text,
+    "torch.serialization._get_layout": _text,
+    "collections.OrderedDict": _mapping,
+    "collections.defaultdict": _mapping,
+    "collections.Counter": _mapping,
+    "builtins.dict": _mapping,
+    "builtins.list": _list,
+    "builtins.tuple": lambda args: tuple(_list(args)),
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
+    "builtins.bytes": _bytes,
+    "builtins.bytearray": _bytes,
+    "builtins.complex": _complex,
+    "_codecs.encode": _bytes,
+    "copyreg._reconstructor": _reconstructed,
+}
 
 #: Classes that pickles name only to say what something is.
 _REFERENCES = frozenset(
@@ -317,15 +283,5 @@ _REFERENCES = frozenset(
         "torch.Tensor",
         "torch.nn.parameter.Parameter",
         "torch.nn.parameter.Buffer",
-        *(
-            f"torch.{scheme}"
-            for scheme in (
-                "per_tensor_affine",
-                "per_tensor_symmetric",
-                "per_channel_affine",
-                "per_channel_symmetric",
-                "per_channel_affine_float_qparams",
-            )
-        ),
     }
 )

@@ -1,41 +1,30 @@
-"""A pickle machine that imports nothing and runs nothing.
+"""The state of a pickle machine that imports nothing and runs nothing.
 
-Reads protocols 0 to 5 into inert values (:mod:`surgery.checkpoint.pickles.inert`): plain Python
-containers and scalars, placeholders for everything else. There is no recursion, the memo is a
-dictionary, and every length is checked against what remains of the file.
+There is no recursion, the memo is a dictionary, and every length is checked against what remains
+of the file.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any
 
 from surgery.checkpoint.pickles.constructors import CONSTRUCTORS, global_name, is_known
 from surgery.checkpoint.pickles.cursor import Cursor
 from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, Ordered
-from surgery.checkpoint.pickles.opcodes import NUMBERED, OTHERS, PLAIN
-
-_STOP = ord(".")
 
 _COPIED = frozenset({list, tuple, dict, Ordered, set, str, bytes})
 _FREE_COPIES = 1_000_000
 _COPIES_PER_BYTE = 2
 
 
-def no_persistent(_: Any) -> Any:
-    """For pickles that refer to nothing outside themselves."""
-    raise Malformed("a reference to something outside the pickle")
-
-
 class Machine:
-    """The state of one run: a stack, the stacks below open marks, the memo, the globals named.
+    """One run: a stack, the stacks below open marks, the memo, the globals named.
 
-    ``persistent`` turns a persistent id into a value, and raises Malformed for one that it
-    does not know. ``opaque`` has the names of globals without a meaning here, in order.
+    ``opaque`` has the names of globals without a meaning here, in order.
     """
 
-    def __init__(self, cursor: Cursor, persistent: Callable[[Any], Any] = no_persistent) -> None:
+    def __init__(self, cursor: Cursor, persistent: Callable[[Any], Any]) -> None:
         self.cursor = cursor
         self.persistent = persistent
         self.stack: list[Any] = []
@@ -43,39 +32,6 @@ class Machine:
         self.memo: dict[int, Any] = {}
         self.opaque: dict[str, None] = {}
         self._copied = 0
-
-    def run(self) -> Any:
-        """The pickled value. Raises CheckpointError with the byte where the pickle goes wrong."""
-        cursor = self.cursor
-        window, start, at, last = cursor.ahead()
-        while True:
-            if at > last:
-                cursor.move(at)
-                window, start, at, last = cursor.ahead()
-            code = window[at]
-            try:
-                if plain := PLAIN[code]:
-                    plain(self)
-                    at += 1
-                elif numbered := NUMBERED[code]:
-                    read, width, operation = numbered
-                    operation(self, read(window, at + 1)[0])
-                    at += 1 + width
-                else:
-                    cursor.move(at + 1)
-                    if code == _STOP:
-                        return self.pop()
-                    self._other(code)
-                    window, start, at, last = cursor.ahead()
-            except struct.error as error:
-                raise cursor.cut_short(start + at + 1, width) from error
-            except (ValueError, OverflowError) as error:
-                raise cursor.damaged(start + at, str(error)) from error
-
-    def _other(self, code: int) -> None:
-        if code not in OTHERS:
-            raise Malformed(f"{code:#04x} is no pickle opcode")
-        OTHERS[code](self)
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -125,17 +81,10 @@ class Machine:
         if not isinstance(args, tuple):
             raise Malformed("arguments that are not a tuple")
         if isinstance(function, Global) and function.name in CONSTRUCTORS:
-            self._spend_on(args)
+            # Before each is looked at: a tuple of a million may be passed a million times.
+            self.spend(len(args))
+            self.spend(sum([len(arg) for arg in args if type(arg) in _COPIED]))
             return CONSTRUCTORS[function.name](args)
         if isinstance(function, Global | Opaque):
             return Opaque(function.name, args)
         raise Malformed(f"a call of a {type(function).__name__}")
-
-    def _spend_on(self, args: tuple[Any, ...]) -> None:
-        """Before each argument is looked at: a tuple of a million may be passed a million times."""
-        self.spend(len(args))
-        elements = 0
-        for arg in args:
-            if type(arg) in _COPIED:
-                elements += len(arg)
-        self.spend(elements)

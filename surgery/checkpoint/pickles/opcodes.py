@@ -1,8 +1,7 @@
-"""What each pickle opcode does to the machine: one small function each, and the tables of them.
+"""What each pickle opcode does to the machine, in a table for each kind of argument: none, a number
+of a fixed width, and all others, which the operation reads for itself.
 
 Names, arguments and stack effects are those of ``pickletools.opcodes`` in the standard library.
-A table for each kind of argument: none, a number of a fixed width, and all others, which the
-operation reads for itself.
 """
 
 from __future__ import annotations
@@ -10,23 +9,17 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from surgery.checkpoint.pickles.constructors import as_key, fill
 from surgery.checkpoint.pickles.inert import Malformed, Opaque, Ordered
+from surgery.checkpoint.pickles.machine import Machine
 
-if TYPE_CHECKING:
-    from surgery.checkpoint.pickles.machine import Machine
-
-Operation = Callable[["Machine"], None]
-NumberOperation = Callable[["Machine", Any], None]
-Decode = Callable[[bytes], Any]
+Operation = Callable[[Machine], object]
+NumberOperation = Callable[[Machine, Any], object]
 
 _HIGHEST_PROTOCOL = 5
 _SIZE_OF_A_SET = 27  # in pointers
-
-
-# Framing
 
 
 def _proto(_: Machine, protocol: int) -> None:
@@ -40,92 +33,8 @@ def _frame(machine: Machine) -> None:
         raise Malformed(f"a frame of {length:,} bytes, with {machine.cursor.remaining:,} left")
 
 
-# Constants, numbers, text
-
-
-def _constant(value: Any) -> Operation:
-    def push(machine: Machine) -> None:
-        machine.stack.append(value)
-
-    return push
-
-
-def _number(machine: Machine, value: float) -> None:
-    machine.stack.append(value)
-
-
-def _counted(size: int, decode: Decode) -> Operation:
-    """A value written as its length, in ``size`` bytes, and that many bytes."""
-
-    def push(machine: Machine) -> None:
-        cursor = machine.cursor
-        machine.stack.append(decode(cursor.take(cursor.number(size))))
-
-    return push
-
-
-def _line(decode: Decode) -> Operation:
-    """A value written as text up to the end of the line, as protocol 0 does."""
-
-    def push(machine: Machine) -> None:
-        machine.stack.append(decode(machine.cursor.line()))
-
-    return push
-
-
-def _utf8(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
-
-
-def _latin1(data: bytes) -> str:
-    """Python 2's ``str``: bytes of no stated encoding, and latin-1 has a character for each."""
-    return data.decode("latin-1")
-
-
-def _raw_unicode(data: bytes) -> str:
-    return data.decode("raw-unicode-escape")
-
-
-def _signed(data: bytes) -> int:
-    return int.from_bytes(data, "little", signed=True)
-
-
-def _decimal(data: bytes) -> int | bool:
-    """Protocol 0 writes True as ``01`` and False as ``00``."""
-    return data == b"01" if data in (b"00", b"01") else int(data)
-
-
-def _long_decimal(data: bytes) -> int:
-    return int(data.removesuffix(b"L"))
-
-
-_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.)", re.DOTALL)
-_ESCAPED = {
-    b"n": b"\n",
-    b"t": b"\t",
-    b"r": b"\r",
-    b"a": b"\a",
-    b"b": b"\b",
-    b"f": b"\f",
-    b"v": b"\v",
-}
-
-
-def _quoted(data: bytes) -> str:
-    """The repr of a Python 2 string."""
-    data = data.strip()
-    if len(data) < 2 or data[:1] not in (b"'", b'"') or data[-1:] != data[:1]:
-        raise Malformed("text without its quotes")
-    return _latin1(_ESCAPE.sub(_unescaped, data[1:-1]))
-
-
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    code = match[1]
-    if len(code) > 1 and code.startswith(b"x"):
-        return bytes([int(code[1:], 16)])
-    if code.isdigit() and code < b"8":
-        return bytes([int(code, 8) & 0xFF])
-    return _ESCAPED.get(code, code)
+def _out_of_band(_: Machine) -> None:
+    raise Malformed("a buffer that was kept outside the pickle")
 
 
 # The stack and the memo
@@ -143,24 +52,8 @@ def _pop(machine: Machine) -> None:
         machine.pop_mark()
 
 
-def _pop_mark(machine: Machine) -> None:
-    machine.pop_mark()
-
-
-def _dup(machine: Machine) -> None:
-    machine.push(machine.top())
-
-
 def _put(machine: Machine, index: int) -> None:
     machine.memo[index] = machine.top()
-
-
-def _put_line(machine: Machine) -> None:
-    _put(machine, int(machine.cursor.line()))
-
-
-def _memoize(machine: Machine) -> None:
-    machine.memo[len(machine.memo)] = machine.top()
 
 
 def _get(machine: Machine, index: int) -> None:
@@ -170,28 +63,13 @@ def _get(machine: Machine, index: int) -> None:
         raise Malformed(f"nothing was remembered as {index}") from None
 
 
-def _get_line(machine: Machine) -> None:
-    _get(machine, int(machine.cursor.line()))
-
-
 # Containers
-
-
-def _empty(kind: Callable[[], Any]) -> Operation:
-    def push(machine: Machine) -> None:
-        machine.stack.append(kind())
-
-    return push
 
 
 def _empty_set(machine: Machine) -> None:
     """The one opcode of a single byte that takes hundreds of them in memory."""
     machine.spend(_SIZE_OF_A_SET)
     machine.push(set())
-
-
-def _tuple(machine: Machine) -> None:
-    machine.push(tuple(machine.pop_mark()))
 
 
 def _short_tuple(length: int) -> Operation:
@@ -202,18 +80,6 @@ def _short_tuple(length: int) -> Operation:
         stack[-length:] = (tuple(stack[-length:]),)
 
     return push
-
-
-def _list(machine: Machine) -> None:
-    machine.push(machine.pop_mark())
-
-
-def _dict(machine: Machine) -> None:
-    machine.push(_paired(machine.pop_mark()))
-
-
-def _frozenset(machine: Machine) -> None:
-    machine.push({as_key(item) for item in machine.pop_mark()})
 
 
 def _append(machine: Machine) -> None:
@@ -267,9 +133,10 @@ def _update(target: Any, pairs: dict[Any, Any]) -> None:
 # Globals, calls, objects
 
 
-def _global(machine: Machine) -> None:
+def _named(machine: Machine) -> Any:
+    """The global on the next two lines."""
     module, name = (machine.cursor.line().decode("utf-8") for _ in range(2))
-    machine.push(machine.find(module, name))
+    return machine.find(module, name)
 
 
 def _stack_global(machine: Machine) -> None:
@@ -297,8 +164,7 @@ def _new_with_keywords(machine: Machine) -> None:
 
 
 def _inst(machine: Machine) -> None:
-    _global(machine)
-    function = machine.pop()
+    function = _named(machine)
     machine.push(machine.call(function, tuple(machine.pop_mark())))
 
 
@@ -321,53 +187,46 @@ def _build(machine: Machine) -> None:
             fill(target.attributes, attributes)
 
 
-def _persistent_line(machine: Machine) -> None:
-    machine.push(machine.persistent(_latin1(machine.cursor.line())))
-
-
-def _persistent(machine: Machine) -> None:
-    machine.push(machine.persistent(machine.pop()))
-
-
-def _out_of_band(_: Machine) -> None:
-    raise Malformed("a buffer that was kept outside the pickle")
-
-
 _PLAIN: Mapping[bytes, Operation] = {
-    b"N": _constant(None),
-    b"\x88": _constant(True),
-    b"\x89": _constant(False),
-    b")": _constant(()),
+    b"N": lambda machine: machine.stack.append(None),
+    b"\x88": lambda machine: machine.stack.append(True),
+    b"\x89": lambda machine: machine.stack.append(False),
+    b")": lambda machine: machine.stack.append(()),
+    b"]": lambda machine: machine.stack.append([]),
+    b"}": lambda machine: machine.stack.append({}),
+    b"\x8f": _empty_set,
     b"(": _mark,
     b"0": _pop,
-    b"1": _pop_mark,
-    b"2": _dup,
-    b"\x94": _memoize,
-    b"t": _tuple,
+    b"1": lambda machine: machine.pop_mark(),
+    b"2": lambda machine: machine.push(machine.top()),
+    b"\x94": lambda machine: _put(machine, len(machine.memo)),
+    b"t": lambda machine: machine.push(tuple(machine.pop_mark())),
     b"\x85": _short_tuple(1),
     b"\x86": _short_tuple(2),
     b"\x87": _short_tuple(3),
-    b"]": _empty(list),
-    b"l": _list,
+    b"l": lambda machine: machine.push(machine.pop_mark()),
     b"a": _append,
     b"e": _appends,
-    b"}": _empty(dict),
-    b"d": _dict,
+    b"d": lambda machine: machine.push(_paired(machine.pop_mark())),
     b"s": _set_item,
     b"u": _set_items,
-    b"\x8f": _empty_set,
     b"\x90": _appends,
-    b"\x91": _frozenset,
+    b"\x91": lambda machine: machine.push({as_key(item) for item in machine.pop_mark()}),
     b"\x93": _stack_global,
     b"R": _reduce,
     b"\x81": _reduce,
     b"\x92": _new_with_keywords,
     b"o": _obj,
     b"b": _build,
-    b"Q": _persistent,
+    b"Q": lambda machine: machine.push(machine.persistent(machine.pop())),
     b"\x97": _out_of_band,
     b"\x98": _out_of_band,
 }
+
+
+def _number(machine: Machine, value: float) -> None:
+    machine.stack.append(value)
+
 
 #: By opcode: the number's format in :mod:`struct`, and what is done with it.
 _NUMBERED: Mapping[bytes, tuple[str, NumberOperation]] = {
@@ -385,47 +244,102 @@ _NUMBERED: Mapping[bytes, tuple[str, NumberOperation]] = {
     b"\x84": ("<I", _extension),
 }
 
-_OTHERS: Mapping[bytes, Operation] = {
-    b"\x95": _frame,
-    b"I": _line(_decimal),
-    b"L": _line(_long_decimal),
-    b"\x8a": _counted(1, _signed),
-    b"\x8b": _counted(4, _signed),
-    b"F": _line(float),
-    b"S": _line(_quoted),
-    b"T": _counted(4, _latin1),
-    b"U": _counted(1, _latin1),
-    b"V": _line(_raw_unicode),
-    b"X": _counted(4, _utf8),
-    b"\x8c": _counted(1, _utf8),
-    b"\x8d": _counted(8, _utf8),
-    b"B": _counted(4, bytes),
-    b"C": _counted(1, bytes),
-    b"\x8e": _counted(8, bytes),
-    b"\x96": _counted(8, bytes),
-    b"p": _put_line,
-    b"g": _get_line,
-    b"c": _global,
-    b"i": _inst,
-    b"P": _persistent_line,
+
+# Numbers and text that are written out
+
+
+def _utf8(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
+def _latin1(data: bytes) -> str:
+    """Python 2's ``str``: bytes of no stated encoding, and latin-1 has a character for each."""
+    return data.decode("latin-1")
+
+
+def _signed(data: bytes) -> int:
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _decimal(data: bytes) -> int | bool:
+    """Protocol 0 writes True as ``01`` and False as ``00``."""
+    return data == b"01" if data in (b"00", b"01") else int(data)
+
+
+# The escapes are those that the repr of Python 2's `str` has, and octal ones.
+_QUOTED = re.compile(
+    rb"""(['"])((?:[^\\]|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}|[0-3]?[0-7]{1,2}))*)\1""", re.DOTALL
+)
+
+
+def _quoted(data: bytes) -> str:
+    """The repr of a Python 2 string."""
+    text = _QUOTED.fullmatch(data.strip())
+    if text is None:
+        raise Malformed("text without its quotes, or with an escape that is not known")
+    return text[2].decode("unicode_escape")
+
+
+#: By opcode: what a value is that is written as text up to the end of the line.
+_LINES: Mapping[bytes, Callable[[bytes], Any]] = {
+    b"I": _decimal,
+    b"L": lambda line: int(line.removesuffix(b"L")),
+    b"F": float,
+    b"S": _quoted,
+    b"V": lambda line: line.decode("raw-unicode-escape"),
 }
+
+#: By opcode: the bytes of a length, and what the bytes are that follow it, so many.
+_COUNTED: Mapping[bytes, tuple[int, Callable[[bytes], Any]]] = {
+    b"\x8a": (1, _signed),
+    b"\x8b": (4, _signed),
+    b"T": (4, _latin1),
+    b"U": (1, _latin1),
+    b"X": (4, _utf8),
+    b"\x8c": (1, _utf8),
+    b"\x8d": (8, _utf8),
+    b"B": (4, bytes),
+    b"C": (1, bytes),
+    b"\x8e": (8, bytes),
+    b"\x96": (8, bytes),
+}
+
+
+def _line(decode: Callable[[bytes], Any]) -> Operation:
+    return lambda machine: machine.stack.append(decode(machine.cursor.line()))
+
+
+def _counted(size: int, decode: Callable[[bytes], Any]) -> Operation:
+    def push(machine: Machine) -> None:
+        cursor = machine.cursor
+        machine.stack.append(decode(cursor.take(cursor.number(size))))
+
+    return push
 
 
 #: How a number is read from a window, its width in bytes, and what is done with it.
 Numbered = tuple[Callable[[bytes, int], tuple[Any, ...]], int, NumberOperation]
 
 
-def _numbered(form: str, operation: NumberOperation) -> Numbered:
-    number = struct.Struct(form)
-    return number.unpack_from, number.size, operation
+def _numbered(opcode: bytes) -> Numbered | None:
+    if opcode not in _NUMBERED:
+        return None
+    form, operation = _NUMBERED[opcode]
+    return struct.Struct(form).unpack_from, struct.calcsize(form), operation
 
 
 #: Operations by opcode, without an argument and with a number; None where there is none.
 PLAIN: Sequence[Operation | None] = [_PLAIN.get(bytes([code])) for code in range(256)]
-NUMBERED: Sequence[Numbered | None] = [
-    _numbered(*_NUMBERED[opcode]) if (opcode := bytes([code])) in _NUMBERED else None
-    for code in range(256)
-]
+NUMBERED: Sequence[Numbered | None] = [_numbered(bytes([code])) for code in range(256)]
 
 #: All others except STOP. They read their argument with the machine's cursor.
-OTHERS: Mapping[int, Operation] = {code[0]: operation for code, operation in _OTHERS.items()}
+OTHERS: Mapping[int, Operation] = {
+    **{opcode[0]: _line(decode) for opcode, decode in _LINES.items()},
+    **{opcode[0]: _counted(*counted) for opcode, counted in _COUNTED.items()},
+    ord("p"): lambda machine: _put(machine, int(machine.cursor.line())),
+    ord("g"): lambda machine: _get(machine, int(machine.cursor.line())),
+    ord("c"): lambda machine: machine.push(_named(machine)),
+    ord("i"): _inst,
+    ord("P"): lambda machine: machine.push(machine.persistent(_latin1(machine.cursor.line()))),
+    0x95: _frame,
+}

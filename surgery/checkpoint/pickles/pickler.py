@@ -15,24 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.checkpoint.pickles.inert import STORAGE_DTYPES
 from surgery.checkpoint.places import contiguous_strides
+from surgery.specs import DTYPE_BITS
 
-# Torch's storage classes by dtype; dtypes younger than these classes lie in untyped storages.
-_STORAGES: Mapping[str, str] = {
-    "float64": "DoubleStorage",
-    "float32": "FloatStorage",
-    "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage",
-    "int32": "IntStorage",
-    "int16": "ShortStorage",
-    "int8": "CharStorage",
-    "uint8": "ByteStorage",
-    "bool": "BoolStorage",
-    "complex64": "ComplexFloatStorage",
-    "complex128": "ComplexDoubleStorage",
-}
-
+_STORAGES = {dtype: storage for storage, dtype in STORAGE_DTYPES.items() if dtype in DTYPE_BITS}
 
 # By exact type: a subclass would come back as something else.
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, OrderedDict, dict, list, tuple})

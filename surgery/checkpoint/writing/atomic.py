@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from surgery.checkpoint.source import kind_of
-from surgery.checkpoint.wording import shown
+from surgery.checkpoint.source import denied, kind_of
 from surgery.errors import CheckpointError
+from surgery.wording import printable
 
 
 @contextmanager
@@ -46,9 +46,7 @@ def replacing(
         draft.replace(target)
         _flush_folder(target.parent)
     except OSError as error:
-        raise CheckpointError(
-            f"{shown(path)}: cannot be written: {error.strerror or error}"
-        ) from error
+        raise denied(path, error, "cannot be written") from error
     finally:
         _discard(draft)
         if handle is not None:
@@ -65,13 +63,13 @@ def writable(path: Path) -> Path:
     try:
         if target.exists() and not target.is_file():
             kind = kind_of(target.stat().st_mode)
-            raise CheckpointError(f"{shown(path)}: {kind}, and a file was to be written")
+            raise CheckpointError(f"{printable(path)}: {kind}, and a file was to be written")
         if not target.parent.is_dir():
-            raise CheckpointError(f"{shown(path)}: no folder {shown(target.parent)} to write to")
+            raise CheckpointError(
+                f"{printable(path)}: no folder {printable(target.parent)} to write to"
+            )
     except OSError as error:  # such as a name that is too long
-        raise CheckpointError(
-            f"{shown(path)}: cannot be written: {error.strerror or error}"
-        ) from error
+        raise denied(path, error, "cannot be written") from error
     return target
 
 

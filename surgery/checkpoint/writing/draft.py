@@ -13,18 +13,23 @@ from surgery.specs import TensorSpec
 
 @dataclass(frozen=True)
 class Draft:
-    """``values`` are in the state dict's order, under all names; ``aliases`` leads from every
-    further name of a tensor to its first one.
+    """``values`` are in the state dict's order, under all names; ``ties`` groups the names of one
+    tensor, which is stored under the first.
 
-    ``versions`` are those of modules by path, as a state dict's ``_metadata`` has them; ``extras``
-    are entries that are no tensors; ``metadata`` is text kept with the tensors.
+    ``versions`` are those of modules by path, ``extras`` entries that are no tensors, and
+    ``metadata`` is text kept with the tensors.
     """
 
     values: Mapping[str, Values]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ties: tuple[tuple[str, ...], ...] = ()
+    versions: Mapping[str, int] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def aliases(self) -> Mapping[str, str]:
+        """Every further name of a tensor to its first one."""
+        return {name: names[0] for names in self.ties for name in names[1:]}
 
     @cached_property
     def specs(self) -> Mapping[str, TensorSpec]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from types import TracebackType
+from dataclasses import dataclass
 
-from surgery.checkpoint.progress import Progress, untold
+from surgery.checkpoint.progress import Progress, unwatched
 from surgery.checkpoint.source import OneAtATime, Reader
-from surgery.checkpoint.writing.segments import Bytes, Copied, Placed, Segment, merged
+from surgery.checkpoint.writing.segments import Bytes, Copied, Placed, merged
 
 #: Bytes handed to the kernel at once: Ctrl-C and progress wait no longer than these take.
 _STRIDE = 1 << 26
 #: Below this a call costs more than the bytes; they are gathered in memory first.
 _SMALL = 1 << 16
 _GATHERED = 1 << 20
+#: Bytes that are read at once where the kernel cannot copy; see :data:`..pieces.PIECE`.
+_CARRIED = 1 << 17
 
 # What a kernel or a file system answers that cannot copy in this way between these two files.
 _NOT_HERE = frozenset(
@@ -49,48 +51,38 @@ def reserve(file: int, nbytes: int) -> None:
             raise
 
 
-class Target:
-    """An open file that is written to, and the source that is being read.
-
-    Used with ``with``: at the end everything gathered is written, and the source is checked for
-    changes. All methods raise CheckpointError where a source has changed or ends early, and
-    OSError where the file takes no more.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a format makes of a draft: a file of ``nbytes`` bytes; ``write`` puts all of them where
+    they belong.
     """
 
-    def __init__(self, file: int, progress: Progress = untold) -> None:
+    nbytes: int
+    write: Callable[[Target], None]
+
+
+class Target:
+    """An open file that is written to, from ``sources`` that are read one at a time.
+
+    Whoever has put all there is calls :meth:`flush`. All methods raise CheckpointError where a
+    source has changed or ends early, and OSError where the file takes no more.
+    """
+
+    def __init__(self, file: int, sources: OneAtATime, progress: Progress = unwatched) -> None:
         self._file = file
+        self._sources = sources
         self._progress = progress
         self._gathered = bytearray()
         self._gathered_at = 0
-        self._sources = OneAtATime()
-        self._ways = _ways()
-
-    def __enter__(self) -> Target:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            self._sources.__exit__(kind, error, trace)
-            return
-        with self._sources:
-            self._flush()
+        self._in_kernel = hasattr(os, "copy_file_range")
 
     def write(self, placed: Iterable[Placed]) -> None:
         """Every segment at its place; ``placed`` is in the order of the file."""
         for part in merged(placed):
-            self.write_part(part)
-
-    def write_part(self, part: Placed) -> None:
-        """One segment at its place."""
-        if isinstance(part.segment, Copied):
-            self._copy(part.offset, part.segment)
-            return
-        self._put_all(part, part.segment.pieces())
+            if isinstance(part.segment, Copied):
+                self._copy(part.offset, part.segment)
+            else:
+                self._put_all(part, part.segment.pieces())
 
     def write_behind_header(self, part: Placed, at: int, header: Callable[[int], Bytes]) -> int:
         """One segment at its place, and at ``at`` a header made of its CRC-32, which is returned.
@@ -102,13 +94,13 @@ class Target:
             self.put(at, header(segment.crc))
             self._copy(part.offset, segment)
             return segment.crc
+        pieces = self._read(segment) if isinstance(segment, Copied) else segment.pieces()
         if segment.nbytes < _SMALL:  # in the order of the file, so that it is gathered
-            data = b"".join(self._pieces(segment))
+            data = b"".join(pieces)
             self.put(at, header(crc := zlib.crc32(data)))
             self._put_all(part, (data,))
-            return crc
-        crc = self._put_all(part, self._pieces(segment), checksum=True)
-        self.put(at, header(crc))
+        else:
+            self.put(at, header(crc := self._put_all(part, pieces, checksum=True)))
         return crc
 
     def _put_all(self, part: Placed, pieces: Iterable[Bytes], *, checksum: bool = False) -> int:
@@ -126,35 +118,38 @@ class Target:
         if segment.nbytes < _SMALL:
             self.put(offset, reader.read(segment.start, segment.nbytes))
             return
-        self._flush()
+        self.flush()
         done = 0
         while done < segment.nbytes:
             start, at = segment.start + done, offset + done
             count = min(_STRIDE, segment.nbytes - done)
-            count = self._move(reader, start, at, count) or self._carry(reader, start, at, count)
-            self._written(at, count)
-            done += count
+            moved = self._move(reader, start, at, count)
+            if not moved:
+                moved = os.pwrite(self._file, reader.read(start, min(count, _CARRIED)), at)
+            self._written(at, moved)
+            done += moved
 
-    def _pieces(self, segment: Segment) -> Iterable[Bytes]:
-        if isinstance(segment, Copied):
-            return _read(self._sources.reader(segment.source), segment)
-        return segment.pieces()
+    def _read(self, segment: Copied) -> Iterable[Bytes]:
+        reader = self._sources.reader(segment.source)
+        for done in range(0, segment.nbytes, _CARRIED):
+            yield reader.read(segment.start + done, min(_CARRIED, segment.nbytes - done))
 
     def put(self, offset: int, piece: Bytes) -> None:
         """Write from memory; small pieces that follow one another go together."""
         data = memoryview(piece).cast("B")
         if self._gathered_at + len(self._gathered) != offset:
-            self._flush()
+            self.flush()
             self._gathered_at = offset
         if data.nbytes < _GATHERED:
             self._gathered += data
             if len(self._gathered) >= _GATHERED:
-                self._flush()
+                self.flush()
             return
-        self._flush()
+        self.flush()
         self._write(offset, data)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was gathered."""
         if self._gathered:
             self._write(self._gathered_at, memoryview(self._gathered))
             self._gathered_at += len(self._gathered)
@@ -178,56 +173,19 @@ class Target:
         self._progress(count)
 
     def _move(self, reader: Reader, start: int, at: int, count: int) -> int:
-        """Some of ``count`` bytes, by the best way that has not failed between these files yet;
-        none where no way is left.
+        """Some of ``count`` bytes, in the kernel, which may share blocks instead of copying; none
+        where it cannot between these two files.
         """
-        while self._ways:
+        moved = 0
+        if self._in_kernel:
             try:
-                moved = self._ways[0](reader.fileno(), self._file, start, at, count)
+                moved = os.copy_file_range(reader.fileno(), self._file, count, start, at)
             except OSError as error:
-                if error.errno == errno.EIO:
-                    _read_through(reader, start, count)  # raises where it is the source that fails
+                if error.errno == errno.EIO:  # raises where it is the source that fails
+                    for done in range(0, count, _CARRIED):
+                        reader.read(start + done, min(_CARRIED, count - done))
                 if error.errno not in _NOT_HERE:
                     raise
-                moved = 0
-            if moved:
-                return moved
             # Some file systems answer 0 for what they cannot copy; a plain read tells the truth.
-            self._ways.pop(0)
-        return 0
-
-    def _carry(self, reader: Reader, start: int, at: int, count: int) -> int:
-        """Some of ``count`` bytes, through memory."""
-        return os.pwrite(self._file, reader.read(start, min(count, _GATHERED)), at)
-
-
-def _read(reader: Reader, segment: Copied) -> Iterator[bytearray]:
-    for done in range(0, segment.nbytes, _GATHERED):
-        yield reader.read(segment.start + done, min(_GATHERED, segment.nbytes - done))
-
-
-def _read_through(reader: Reader, start: int, count: int) -> None:
-    for done in range(0, count, _GATHERED):
-        reader.read(start + done, min(_GATHERED, count - done))
-
-
-_Way = Callable[[int, int, int, int, int], int]
-
-
-def _ways() -> list[_Way]:
-    """Best first. The first one also shares blocks instead of copying, where that can be done."""
-    ways: list[_Way] = []
-    if hasattr(os, "copy_file_range"):
-        ways.append(_copy_file_range)
-    if hasattr(os, "sendfile"):
-        ways.append(_sendfile)
-    return ways
-
-
-def _copy_file_range(source: int, target: int, start: int, at: int, count: int) -> int:
-    return os.copy_file_range(source, target, count, start, at)
-
-
-def _sendfile(source: int, target: int, start: int, at: int, count: int) -> int:
-    os.lseek(target, at, os.SEEK_SET)
-    return os.sendfile(target, source, start, count)
+            self._in_kernel = moved > 0
+        return moved

@@ -10,20 +10,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from surgery.checkpoint.safetensors import (
+from surgery.checkpoint.formats.safetensors import (
     ALIASES_KEY,
     DTYPES,
     LARGEST_HEADER,
     VERSIONS_KEY,
     possible_aliases,
 )
-from surgery.checkpoint.wording import shown
 from surgery.checkpoint.writing.draft import Draft
-from surgery.checkpoint.writing.layout import Layout
-from surgery.checkpoint.writing.moving import Target
-from surgery.checkpoint.writing.segments import BLOCK, Placed, literal, shared_residue
-from surgery.checkpoint.writing.values import segment_of
+from surgery.checkpoint.writing.moving import Layout
+from surgery.checkpoint.writing.segments import (
+    BLOCK,
+    Placed,
+    literal,
+    segment_of,
+    shared_residue,
+)
 from surgery.specs import DTYPE_BITS, TensorSpec
+from surgery.wording import printable
 
 #: What safetensors calls torch's dtypes.
 NAMES: Mapping[str, str] = {dtype: name for name, dtype in DTYPES.items()}
@@ -39,7 +43,7 @@ def problems(draft: Draft) -> list[str]:
     return [
         *(problem for spec in draft.specs.values() if (problem := _spec_problem(spec))),
         *(
-            f"{shown(name)}: not a tensor, and safetensors keeps only tensors; save as .pt"
+            f"{printable(name)}: not a tensor, and safetensors keeps only tensors; save as .pt"
             for name, value in draft.extras.items()
             if value is not None
         ),
@@ -49,7 +53,7 @@ def problems(draft: Draft) -> list[str]:
             if text == "__metadata__" or not _is_unicode(text + value)
         ),
         *(
-            f"metadata {shown(key)}: a key that the file needs for itself"
+            f"metadata {printable(key)}: a key that the file needs for itself"
             for key in draft.metadata
             if key in needed
         ),
@@ -76,11 +80,7 @@ def lay_out(draft: Draft) -> Layout:
     header = _header(entries, shared_residue(placed, _ALIGNMENT))
     shifted = (Placed(len(header) + part.offset, part.segment) for part in placed)
     parts = (Placed(0, literal(header)), *shifted)
-
-    def write(target: Target) -> None:
-        target.write(parts)
-
-    return Layout(len(header) + at, write)
+    return Layout(len(header) + at, lambda target: target.write(parts))
 
 
 def _header(entries: Mapping[str, Any], residue: int) -> bytes:
@@ -103,17 +103,9 @@ def _metadata(draft: Draft) -> dict[str, str]:
     metadata = {**draft.metadata, "format": "pt", **draft.aliases}
     if possible_aliases(metadata, draft.specs.keys()) != draft.aliases:
         metadata[ALIASES_KEY] = json.dumps(list(draft.aliases))
-    if versions := _plain_versions(draft.versions):
-        metadata[VERSIONS_KEY] = json.dumps(versions, separators=(",", ":"))
+    if draft.versions:
+        metadata[VERSIONS_KEY] = json.dumps(dict(draft.versions), separators=(",", ":"))
     return dict(sorted(metadata.items()))
-
-
-def _plain_versions(versions: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        path: entry["version"]
-        for path, entry in versions.items()
-        if isinstance(entry, Mapping) and isinstance(entry.get("version"), int)
-    }
 
 
 def _shape(spec: TensorSpec) -> list[int]:
@@ -123,12 +115,9 @@ def _shape(spec: TensorSpec) -> list[int]:
 
 def _spec_problem(spec: TensorSpec) -> str | None:
     if spec.dtype not in NAMES:
-        return f"{shown(spec.name)}: safetensors has no dtype {spec.dtype}"
+        return f"{printable(spec.name)}: safetensors has no dtype {spec.dtype}"
     if spec.dtype == _PAIRS and not spec.shape:
-        return (
-            f"{shown(spec.name)}: a pair of 4-bit numbers, which safetensors cannot keep as a "
-            "scalar"
-        )
+        return f"{printable(spec.name)}: a pair of 4-bit numbers, which is no scalar in safetensors"
     return None
 
 

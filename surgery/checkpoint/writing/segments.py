@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import Source
+from surgery.checkpoint.writing.values import Values
+from surgery.specs import TensorSpec
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -55,6 +58,23 @@ class Placed:
 def literal(data: Bytes) -> Made:
     """Bytes that are at hand."""
     return Made(len(data), lambda: (data,))
+
+
+def segment_of(values: Values) -> Segment:
+    """Row-major little-endian bytes: a range of a file where they lie there as they are."""
+    if isinstance(values, Place) and values.is_plain:
+        region, nbytes = values.region, values.nbytes
+        whole = (values.start, nbytes) == (0, region.nbytes)
+        # Torch may be told to save without checksums (set_crc32_options); it then writes 0.
+        crc = (region.crc or None) if whole else None
+        return Copied(region.source, region.start + values.start, nbytes, crc)
+
+    def bytes_of_pieces() -> Iterator[memoryview]:
+        from surgery.checkpoint.tensors.reading import flat_pieces, memory
+
+        return map(memory, flat_pieces(values))
+
+    return Made(TensorSpec.of("", values).nbytes, bytes_of_pieces)
 
 
 def merged(placed: Iterable[Placed]) -> Iterator[Placed]:

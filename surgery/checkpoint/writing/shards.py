@@ -16,12 +16,12 @@ from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
-from surgery.checkpoint.wording import shown
+from surgery.checkpoint.folders import INDEX_SUFFIX
+from surgery.checkpoint.source import denied
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.values import Values
 from surgery.errors import CheckpointError, SurgeryError
-
-INDEX_SUFFIX = ".index.json"
+from surgery.wording import printable
 
 #: All are open and locked until the last is written.
 _MOST_SHARDS = 1000
@@ -72,7 +72,7 @@ def plan_shards(draft: Draft, path: Path, most: int) -> ShardSet | None:
         return None
     if len(parts) > _MOST_SHARDS:
         raise CheckpointError(
-            f"{shown(path)}: {len(parts):,} shards of at most {most:,} bytes, and no more than "
+            f"{printable(path)}: {len(parts):,} shards of at most {most:,} bytes, and no more than "
             f"{_MOST_SHARDS:,} are written; choose a larger size"
         )
     names = _names(path, len(parts))
@@ -95,9 +95,7 @@ def existing(path: Path) -> tuple[Path, ...]:
     try:
         found = sorted(entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name))
     except OSError as error:
-        raise CheckpointError(
-            f"{shown(path.parent)}: cannot be listed: {error.strerror or error}"
-        ) from error
+        raise denied(path.parent, error, "cannot be listed") from error
     return ((index,) if index.exists() else ()) + tuple(found)
 
 
@@ -124,13 +122,12 @@ def _parts(draft: Draft, most: int) -> list[Draft]:
     cut = list(_cut(draft, most))
     home = {name: number for number, names in enumerate(cut) for name in names}
     values: list[dict[str, Values]] = [{} for _ in cut]
-    aliases: list[dict[str, str]] = [{} for _ in cut]
+    ties: list[list[tuple[str, ...]]] = [[] for _ in cut]
     for name, value in draft.values.items():
-        kept = draft.aliases.get(name, name)
-        values[home[kept]][name] = value
-        if kept != name:
-            aliases[home[kept]][name] = kept
-    return [Draft(held, tied) for held, tied in zip(values, aliases, strict=True)]
+        values[home[draft.aliases.get(name, name)]][name] = value
+    for names in draft.ties:
+        ties[home[names[0]]].append(names)
+    return [Draft(held, tuple(tied)) for held, tied in zip(values, ties, strict=True)]
 
 
 def _names(path: Path, number: int) -> list[str]:

@@ -19,15 +19,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from surgery.checkpoint.formats.zipped import END, END64, END64_LOCATOR, ENTRY, LOCAL
 from surgery.checkpoint.pickles.pickler import StoredTensor, Unpicklable, pickled
-from surgery.checkpoint.wording import shown
 from surgery.checkpoint.writing.draft import Draft
-from surgery.checkpoint.writing.layout import Layout
-from surgery.checkpoint.writing.moving import Target
-from surgery.checkpoint.writing.segments import Placed, Segment, literal, shared_residue
-from surgery.checkpoint.writing.values import Values, is_tensor, segment_of, tensor_problem
-from surgery.checkpoint.zipped import END, END64, END64_LOCATOR, ENTRY, LOCAL
+from surgery.checkpoint.writing.moving import Layout, Target
+from surgery.checkpoint.writing.segments import (
+    Placed,
+    Segment,
+    literal,
+    segment_of,
+    shared_residue,
+)
+from surgery.checkpoint.writing.values import Values, is_tensor
 from surgery.specs import TensorSpec
+from surgery.wording import printable
 
 _TOP = "archive"
 _ALIGNMENT = 64
@@ -45,7 +50,7 @@ _FIRST_OF_1980 = 0x21
 def problems(draft: Draft) -> list[str]:
     """What the format cannot keep of a draft, in words."""
     return [
-        f"{shown(name)}: {problem}"
+        f"{printable(name)}: {problem}"
         for name, value in draft.extras.items()
         if (problem := _extra_problem(value))
     ]
@@ -83,10 +88,13 @@ class _Member:
 
 def _members(draft: Draft) -> Iterator[_Member]:
     storages = _Storages()
-    named = {name: _Named(draft.aliases.get(name, name), v) for name, v in draft.values.items()}
+    stored = {name: storages.store(draft.values[name]) for name in draft.specs}
+    named = {name: stored[draft.aliases.get(name, name)] for name in draft.values}
     attributes: dict[str, Any] = {}
     if draft.versions:
-        attributes["_metadata"] = OrderedDict(draft.versions)
+        attributes["_metadata"] = OrderedDict(
+            (path, {"version": version}) for path, version in draft.versions.items()
+        )
     if draft.metadata:
         attributes["_surgery"] = dict(draft.metadata)
     text = pickled({**named, **draft.extras}, attributes, storages)
@@ -114,38 +122,27 @@ def _member(name: bytes, at: int, segment: Segment) -> _Member:
     return _Member(name, at, Placed(aligned + shift, segment))
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """The values of a name, and the name that they are stored under."""
-
-    stored_as: str
-    values: Values
-
-
 class _Storages:
-    """Gives every tensor a storage of its own, and all names of one tensor the same."""
+    """Gives every tensor a storage of its own, those among the entries that are no tensors too."""
 
     def __init__(self) -> None:
         self.segments: dict[str, Segment] = {}
-        self._known: dict[str, StoredTensor] = {}
 
-    def __call__(self, value: Any) -> StoredTensor | None:
-        match value:
-            case _Named(name, values):
-                if name not in self._known:
-                    self._known[name] = self._store(values)
-                return self._known[name]
-            case _ if is_tensor(value):
-                if problem := tensor_problem(value):
-                    raise Unpicklable(problem)
-                return self._store(value)
-            case _:
-                return None
-
-    def _store(self, values: Values) -> StoredTensor:
+    def store(self, values: Values) -> StoredTensor:
         spec, segment, key = TensorSpec.of("", values), segment_of(values), str(len(self.segments))
         self.segments[key] = segment
         return StoredTensor(key, spec.dtype, spec.shape, segment.nbytes)
+
+    def __call__(self, value: Any) -> StoredTensor | None:
+        if isinstance(value, StoredTensor):
+            return value
+        if not is_tensor(value):
+            return None
+        from surgery.checkpoint.tensors.memory import tensor_problem
+
+        if problem := tensor_problem(value):
+            raise Unpicklable(problem)
+        return self.store(value)
 
 
 def _extra_problem(value: Any) -> str | None:

@@ -1,20 +1,18 @@
-"""What a rename file says besides new names: tensors made of rows, and tensors left out."""
+"""What a mapping decides before names do: new names, tensors made by recipes, tensors left out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from surgery.errors import Problem
-from surgery.matching.lines.recipes import Made, resolve
-from surgery.matching.lines.renames import Renames
+from surgery.errors import MappingError, Problem
+from surgery.matching.lines.mapping import TensorMapping
+from surgery.matching.lines.recipe_lines import Made, resolve
 from surgery.matching.matches import Match, Matches
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.wrappers import unwrap_names
 
-#: Source name -> its new name and the lines that made it.
-NewNames = Mapping[str, tuple[str, tuple[int, ...]]]
 Entry = TypeVar("Entry")
 
 
@@ -22,82 +20,75 @@ Entry = TypeVar("Entry")
 class Given:
     """What the lines decide, so that names need not.
 
-    ``names`` are the new names by source name; a source that only recipes use, or that is left
-    out, has one that no tensor can have. ``by_target`` is what recipes make; ``left_out`` are
-    the reasons by new name, ``used`` the new names that only recipes use.
+    ``names`` are new names by source name, with the lines that made them; a source that only
+    recipes use, or that is left out, has one that no tensor can have: it begins with a dot.
+    These are ``aside``. ``by_target`` is what recipes make; ``left_out`` are reasons by new name.
     """
 
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     by_target: Mapping[str, Match] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
-    used: frozenset[str] = frozenset()
+    aside: frozenset[str] = frozenset()
 
     def left(self, renamed: Mapping[str, Entry]) -> Mapping[str, Entry]:
         """The sources that names may still bring together with a target."""
-        if not (self.left_out or self.used):
-            return renamed
-        return {
-            new: entry
-            for new, entry in renamed.items()
-            if new not in self.left_out and new not in self.used
-        }
+        return {new: entry for new, entry in renamed.items() if new not in self.aside}
 
     def added_to(self, matches: Matches) -> Matches:
         """All matches; a line speaks louder than names."""
-        if not self.by_target:
-            return matches
         displaced = {
             matches.by_target[target].source: f"{match.via} makes {target}"
             for target, match in self.by_target.items()
             if target in matches.by_target
         }
-        by_target = {**matches.by_target, **self.by_target}
-        refused = tuple(g for g in matches.refused if not {*g.targets} <= self.by_target.keys())
         return replace(
             matches,
-            by_target=by_target,
+            by_target={**matches.by_target, **self.by_target},
             ambiguous_sources={**matches.ambiguous_sources, **displaced},
-            refused=refused,
+            open=tuple(g for g in matches.open if not {*g.targets} <= self.by_target.keys()),
         )
 
 
-def given_by(
-    renames: Renames, sources: Sequence[TensorSpec], new_names: NewNames, target: ModelSpec
-) -> tuple[Given, list[Problem]]:
-    """Apply recipes to whole tensors, and leave out what lines leave nothing of."""
-    made, problems = resolve(renames.recipes, sources, target.tensors)
-    used = {spec.name for one in made.values() for spec in one.sources}
-    problems += _fed_twice(made, new_names)
-    names, left_out, aside = {}, {}, set()
-    for spec in sources:
-        new, lines = new_names[spec.name]
-        if not new:
-            new = _apart(spec.name)
-            left_out[new] = f"left out by line {lines[-1]}"
-        elif spec.name in used and not lines:
-            new = _apart(spec.name)
-            aside.add(new)
-        names[spec.name] = new
+def given_by(mapping: TensorMapping, sources: Sequence[TensorSpec], target: ModelSpec) -> Given:
+    """Apply all lines; raises :class:`MappingError` with every one that does not fit."""
+    new_names, dead = mapping.applied(spec.name for spec in sources)
+    made, problems = resolve(mapping.recipes, sources, target.tensors)
+    problems += [*dead, *_fed_twice(made, new_names)]
+    if problems:
+        raise MappingError(mapping.path, problems)
+    used = {spec.name for one in made.values() for spec in one.recipe.sources}
+    names: dict[str, tuple[str, tuple[int, ...]]] = {}
+    left_out: dict[str, str] = {}
+    aside = set()
+    for name, (new, lines) in new_names.items():
+        if (lines and not new) or (name in used and not lines):
+            aside.add(f".{name}")
+            left_out |= {f".{name}": f"left out by line {lines[-1]}"} if lines else {}
+            new = f".{name}"
+        names[name] = new, lines
     matches = {
-        name: Match(name, names[one.sources[0].name], f"line {one.line}", one.operation)
+        name: Match(
+            name,
+            names[one.recipe.sources[0].name][0],
+            f"line {one.line}",
+            None if one.recipe.is_copy else one.recipe,
+            tier="lines",
+        )
         for name, one in made.items()
     }
     matches |= {match.target: match for match in _tied(matches, target)}
-    return Given(names, matches, left_out, frozenset(aside)), problems
+    return Given(names, matches, left_out, frozenset(aside))
 
 
-def _apart(name: str) -> str:
-    """A name that no tensor has after renames: none begins with a dot."""
-    return f".{name}"
-
-
-def _fed_twice(made: Mapping[str, Made], new_names: NewNames) -> Iterator[Problem]:
+def _fed_twice(
+    made: Mapping[str, Made], new_names: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> Iterator[Problem]:
     """A line that gives a recipe's target another source than the recipe does."""
-    clean_targets = {clean: made[name] for name, clean in unwrap_names(made).items()}
-    clean_news = _clean(new for new, lines in new_names.values() if lines and new)
+    by_clean = {clean: made[name] for name, clean in unwrap_names(made).items()}
+    clean = unwrap_names(new for new, lines in new_names.values() if lines and new)
     for source, (new, lines) in new_names.items():
-        one = made.get(new) or clean_targets.get(clean_news.get(new, new))
-        if one and lines and source not in {spec.name for spec in one.sources}:
+        one = made.get(new) or by_clean.get(clean.get(new, new))
+        if one and lines and source not in {spec.name for spec in one.recipe.sources}:
             yield Problem(
                 one.line,
                 f"{one.target.name} is made here, and line {lines[-1]} renames {source} to it; "
@@ -105,14 +96,8 @@ def _fed_twice(made: Mapping[str, Made], new_names: NewNames) -> Iterator[Proble
             )
 
 
-def _clean(names: Iterable[str]) -> Mapping[str, str]:
-    return unwrap_names(dict.fromkeys(names))
-
-
 def _tied(matches: Mapping[str, Match], target: ModelSpec) -> Iterator[Match]:
     """The other names of a tensor that a recipe makes: their values are the same."""
     for names in target.ties if matches else ():
         for found in [matches[name] for name in names if name in matches][:1]:
-            for name in names:
-                if name not in matches:
-                    yield replace(found, target=name)
+            yield from (replace(found, target=name) for name in names if name not in matches)

@@ -1,333 +1,310 @@
-"""What tells layers of one shape apart, inside a pair of modules.
+"""What distinguishes layers of one shape, or modules of one content.
 
-Each kind of evidence gives pairs or nothing. Pairs are taken where the kinds that speak agree;
-where they contradict each other nothing is taken.
+Each rule pairs what it is sure of by itself, and says nothing else; where two rules contradict
+each other nothing is paired. So a rule that is left out may leave something open, and can never
+pair it differently.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 from surgery.matching.structure.hints import Hint, Hints
-from surgery.matching.structure.layers import Path
-from surgery.matching.structure.ordering import before, chain, natural
-from surgery.matching.structure.sequence import Anchors
-from surgery.matching.structure.tree import inside
-from surgery.matching.structure.words import concepts, tokens
+from surgery.matching.structure.layers import Path, Shape
+from surgery.matching.structure.numbers import Anchors, Families, Family, Rows, chain, form
+from surgery.matching.structure.words import concepts, is_last_norm
 
 Pairs = dict[Path, Path]
+#: By norm with statistics the matrices without a bias of its width right in its module, and the
+#: norms like it.
+Convolved = Mapping[Path, tuple[Sequence[Path], Sequence[Path]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Layers of one kind, or modules of one content, that are not paired yet.
+
+    ``whole`` says that these were all of the kind there, on both sides: none was paired before.
+    ``shape`` is that of a matrix, ``()`` for layers of one value a channel and for modules.
+    ``statistics`` says that a norm has them, ``turnable`` that a matrix may as well be another one
+    stored (in, out), and ``hinted`` that a person paired some of them.
+    """
+
+    ends: tuple[Sequence[Path], Sequence[Path]]
+    modules: bool = False
+    whole: bool = False
+    shape: Shape = ()
+    statistics: bool = False
+    turnable: bool = False
+    hinted: bool = False
+
+    @property
+    def only(self) -> Pairs:
+        """The one on either side, if there is but one."""
+        ours, theirs = self.ends
+        return {ours[0]: theirs[0]} if len(ours) == len(theirs) == 1 else {}
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What is known inside one pair of modules.
 
-    ``pairs`` are decided; ``inside`` lists the sources among them by each module above them, and
-    ``matrices`` are those that have inputs and outputs. ``learned`` are pairs that the same names
-    have elsewhere. ``order`` is the place of each target among the layers as they were
-    registered, empty where no code gave it; ``run`` that in which they run. ``anchors`` has both
-    orders of both sides, where they are known. ``whole`` are the paths from the top of the
-    network, of sources and of targets, where there are hints.
+    ``nested`` says that it is a pair of modules, rather than two whole networks, and ``balanced``
+    that both hold the same shapes. ``families`` are the numbered siblings of either side, and
+    ``shapes`` counts the shapes of all layers. ``pairs`` are decided layers and modules, and
+    ``anchors`` their places in families. ``convolved`` are the matrices and the norms of one width
+    beside each norm with statistics, ``registered`` is the order of the target's code, and
+    ``runs`` are those in which the modules of both sides run. ``whole_paths`` are the paths from
+    the top of the network, of sources and of targets, where there are hints.
     """
 
     hints: Hints
+    nested: bool
+    balanced: bool
+    families: Sequence[Families]
+    shapes: Mapping[Shape, int]
+    registered: Mapping[Path, int]
+    runs: Sequence[Mapping[Path, int]]
+    whole_paths: Sequence[Mapping[Path, Sequence[Path]]]
     pairs: Mapping[Path, Path] = field(default_factory=dict)
-    inside: Mapping[Path, Sequence[Path]] = field(default_factory=dict)
-    learned: Mapping[Path, Path] = field(default_factory=dict)
-    matrices: frozenset[Path] = frozenset()
-    order: Mapping[Path, int] = field(default_factory=dict)
-    run: Mapping[Path, int] = field(default_factory=dict)
-    anchors: Anchors | None = None
-    whole: tuple[Mapping[Path, Sequence[Path]], ...] = ({}, {})
+    anchors: Anchors = field(default_factory=dict)
+    convolved: Sequence[Convolved] = ({}, {})
 
-    def names(self, hint: Hint, path: Path, side: int) -> bool:
-        """Whether a hint means what stands at a path here, or at any whole path of that."""
-        paths = (path, *self.whole[side].get(path, ()))
-        return any((hint.names_target if side else hint.names_source)(each) for each in paths)
+    def of_another_length(self, family: Family) -> bool:
+        """Whether a family of one name has other members on the two sides."""
+        ours, theirs = (families.ranks(family).keys() for families in self.families)
+        return ours != theirs
+
+    def meant(self, hint: Hint, paths: Iterable[Path], side: int, *, ends: bool) -> list[Path]:
+        """The paths here, or whole paths of them, that a hint means: by their end, or anywhere."""
+        says = hint.calls if ends else hint.names
+        whole = self.whole_paths[side]
+        return [p for p in paths if any(says(x, side) for x in (p, *whole.get(p, ())))]
 
 
-def settle(
-    sources: Sequence[Path], targets: Sequence[Path], known: Known
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One kind of evidence; ``reason`` is what the evidence of a step says."""
+
+    reason: str
+    pairs: Callable[[Members, Known], Pairs]
+
+
+def paired_by(
+    members: Members, known: Known, rules: Sequence[Rule]
 ) -> dict[Path, tuple[Path, str]]:
-    """Pairs among layers (or modules) of one kind, each with its reason; others are left out."""
-    if hinted := _by_hints(sources, targets, known):
+    """Pairs among the members, each with its reasons; others are left out."""
+    if hinted := _by_hints(members, known):
         return hinted
-    found = [(pairs, why) for rule, why in _RULES if (pairs := rule(sources, targets, known))]
-    if any(_inverts(pairs, known) for pairs, _ in found):
+    found: dict[Path, dict[Path, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for rule in rules:
+        for source, target in rule.pairs(members, known).items():
+            found[source][target].append(rule.reason)
+    taken = [target for there in found.values() for target in there]
+    if len(taken) > len(found) or len({*taken}) < len(taken):
         return {}
-    agreed: dict[Path, tuple[Path, str]] = {}
-    contested: set[Path] = set()
-    for pairs, why in found:
-        for source, target in pairs.items():
-            other, reason = agreed.get(source, (target, ""))
-            if other != target:
-                contested |= {source, target, other}
-            agreed[source] = (target, ", ".join(filter(None, (reason, why))))
-    by_target: dict[Path, set[Path]] = defaultdict(set)
-    for source, (target, _) in agreed.items():
-        by_target[target].add(source)
-    if contested or any(len(names) > 1 for names in by_target.values()):
-        return {}
-    placed = _between_decided(sources, targets, known)
-    if any(placed.get(source, target) != target for source, (target, _) in agreed.items()):
-        return {}
-    if len(sources) != len(targets):
-        return {} if _same_row(sources, targets, agreed) else agreed
-    if agreed:
-        return agreed
-    for rule, why in _LAST_RULES:
-        pairs = rule(sources, targets, known)
-        if pairs and not _inverts(pairs, known):
-            return {source: (target, why) for source, target in pairs.items()}
-    return {}
-
-
-def _same_row(
-    sources: Sequence[Path], targets: Sequence[Path], agreed: Mapping[Path, tuple[Path, str]]
-) -> bool:
-    """Whether what would be left over stands in one numbered row with what was paired: rows of
-    different length are two networks of different depth.
-    """
-    used = {target for target, _ in agreed.values()}
-    for paths, paired in ((sources, agreed.keys()), (targets, used)):
-        for path in paths:
-            if path not in paired and any(before(path, other) is not None for other in paired):
-                return True
-    return False
-
-
-def _by_hints(
-    sources: Sequence[Path], targets: Sequence[Path], known: Known
-) -> dict[Path, tuple[Path, str]]:
-    found: dict[Path, tuple[Path, str]] = {}
-    for hint in known.hints:
-        ours = [path for path in sources if known.names(hint, path, 0)]
-        theirs = [path for path in targets if known.names(hint, path, 1)]
-        if len(ours) == len(theirs) == 1 and theirs[0] not in {t for t, _ in found.values()}:
-            known.hints.use(hint)
-            found.setdefault(ours[0], (theirs[0], f"{BY_HINT} {hint}"))
-    return found
-
-
-def _same_path(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
-    theirs = set(targets)
-    doubtful = _two_heads(sources) != _two_heads(targets)
     return {
-        path: path
-        for path in sources
-        if path in theirs and not (doubtful and path and "head" in concepts(path[-1]))
+        source: (target, ", ".join(reasons))
+        for source, there in found.items()
+        for target, reasons in there.items()
     }
 
 
-def _learned(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
-    theirs = set(targets)
-    found = {path: known.learned[path] for path in sources if path in known.learned}
-    return {source: target for source, target in found.items() if target in theirs}
+def _by_hints(members: Members, known: Known) -> dict[Path, tuple[Path, str]]:
+    found: dict[Path, tuple[Path, str]] = {}
+    for hint in known.hints:
+        ends = [known.meant(hint, members.ends[side], side, ends=False) for side in (0, 1)]
+        if len(ends[0]) == len(ends[1]) == 1 and ends[1][0] not in {t for t, _ in found.values()}:
+            known.hints.use(hint)
+            found.setdefault(ends[0][0], (ends[1][0], f"{BY_HINT} {hint}"))
+    return found
 
 
-def _numbered(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
-    """Both sides say by name which comes first."""
-    if len(sources) != len(targets):
+def _same_path(members: Members, known: Known) -> Pairs:
+    """All names of one side are among those of the other, and their numbers count as many."""
+    ours, theirs = map(set, members.ends)
+    if not (ours <= theirs or theirs <= ours):
         return {}
-    ours, theirs = chain(sources), chain(targets)
-    if not ours or not theirs:
+    one_row = cache(partial(_one_row, known=known))
+    return {
+        path: path
+        for path in members.ends[0]
+        if path in theirs and all(one_row(family) for family, _ in known.families[0].places(path))
+    }
+
+
+def _one_row(family: Family, known: Known) -> bool:
+    """Whether numbers under one name, or in modules that run one behind the other, are as many on
+    both sides.
+    """
+    ours, theirs = known.families
+    alike = ours.word(family) == theirs.word(family)
+    runs = ours.runs(family) and theirs.runs(family)
+    return (alike or runs) and not known.of_another_length(family)
+
+
+def _numbered(members: Members, known: Known) -> Pairs:
+    """Both sides say by name which comes first."""
+    ours, theirs = map(chain, members.ends)
+    if not ours or not theirs or not 1 < len(ours) == len(theirs):
+        return {}
+    forms = form(ours), form(theirs)
+    # Modules in one row may be those of several stages.
+    if forms[0] != forms[1] and not (members.modules and not all(map(any, forms))):
+        return {}
+    rows = Rows((ours, theirs), known.families, known.anchors)
+    if rows.contradicted() or not _counts_what_runs(members, rows, known):
         return {}
     return dict(zip(ours, theirs, strict=True))
 
 
-def _inverts(pairs: Mapping[Path, Path], known: Known) -> bool:
-    """Whether siblings that are decided stand in another order on either side."""
-    for other, partner in pairs.items():
-        for source in _around(other, known):
-            one, two = before(source, other), before(known.pairs[source], partner)
-            if one is not None and two is not None and one != two:
-                return True
-    return False
+def _counts_what_runs(members: Members, rows: Rows, known: Known) -> bool:
+    """Whether the members run one behind the other, as far as it can be known.
 
-
-#: In a module with more decided layers than this they are not all compared with each other.
-_MANY = 400
-
-
-def _around(source: Path, known: Known) -> Sequence[Path]:
-    """The decided sources of the largest module around one that does not hold too many."""
-    above = (known.inside.get(source[:depth], ()) for depth in range(len(source)))
-    return next((found for found in above if len(found) <= _MANY), ())
-
-
-def _meaning(sources: Sequence[Path], targets: Sequence[Path], _: Known) -> Pairs:
-    """Words that one member of each side has and no other: ``shortcut`` against ``downsample``."""
-    telling = _telling([*sources, *targets])
-    if _two_heads(sources) or _two_heads(targets):
-        telling = {path: words - {"head"} for path, words in telling.items()}
-    speakers: dict[str, list[Path]] = defaultdict(list)
-    for target in targets:
-        for word in telling[target]:
-            speakers[word].append(target)
-    pairs: Pairs = {}
-    for source in sources:
-        found = {target for word in telling[source] for target in speakers.get(word, ())}
-        if len(found) > 1:
-            return {}
-        for target in found:
-            pairs[source] = target
-    return pairs if len({*pairs.values()}) == len(pairs) else {}
-
-
-def _telling(paths: Sequence[Path]) -> dict[Path, frozenset[str]]:
-    """The concepts of each path that not all of the paths have."""
-    spoken = {path: frozenset().union(*map(concepts, path)) for path in paths}
-    common = frozenset.intersection(*spoken.values()) if spoken else frozenset()
-    return {path: found - common for path, found in spoken.items()}
-
-
-#: Words for what a network puts out, beside those that make a head.
-_OUTPUTS = frozenset({"out", "output", "outputs", "last", "final", "logits", "prediction", "pred"})
-
-
-def _two_heads(paths: Sequence[Path]) -> bool:
-    """Whether a layer may be the head by its word, and one beside it by another: ``fc`` is the
-    head of many networks, and of those with an ``out`` it is a layer before it.
+    In a block two matrices of one shape do where each has a norm of its own, or another one that
+    leads back; without, they are side by side: gates, or branches.
     """
-    heads = {path[:-1] for path in paths if path and "head" in concepts(path[-1])}
-    return any(
-        path[:-1] in heads and not _OUTPUTS.isdisjoint(tokens(path[-1]))
-        for path in paths
-        if path and "head" not in concepts(path[-1])
-    )
+    if members.modules:
+        return rows.directed()
+    if not rows.counted_alike(bool(members.shape)):
+        return False
+    if not all(families.in_block for families in known.families):
+        return rows.directed()
+    if not members.shape:
+        return True
+    outputs, inputs, count = *members.shape[:2], len(members.ends[0])
+    leads_back = outputs != inputs and known.shapes[inputs, outputs] == count
+    return known.shapes[outputs,] >= count or (len(members.shape) == 2 and leads_back)
 
 
-def _beside(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
-    """A source that shares its module with one decided layer goes where that layer's partner
-    has its neighbour, in the order in which the target registered them.
-
-    ``{convolution, normalization}`` against ``conv1, bn1, conv2, bn2``: taken only where every
-    target of the kind has its own neighbour and no other choice is left.
+def _meaning(members: Members, known: Known) -> Pairs:
+    """The words of one member, all of them or those that tell it from the others of its side, are
+    said by one on either side.
     """
-    partners = {source: _companion(source, sources, known) for source in sources}
-    places = {known.order.get(target): target for target in targets}
-    near = {
-        source: {
-            places[at]
-            for at in (known.order[known.pairs[partner]] + step for step in (-1, 1))
-            if at in places
-        }
-        for source, partner in partners.items()
-        if partner and known.pairs[partner] in known.order
-    }
-    return _only_choice(near) if len(near) == len(sources) == len(targets) else {}
+    found: dict[Path, set[Path]] = defaultdict(set)
+    for telling in (False, True):
+        said: dict[frozenset[str], tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+        for side, paths in enumerate(members.ends):
+            spoken = {path: _spoken(path, members, known) for path in paths}
+            common = frozenset.intersection(*spoken.values()) if telling and paths[1:] else {}
+            for path, words in spoken.items():
+                said[words.difference(common)][side].append(path)
+        for words, (ours, theirs) in said.items():
+            if words and len(ours) == len(theirs) == 1:
+                found[ours[0]].add(theirs[0])
+    return {source: target for source, (target, *more) in found.items() if not more}
 
 
-def _companion(member: Path, members: Sequence[Path], known: Known) -> Path | None:
-    for depth in range(len(member) - 1, 0, -1):
-        if found := known.inside.get(member[:depth]):
-            alone = sum(inside(other, member[:depth]) for other in members) == 1
-            return found[0] if len(found) == 1 and alone else None
-    return None
+def _spoken(path: Path, members: Members, known: Known) -> frozenset[str]:
+    words = frozenset().union(*map(concepts, path))
+    own = concepts(next((segment for segment in reversed(path) if not segment.isdigit()), ""))
+    if not known.nested and "out" in own:
+        words, own = words - {"out"} | {"head"}, own | {"head"}
+    if "head" in own:
+        return words - {"class", "embed"}
+    # What stands in a head is not the head; what norms stand before or behind is known by order.
+    places = {"head"} if members.shape or members.modules else {"head", "attention", "mlp"}
+    return words - places
 
 
-def _only_choice(choices: Mapping[Path, set[Path]]) -> Pairs:
-    """The one way to give each its own, found by taking who has no choice; empty where there is
-    none, or more than one.
+def _alone(members: Members, known: Known) -> Pairs:
+    """The only layers with these shapes, or modules with this content: in a pair of modules, or
+    in two whole networks.
+
+    What is left of a shape when others were paired is evidence inside a pair of modules that hold
+    the same, and where a person paired the others. Between whole networks it is none.
     """
-    left = {one: set(found) for one, found in choices.items()}
-    pairs: Pairs = {}
-    while left:
-        forced = next((one for one, found in left.items() if len(found) == 1), None)
-        if forced is None:
-            return {}
-        (pairs[forced],) = left.pop(forced)
-        for found in left.values():
-            found.discard(pairs[forced])
-    return pairs
-
-
-def _registered(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
-    """Sources that their names order, targets in the order of their registration: only beside
-    decided layers of the same row that have this order too, and where it runs so as well.
-    """
-    if not all(target in known.order for target in targets):
-        return {}
-    row = [s for s, t in known.pairs.items() if t in known.order and chain([s, *sources])]
-    ours = chain([*sources, *row])
-    if not ours or not row:
-        return {}
-    pairs = dict(zip(
-        (path for path in ours if path not in known.pairs),
-        sorted(targets, key=known.order.__getitem__),
-        strict=True,
-    ))  # fmt: skip
-    theirs = [known.pairs.get(path) or pairs[path] for path in ours]
-    runs = [known.run[target] for target in theirs if target in known.run]
-    places = [known.order[target] for target in theirs]
-    return pairs if places == sorted(places) and runs == sorted(runs) else {}
-
-
-def _between_decided(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
-    """Each stands between the same decided layers on both sides, as registered and as they run."""
-    return known.anchors.pair(sources, targets) if known.anchors else {}
-
-
-def _enclosed(sources: Sequence[Path], targets: Sequence[Path], known: Known) -> Pairs:
-    """A module's layers are neighbours where all are numbered in one row: of two norms, the one
-    that lies between others of a module, on the other side, belongs into that module.
-
-    Only where this gives each matrix of the module one norm: a module that lacks one, because
-    its name is strange, would take its neighbour's.
-    """
-    if len(sources) != 2 or len(targets) != 2:
-        return {}
-    back = {target: source for source, target in known.pairs.items()}
-    heavy = frozenset(known.pairs[source] for source in known.matrices)
-    forwards = _between(targets, sources, back, heavy)
-    if forwards:
-        return {source: target for target, source in forwards.items()}
-    return _between(sources, targets, known.pairs, known.matrices)
-
-
-def _between(
-    nested: Sequence[Path], row: Sequence[Path], image: Mapping[Path, Path], heavy: frozenset[Path]
-) -> Pairs:
-    for member in sorted(nested, key=natural):
-        for depth in range(len(member) - 1, 0, -1):
-            beside = [path for path in image if inside(path, member[:depth])]
-            if len(beside) < 2:
-                continue
-            alone = sum(inside(path, member[:depth]) for path in nested) == 1
-            balanced = len(beside) + 1 == 2 * sum(path in heavy for path in beside)
-            found = _spanned([image[path] for path in beside], row) if alone and balanced else []
-            if len(found) == 1:
-                return {member: found[0]}
-            break
+    for source, target in members.only.items() if not members.turnable else ():
+        of_module = known.nested and known.balanced and not members.modules
+        if of_module or members.hinted:
+            return members.only
+        if (members.modules or members.whole) and not _shifted(source, target, known):
+            return members.only
     return {}
 
 
-def _spanned(anchors: Sequence[Path], row: Sequence[Path]) -> list[Path]:
-    ordered = chain([*anchors, *row])
-    if not ordered:
-        return []
-    places = [ordered.index(anchor) for anchor in anchors]
-    return [path for path in row if min(places) < ordered.index(path) < max(places)]
+def _shifted(source: Path, target: Path, known: Known) -> bool:
+    """Whether two stand at other places in rows of one name and another length."""
+    ours, theirs = (
+        side.places(x) for side, x in zip(known.families, (source, target), strict=True)
+    )
+    return len(ours) == len(theirs) and any(
+        one == other and rank != other_rank and known.of_another_length(one)
+        for (one, rank), (other, other_rank) in zip(ours, theirs, strict=True)
+    )
 
 
-Rule = Callable[[Sequence[Path], Sequence[Path], Known], Pairs]
+def _last_norm(members: Members, known: Known) -> Pairs:
+    """Of norms outside of all blocks one on either side is that of what the network puts out."""
+    if known.nested or members.shape or members.modules:
+        return {}
+    ours, theirs = (
+        [path for path in side if is_last_norm(families.inner(path))]
+        for side, families in zip(members.ends, known.families, strict=True)
+    )
+    return replace(members, ends=(ours, theirs)).only
+
+
+def _of_its_matrix(members: Members, known: Known) -> Pairs:
+    """Norms with statistics are paired as the matrices that they follow are."""
+    if not members.statistics:
+        return {}
+    ours, theirs = (
+        {owner: norm for norm in side if (owner := _owner(norm, at, known))}
+        for at, side in enumerate(members.ends)
+    )
+    images = {known.pairs[owner]: source for owner, source in ours.items() if owner in known.pairs}
+    return {source: theirs[image] for image, source in images.items() if image in theirs}
+
+
+def _owner(norm: Path, side: int, known: Known) -> Path | None:
+    """The matrix that a norm follows: the only one in its module, or, where there are as many of
+    both, the one at its place, by the names of the source's norms, and as the target's code
+    registers its layers.
+    """
+    matrices, norms = known.convolved[side].get(norm, ((), ()))
+    if len(norms) < 2:
+        return matrices[0] if norms else None
+    images = {path: path if side else known.pairs.get(path, ()) for path in matrices}
+    if not known.registered.keys() >= {*images.values(), *(norms if side else ())}:
+        return None
+    ordered = sorted(norms, key=known.registered.__getitem__) if side else chain(norms)
+    matrices = sorted(matrices, key=lambda path: known.registered[images[path]])
+    return matrices[ordered.index(norm)] if ordered else None
+
+
+def _between_decided(members: Members, known: Known) -> Pairs:
+    """Each runs between the same decided layers and modules on both sides, in a gap of its own.
+
+    Order alone proves nothing: a shortcut may run before or behind what it goes around.
+    """
+    ours, theirs = known.runs
+    if not (ours.keys() >= {*members.ends[0]} and theirs.keys() >= {*members.ends[1]}):
+        return {}
+    decided = [(ours[s], theirs[t]) for s, t in known.pairs.items() if s in ours and t in theirs]
+    decided.sort()
+    gaps = []
+    for side, paths in enumerate(members.ends):
+        ends = [pair[side] for pair in decided]
+        gaps.append({bisect(ends, known.runs[side][path]): path for path in paths})
+        if ends != sorted(ends) or len(gaps[side]) < len(paths):
+            return {}
+    return {gaps[0][at]: gaps[1][at] for at in gaps[0]} if gaps[0].keys() == gaps[1].keys() else {}
+
+
 #: How a reason begins that a person gave.
 BY_HINT = "hint"
-#: What the reason says where it goes by the order in which code registers layers.
-AS_REGISTERED = "as registered"
-#: What it says where it goes by numbers, or by words of order, and by nothing else.
-BY_NUMBER = "order by name"
-_RULES: tuple[tuple[Rule, str], ...] = (
-    (_same_path, "the same name in a pair of modules"),
-    (_learned, "the same names as in other blocks"),
-    (_numbered, BY_NUMBER),
-    (_meaning, "words of one meaning"),
-)
-_LAST_RULES: tuple[tuple[Rule, str], ...] = (
-    (_enclosed, "between layers of its module"),
-    (_beside, f"beside a decided layer in its module, and next to it {AS_REGISTERED}"),
-    (_registered, f"order by name, and {AS_REGISTERED} beside decided layers"),
-    (_between_decided, f"between the same decided layers, {AS_REGISTERED} and as they run"),
+#: All evidence but what a person says.
+RULES = (
+    Rule("the same name in a pair of modules", _same_path),
+    Rule("order by name", _numbered),
+    Rule("words of one meaning", _meaning),
+    Rule("the only pair of these shapes", _alone),
+    Rule("the last norm by both names", _last_norm),
+    Rule("the norm of a matrix that is paired", _of_its_matrix),
+    Rule("between the same decided layers as they run", _between_decided),
 )

@@ -1,73 +1,91 @@
 """What a person says where names and shapes leave it open.
 
-``conv3 = reduce`` pairs two layers. ``query_key_value = 8 x (q, k, v)`` says how the rows of a
-fused projection lie, on whichever side it is: eight times those of q, k and v, a head at a time;
-``qkv_proj = q, k, v`` are three blocks.
+``conv3 -> reduce`` pairs two layers, or two modules with all that agrees in them, and
+``proj^T -> proj`` says that one of them is stored (in, out). ``query_key_value -> 8 x (q, k, v)``
+says how the rows of the source's fused projection lie: eight times those of q, k and v, a head at
+a time; ``q, k, v -> qkv_proj`` are three blocks of the target's. ``fc1 -> gate, up`` and
+``fc1 -> w1, w3`` are those of a gated layer.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from surgery.errors import SurgeryError, did_you_mean
 from surgery.matching.structure.layers import Path
+from surgery.matching.structure.words import attention_part, gate_part
+
+SIDES = ("source", "target")
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Whole segments, or paths of them, of the source and of the target."""
+    """Whole segments, or paths of them, of the source and of the target; ``turned`` says that one
+    of them is stored (in, out) and the other (out, in), as ``^T`` does; None where no side has it.
+    """
 
-    source: Path
-    target: Path
+    text: str
+    ends: tuple[Path, Path]
+    turned: bool = False
 
     def __str__(self) -> str:
-        return f"{'.'.join(self.source)} = {'.'.join(self.target)}"
+        return self.text
 
-    def names_source(self, path: Path) -> bool:
-        return _has(path, self.source)
+    def names(self, path: Path, side: int) -> bool:
+        """Whether the segments stand anywhere in a path."""
+        part = self.ends[side]
+        return any(path[at : at + len(part)] == part for at in range(len(path) - len(part) + 1))
 
-    def names_target(self, path: Path) -> bool:
-        return _has(path, self.target)
+    def calls(self, path: Path, side: int) -> bool:
+        """Whether a path ends in the segments."""
+        return _ends(path, self.ends[side])
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutHint:
-    """The rows of a fused projection: ``parts`` in their order, ``groups`` times."""
+    """The rows of a fused projection on one side: ``parts`` in their order, ``groups`` times.
+    ``names`` are what they are called, which may be names of the other side's projections.
+    """
 
+    text: str
     name: Path
-    parts: str
+    side: int
+    names: tuple[str, ...]
     groups: int
 
     def __str__(self) -> str:
-        return f"{'.'.join(self.name)} = {layout_text(self.parts, self.groups)}"
+        return self.text
+
+    @property
+    def parts(self) -> str:
+        return "".join(self.part_of(name) for name in self.names)
+
+    def part_of(self, segment: str) -> str:
+        """A letter for one of the parts; one that no word has where only the name tells it."""
+        found = attention_part(segment) or gate_part(segment)
+        if found and len(found[0]) == 1 and found[0].isalpha():
+            return found[0]
+        return chr(0xE000 + self.names.index(segment))
 
 
-def layout_text(parts: str, groups: int) -> str:
+def layout_text(names: Sequence[str], groups: int) -> str:
     """``q, k, v``, or ``8 x (q, k, v)``."""
-    text = ", ".join(parts)
+    text = ", ".join(names)
     return text if groups == 1 else f"{groups} x ({text})"
 
 
-_LAYOUT = re.compile(r"(?:([1-9]\d{0,5})\s*[xX*]\s*\()?\s*([qkv](?:\s*,\s*[qkv])+)\s*(\))?")
+_LAYOUT = re.compile(r"([1-9]\d{0,5})\s*[xX*]\s*\(([^()]*)\)|([^()]*,[^()]*)")
 
 
-def _without_leaf(path: Path, names: Collection[str]) -> Path:
-    return path[:-1] if len(path) > 1 and ".".join(path) in names else path
-
-
-def _has(path: Path, part: Path) -> bool:
-    return any(path[at : at + len(part)] == part for at in range(len(path) - len(part) + 1))
-
-
-def _ends(paths: Sequence[Path], part: Path) -> bool:
-    return any(path[-len(part) :] == part for path in paths)
+def _ends(path: Path, part: Path) -> bool:
+    return path[-len(part) :] == part
 
 
 @dataclass(frozen=True)
 class Hints:
-    """The hints, and which of them have settled something."""
+    """The hints, and which of them have decided something."""
 
     hints: tuple[Hint, ...] = ()
     layouts: tuple[LayoutHint, ...] = ()
@@ -82,72 +100,83 @@ class Hints:
     def use(self, hint: Hint | LayoutHint) -> None:
         self.used.add(hint)
 
-    def of_layers(self, sources: Iterable[str], targets: Iterable[str]) -> Hints:
+    def of_layers(self, *names: Iterable[str]) -> Hints:
         """The same hints; one that names a whole tensor speaks of its layer."""
         if not self.hints:
             return self
-        ours, theirs = set(sources), set(targets)
-        return replace(
-            self,
-            hints=tuple(
-                Hint(_without_leaf(x.source, ours), _without_leaf(x.target, theirs))
-                for x in self.hints
-            ),
-        )
+        known = [set(side) for side in names]
 
-    def layout(self, path: Path) -> LayoutHint | None:
+        def layer(path: Path, side: int) -> Path:
+            return path[:-1] if len(path) > 1 and ".".join(path) in known[side] else path
+
+        hints = (replace(x, ends=(layer(x.ends[0], 0), layer(x.ends[1], 1))) for x in self.hints)
+        return replace(self, hints=tuple(hints))
+
+    def layout(self, path: Path, side: int) -> LayoutHint | None:
         """How the rows of the projection at a path lie, if a hint says so."""
-        return next((x for x in self.layouts if path[-len(x.name) :] == x.name), None)
+        found = (x for x in self.layouts if x.side == side and _ends(path, x.name))
+        return next(found, None)
 
-    def tell(self, sources: Sequence[Path], targets: Sequence[Path]) -> bool:
-        """Whether a hint ends as one of either side's paths do; it counts as used then."""
+    def part(self, path: Path, side: int) -> str:
+        """The part of the other side's fused projection that a hint calls by a path's name."""
+        found = (x for x in self.layouts if x.side != side and path[-1] in x.names)
+        return next((x.part_of(path[-1]) for x in found), "")
+
+    def naming(self, sources: Sequence[Path], targets: Sequence[Path]) -> Hint | None:
+        """The hint that ends as one of either side's paths do; it counts as used then."""
         for hint in self.hints:
-            if _ends(sources, hint.source) and _ends(targets, hint.target):
+            if all(
+                any(hint.calls(path, side) for path in paths)
+                for side, paths in enumerate((sources, targets))
+            ):
                 self.use(hint)
-                return True
-        return False
+                return hint
+        return None
 
-    def refuse_unused(self, sources: Iterable[Path], targets: Iterable[Path]) -> None:
-        """Raise :class:`~surgery.errors.SurgeryError` for hints that settled nothing."""
-        sources, targets = list(sources), list(targets)
+    def refuse_unused(self, *paths: Sequence[Path]) -> None:
+        """Raise :class:`~surgery.errors.SurgeryError` for hints that decided nothing."""
         problems = [
-            *(_why_unused(x, sources, targets) for x in self.hints if x not in self.used),
-            *(_why_no_layout(x, [*sources, *targets]) for x in self.layouts if x not in self.used),
+            *(_why_unused(x, paths) for x in self.hints if x not in self.used),
+            *(_why_no_layout(x, paths[x.side]) for x in self.layouts if x not in self.used),
         ]
         if problems:
             raise SurgeryError(problems[0], problems[1:])
 
 
-def _why_unused(hint: Hint, sources: Sequence[Path], targets: Sequence[Path]) -> str:
-    for part, paths, side in ((hint.source, sources, "source"), (hint.target, targets, "target")):
-        if not any(_has(path, part) for path in paths):
-            segments = dict.fromkeys(segment for path in paths for segment in path)
-            near = did_you_mean(part[-1], segments)
-            return f"hint '{hint}': no {side} name has the segments {'.'.join(part)!r}{near}"
+def _why_unused(hint: Hint, paths: Sequence[Sequence[Path]]) -> str:
+    for side, part in enumerate(hint.ends):
+        if not any(hint.names(path, side) for path in paths[side]):
+            near = did_you_mean(part[-1], _segments(paths[side]))
+            return f"hint '{hint}': no {SIDES[side]} name has the segments {'.'.join(part)!r}{near}"
     return (
-        f"hint '{hint}' settles nothing: both names are there, but no layers of one shape that "
+        f"hint '{hint}' decides nothing: both names are there, but no layers of one shape that "
         "they could pair were left open; remove it"
     )
 
 
 def _why_no_layout(hint: LayoutHint, paths: Sequence[Path]) -> str:
-    if not _ends(paths, hint.name):
-        near = did_you_mean(hint.name[-1], dict.fromkeys(s for path in paths for s in path))
-        return f"hint '{hint}': no projection is called {'.'.join(hint.name)!r}{near}"
+    name = ".".join(hint.name)
+    if not any(_ends(path, hint.name) for path in paths):
+        near = did_you_mean(hint.name[-1], _segments(paths))
+        return f"hint '{hint}': no projection of the {SIDES[hint.side]} is called {name!r}{near}"
     return (
-        f"hint '{hint}' settles nothing: no fused projection of that name has rows that make "
-        f"{', '.join(hint.parts)} and could be left open by them"
+        f"hint '{hint}' decides nothing: no fused projection of that name has rows that make "
+        f"{', '.join(hint.names)} and could be left open by them"
     )
 
 
+def _segments(paths: Iterable[Path]) -> dict[str, None]:
+    return dict.fromkeys(segment for path in paths for segment in path)
+
+
 def read_hints(hints: Iterable[str] | Mapping[str, str]) -> Hints:
-    """Texts ``"source = target"``, or a mapping, -> Hints.
+    """Texts ``"source -> target"``, or a mapping, -> Hints.
 
     Raises :class:`~surgery.errors.SurgeryError` for a text that is not of this form.
     """
     if isinstance(hints, str):
         hints = [hints]
-    texts = [f"{a} = {b}" for a, b in hints.items()] if isinstance(hints, Mapping) else hints
+    texts = [f"{a} -> {b}" for a, b in hints.items()] if isinstance(hints, Mapping) else hints
     read = list(dict.fromkeys(map(_read_hint, texts)))
     return Hints(
         tuple(hint for hint in read if isinstance(hint, Hint)),
@@ -156,21 +185,29 @@ def read_hints(hints: Iterable[str] | Mapping[str, str]) -> Hints:
 
 
 def _read_hint(text: str) -> Hint | LayoutHint:
-    source, equals, target = (part.strip() for part in text.partition("="))
-    if not (equals and source and target) or "=" in target:
+    ends = [part.strip() for part in text.split("->")]
+    if len(ends) != 2 or not all(ends):
         raise SurgeryError(
-            "a hint is 'source = target', whole names or segments of them, or "
-            f"'fused = 8 x (q, k, v)', not {text!r}"
+            "a hint is 'source -> target', whole names or segments of them, or "
+            f"'fused -> 8 x (q, k, v)', not {text!r}"
         )
-    if layout := _LAYOUT.fullmatch(target):
-        return _read_layout(text, source, layout)
-    return Hint(tuple(source.split(".")), tuple(target.split(".")))
+    text = " -> ".join(ends)
+    layouts = [_LAYOUT.fullmatch(end) for end in ends]
+    for side, layout in enumerate(reversed(layouts)):
+        if layout:
+            return _read_layout(text, ends[side], side, layout)
+    if any("," in end or "(" in end for end in ends):
+        raise SurgeryError(_EACH_ONCE.format(text))
+    turned = [end.endswith("^T") for end in ends]
+    source, target = (tuple(end.removesuffix("^T").split(".")) for end in ends)
+    return Hint(text, (source, target), turned[0] != turned[1])
 
 
-def _read_layout(text: str, source: str, layout: re.Match[str]) -> LayoutHint:
-    parts = "".join(c for c in layout[2] if c in "qkv")
-    if len({*parts}) != len(parts) or bool(layout[1]) != bool(layout[3]):
-        raise SurgeryError(
-            f"hint {text!r}: rows are each of q, k and v once, as in 'q, k, v' or '8 x (q, k, v)'"
-        )
-    return LayoutHint(tuple(source.split(".")), parts, int(layout[1] or 1))
+_EACH_ONCE = "hint {!r}: rows are each of q, k and v once, as in 'q, k, v' or '8 x (q, k, v)'"
+
+
+def _read_layout(text: str, name: str, side: int, layout: re.Match[str]) -> LayoutHint:
+    names = tuple(part.strip() for part in (layout[2] or layout[3]).split(","))
+    if len({*names}) != len(names) or not all(names) or "," in name or "(" in name:
+        raise SurgeryError(_EACH_ONCE.format(text))
+    return LayoutHint(text, tuple(name.split(".")), side, names, int(layout[1] or 1))

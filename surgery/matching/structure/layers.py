@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from surgery.errors import SurgeryError
+from surgery.matching.structure.words import concepts
 from surgery.specs import TensorSpec
 from surgery.wrappers import unwrap_names
 
@@ -23,7 +24,6 @@ Shape = tuple[int, ...]
 Signature = tuple[tuple[str, Shape], ...]
 
 
-_PICTURE_CHANNELS = 4
 #: Python cannot walk modules that are nested deeper, and every part of a path is held.
 _DEEPEST = 1000
 
@@ -45,57 +45,58 @@ class Leaf:
 @dataclass(frozen=True)
 class Layer:
     """Tensors that go together. ``path`` is unwrapped; ``transposed`` says that the weight is
-    stored (in, out), as GPT-2's Conv1D does; None where its shape does not tell. ``packed`` says
-    that half of its rows seem to gate the other half.
+    stored (in, out), as GPT-2's Conv1D does; None where its shape does not tell. ``flat`` says
+    that a weight counts as a linear one, ``without_bias`` that a bias does not count, as the other
+    side has none; ``packed`` how many things its rows may make, in an order of their own: 3 are
+    q, k and v, and other numbers gates.
     """
 
     path: Path
     leaves: tuple[Leaf, ...]
     transposed: bool | None = False
     flat: bool = False
-    packed: bool = False
+    without_bias: bool = False
+    packed: int = 0
 
     @property
     def name(self) -> str:
         return ".".join(self.path)
 
     @property
-    def stands_alone(self) -> bool:
-        """Whether it is a parameter under its own name, which implementations keep anywhere."""
-        if len(self.leaves) > 1:
-            return False
-        return self.leaves[0].spec.name.rpartition(".")[2] == (self.path or ("",))[-1]
+    def bare(self) -> bool:
+        """Whether it is a matrix of two axes under its own name, with no module that says how it
+        is stored.
+        """
+        spec = self.leaves[0].spec
+        own = spec.name.rpartition(".")[2] == (self.path or ("",))[-1]
+        return len(self.leaves) == 1 and own and len(spec.shape) == 2 and not _is_table(self.path)
 
     def of_role(self, role: str) -> list[Leaf]:
         return [leaf for leaf in self.leaves if leaf.role == role]
 
     @cached_property
     def signature(self) -> Signature:
-        leaves = tuple([(leaf.role, leaf.spec.shape, leaf.part) for leaf in self.leaves])
+        leaves = tuple(
+            (leaf.role, leaf.spec.shape, leaf.part)
+            for leaf in self.leaves
+            if not (self.without_bias and leaf.role == "bias")
+        )
         return _signature(leaves, bool(self.transposed), self.flat)
+
+    @property
+    def weight_shape(self) -> Shape:
+        return next((shape for role, shape in self.signature if role == "weight"), ())
+
+    @property
+    def bare_shape(self) -> Shape:
+        """The shape of a matrix without a bias; nothing tells by itself how it is stored."""
+        shape = self.leaves[0].spec.shape if len(self.leaves) == 1 else ()
+        return shape if len(shape) == 2 and not self.transposed else ()
 
     @property
     def is_matrix(self) -> bool:
         """Whether it has inputs and outputs, rather than one value a channel."""
         return any(len(shape) > 1 for _, shape in self.signature)
-
-    @property
-    def channels(self) -> tuple[int, int] | None:
-        """(outputs, inputs) where the shape says so: of a matrix, or of a convolution over a
-        picture. A wider convolution may run in groups.
-        """
-        shape = dict(self.signature).get("weight", ())
-        if len(shape) == 2 or (len(shape) == 4 and shape[1] <= _PICTURE_CHANNELS):
-            return shape[0], shape[1]
-        return None
-
-    @property
-    def kernels(self) -> Shape:
-        """(outputs, height, width) of a convolution over pictures; ``()`` for other layers."""
-        shapes = [leaf.spec.shape for leaf in self.of_role("weight")]
-        if len(shapes) != 1 or len(shapes[0]) != 4 or max(shapes[0][2:]) == 1:
-            return ()
-        return (shapes[0][0], *shapes[0][2:])
 
 
 @lru_cache(maxsize=4096)
@@ -113,28 +114,22 @@ def _shape(
     whole = [shape for own, shape, _ in leaves if own == role]
     shapes = [squeezed(shape) for shape in whole]
     if role == "weight" and transposed:
-        shapes = [tuple(reversed(shape)) for shape in shapes]
+        shapes = [shape[::-1] for shape in shapes]
     if role == "weight" and flat:
         shapes = [(s[0], math.prod(shape) // s[0]) for s, shape in zip(shapes, whole, strict=True)]
     if role == "bias" and any(part for own, _, part in leaves if own == role):
         # A bias for q and v alone is a whole one whose k third is zero.
-        return (sum(_outputs("weight", s, transposed) for own, s, _ in leaves if own == "weight"),)
+        return _shape("weight", leaves, transposed, flat)[:1]
     if len(shapes) == 1:
         return shapes[0]
     inputs = dict.fromkeys(shape[1:] for shape in shapes)
-    return (
-        sum((*shape, 1)[0] for shape in shapes),
-        *(size for shape in inputs for size in shape),
-    )
+    return (sum((*shape, 1)[0] for shape in shapes), *(size for x in inputs for size in x))
 
 
 def rows_of(leaf: Leaf, transposed: bool) -> int:
     """Outputs of a leaf: its first axis, or its last where it is stored (in, out)."""
-    return _outputs(leaf.role, leaf.spec.shape, transposed)
-
-
-def _outputs(role: str, shape: Shape, transposed: bool) -> int:
-    return shape[1] if transposed and role == "weight" and len(shape) == 2 else shape[0]
+    shape = leaf.spec.shape
+    return shape[1] if transposed and leaf.role == "weight" and len(shape) == 2 else shape[0]
 
 
 def squeezed(shape: Shape) -> Shape:
@@ -182,13 +177,11 @@ def layers_of(specs: Iterable[TensorSpec]) -> list[Layer]:
         for leaf, spec in sorted(leaves.items(), key=lambda item: (item[0] != "weight", item[0])):
             owner, role = _role(path, leaf, leaves)
             layers[owner].append(Leaf(role, spec))
-    return [Layer(path, tuple(found)) for path, found in layers.items() if _has_values(found)]
-
-
-def _has_values(leaves: Sequence[Leaf]) -> bool:
-    return all(leaf.spec.numel for leaf in leaves) and any(
-        leaf.role != "batches" for leaf in leaves
-    )
+    return [
+        Layer(path, tuple(found))
+        for path, found in layers.items()
+        if all(leaf.spec.numel for leaf in found) and {leaf.role for leaf in found} != {"batches"}
+    ]
 
 
 def _role(path: Path, leaf: str, leaves: Mapping[str, TensorSpec]) -> tuple[Path, str]:
@@ -242,42 +235,48 @@ def with_orientation(layers: Sequence[Layer], types: Mapping[str, tuple[str, ...
     all agree; where they do not agree it stays unknown. Without a bias the class alone tells.
     ``types`` are class names by path.
     """
-    told = {layer.path: _told(layer, types.get(layer.name, ())) for layer in layers}
-    if not any(told.values()):
+    square = (x.bare and len({*x.leaves[0].spec.shape}) == 1 for x in layers)
+    layers = [replace(x, transposed=None) if s else x for x, s in zip(layers, square, strict=True)]
+    stored = {layer.path: _stored(layer, types.get(layer.name, ())) for layer in layers}
+    if not any(stored.values()):
         return list(layers)
     below: dict[Path, set[bool]] = defaultdict(set)
-    for path, transposed in told.items():
+    for path, transposed in stored.items():
         if transposed is not None:
             for depth in range(len(path)):
                 below[path[:depth]].add(transposed)
-    return [replace(layer, transposed=_orientation(layer, told, below)) for layer in layers]
+    return [replace(layer, transposed=_orientation(layer, stored, below)) for layer in layers]
 
 
-def _matrix(layer: Layer) -> tuple[TensorSpec, TensorSpec] | None:
+def _stored(layer: Layer, types: tuple[str, ...]) -> bool | None:
+    """What the class of a layer, or the length of its bias, tells."""
     weights, biases = layer.of_role("weight"), layer.of_role("bias")
-    if len(weights) == len(biases) == 1 and len(weights[0].spec.shape) == 2:
-        return weights[0].spec, biases[0].spec
-    return None
-
-
-def _told(layer: Layer, types: tuple[str, ...]) -> bool | None:
-    if (matrix := _matrix(layer)) is None:
-        unbiased = len(layer.leaves) == 1 and len(layer.leaves[0].spec.shape) == 2
-        return True if unbiased and "Conv1D" in types else None
-    if types:
+    if len(weights) != 1 or len(weights[0].spec.shape) != 2 or len(biases) > 1:
+        return None
+    if types and (biases or "Conv1D" in types):
         return "Conv1D" in types
-    (rows, columns), bias = matrix[0].shape, matrix[1].shape
+    if not biases:
+        return None
+    (rows, columns), bias = weights[0].spec.shape, biases[0].spec.shape
     if rows == columns or bias not in ((rows,), (columns,)):
         return None
     return bias == (columns,)
 
 
+def _is_table(path: Path) -> bool:
+    """Whether rows are looked up rather than multiplied with."""
+    spoken = frozenset().union(*map(concepts, path))
+    return not spoken.isdisjoint(("embed", "position", "relative", "class", "dist", "register"))
+
+
 def _orientation(
-    layer: Layer, told: Mapping[Path, bool | None], below: Mapping[Path, set[bool]]
+    layer: Layer, stored: Mapping[Path, bool | None], below: Mapping[Path, set[bool]]
 ) -> bool | None:
-    own = told[layer.path]
-    if own is not None or _matrix(layer) is None:
-        return bool(own)
+    own, weights = stored[layer.path], layer.of_role("weight")
+    if own is not None:
+        return own
+    if len(weights) != 1 or len(weights[0].spec.shape) != 2 or not layer.of_role("bias"):
+        return layer.transposed
     for depth in range(len(layer.path) - 1, -1, -1):
         if kinds := below.get(layer.path[:depth]):
             # What blocks keep as (in, out) says nothing of a head outside of them.

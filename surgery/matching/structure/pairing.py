@@ -1,44 +1,60 @@
 """Two sets of layers -> pairs, by the modules that hold them.
 
 From the outside in: modules that hold the same shapes are paired where this can mean one thing
-only, and what is in them is solved by itself. What remains is paired where its shape is alone
-on either side, or where names tell.
+only, and what is in them is solved by itself.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from surgery.matching.structure.columns import Group, Scope, Side, grouped
-from surgery.matching.structure.evidence import Known, settle
+from surgery.matching.structure.evidence import (
+    BY_HINT,
+    Convolved,
+    Known,
+    Members,
+    Rule,
+    paired_by,
+)
 from surgery.matching.structure.hints import Hints
 from surgery.matching.structure.layers import Layer, Path
-from surgery.matching.structure.ordering import natural
-from surgery.matching.structure.sequence import Anchors, Sequences
-from surgery.matching.structure.tree import Content, inside, nodes_by_content
-from surgery.matching.structure.words import numbering
+from surgery.matching.structure.numbers import Families, anchors_of, natural
+from surgery.matching.structure.scopes import (
+    Columns,
+    Content,
+    Kind,
+    Scope,
+    Side,
+    grouped,
+    inside,
+    modules,
+    split,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPair:
-    """A layer of the source, the one of the target that it feeds, and why."""
+    """A layer of the source, the one of the target that it feeds, and why. ``columns`` say what
+    repeated blocks have in common.
+    """
 
     source: Layer
     target: Layer
     why: str
+    columns: Hashable
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Layers of one kind that cannot be paired, and why."""
+    """Layers of one kind that cannot be paired, and why; ``columns`` as in a pair."""
 
     sources: tuple[Layer, ...]
     targets: tuple[Layer, ...]
-    reason: str = "nothing tells them apart but their order"
+    columns: Hashable
+    reason: str
 
 
 @dataclass
@@ -50,334 +66,257 @@ class Pairing:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
-    """Places of layers of either side, by path."""
+class Evidence:
+    """What may decide: rules, what a person says, the numbers of all layers of either side, those
+    included that the other one lacks, the order in which the target registers its layers, and those
+    in which the modules of both sides run.
 
-    source: Sequences = field(default_factory=Sequences)
-    target: Sequences = field(default_factory=Sequences)
+    ``size`` is the number of layers of the smaller network.
+    """
+
+    rules: Sequence[Rule]
+    hints: Hints
+    size: int
+    families: tuple[Families, Families]
+    registered: Mapping[Path, int]
+    runs: Sequence[Mapping[Path, int]]
 
 
-#: A module with more matrices than this is no chance grouping of neighbours.
-_RICH = 3
-
-
-def pair_layers(
-    sources: Iterable[Layer], targets: Iterable[Layer], hints: Hints, orders: Orders
-) -> Pairing:
+def pair_layers(sources: Iterable[Layer], targets: Iterable[Layer], evidence: Evidence) -> Pairing:
     """Pair the layers of two networks; each layer is in one pair at most."""
-    whole = Scope(_side(sources), _side(targets))
+    ours, theirs = (
+        {x.path: x for x in sorted(side, key=lambda layer: natural(layer.path))}
+        for side in (sources, targets)
+    )
     pairing = Pairing()
-    waiting: dict[tuple[str, str], list[Scope]] = {whole.template: [whole]}
-    queue = [(whole.depth, whole.template)]
+    waiting: dict[tuple[str, ...], list[Scope]] = {}
+    queue: list[tuple[int, tuple[str, ...]]] = []
+
+    def wait(scope: Scope) -> None:
+        if scope.template not in waiting:
+            heapq.heappush(queue, (scope.depth, scope.template))
+        waiting.setdefault(scope.template, []).append(scope)
+
+    wait(Scope((Side((), ours), Side((), theirs))))
     while queue:
         _, template = heapq.heappop(queue)
-        for scope in _solve_alike(waiting.pop(template), pairing, hints, orders):
-            if scope.template not in waiting:
-                heapq.heappush(queue, (scope.depth, scope.template))
-            waiting.setdefault(scope.template, []).append(scope)
+        for columns in grouped(waiting.pop(template)):
+            # A scope by itself may be a wrapper around what is repeated elsewhere: look there.
+            unwrapped = columns.scopes[0].unwrapped
+            if len(columns.scopes) == 1 and unwrapped.depth > columns.scopes[0].depth:
+                wait(unwrapped)
+                continue
+            solution = Solution(columns, evidence)
+            while solution.pair_modules() or solution.pair_layers():
+                pass
+            solution.add_to(pairing)
+            for scope in solution.inner:
+                wait(scope)
     return pairing
 
 
-def _side(layers: Iterable[Layer]) -> Side:
-    ordered = sorted(layers, key=lambda layer: natural(layer.path))
-    return Side((), {layer.path: layer for layer in ordered})
-
-
-def _solve_alike(
-    scopes: Sequence[Scope], pairing: Pairing, hints: Hints, orders: Orders
-) -> list[Scope]:
-    """Solve scopes of one template; what some of them leave open the others may tell."""
-    groups = grouped(scopes)
-    # A scope by itself may be a wrapper around what is repeated elsewhere: look there.
-    wrapped = [group.scopes[0].unwrapped for group in groups if group.wraps]
-    solutions = [Solution(group, hints, orders) for group in groups if not group.wraps]
-    for solution in solutions:
-        solution.solve({})
-    learned = _learned(solutions)
-    for solution in solutions:
-        solution.solve(learned)
-        solution.add_to(pairing)
-    return [*wrapped, *(scope for solution in solutions for scope in solution.inner)]
-
-
-def _learned(solutions: Sequence[Solution]) -> dict[Path, Path]:
-    """Pairs of names that hold wherever they occur."""
-    found: dict[Path, set[Path]] = defaultdict(set)
-    back: dict[Path, set[Path]] = defaultdict(set)
-    for solution in solutions:
-        for source, (target, _) in (*solution.pairs.items(), *solution.nodes.items()):
-            found[source].add(target)
-            back[target].add(source)
-    return {
-        source: target
-        for source, targets in found.items()
-        for target in targets
-        if len(targets) == len(back[target]) == 1
-    }
+_ALIKE = "nothing but their order distinguishes them"
+_TURNABLE = "they have one shape, but one side may keep them as (in, out)"
 
 
 class Solution:
-    """One group of scopes while it is solved: columns leave ``sources`` and ``targets`` as they
-    are decided.
-    """
+    """Scopes that are one while they are solved: columns leave ``left`` as they are decided."""
 
-    def __init__(self, group: Group, hints: Hints, orders: Orders) -> None:
-        self.group = group
-        self.hints = hints
-        self.sources = dict(group.sources)
-        self.targets = dict(group.targets)
+    def __init__(self, columns: Columns, evidence: Evidence) -> None:
+        self.columns, self.evidence = columns, evidence
+        self.left = [dict(kinds) for kinds in columns.kinds]
+        self.first = [Counter(kinds.values()) for kinds in columns.kinds]
         self.pairs: dict[Path, tuple[Path, str]] = {}
-        self.nodes: dict[Path, tuple[Path, str]] = {}
+        self.modules: dict[Path, tuple[Path, str]] = {}
         self.inner: list[Scope] = []
-        self.orders = orders
-
-    def solve(self, learned: Mapping[Path, Path]) -> None:
-        """Decide what can be decided, until nothing changes."""
-        known = Known(
-            self.hints,
-            learned=learned,
-            order=self._places(self.orders.target.registered),
-            run=self._places(self.orders.target.run),
-            whole=self._whole() if self.hints else ({}, {}),
+        self.layers = columns.samples[0]
+        self.bare = Counter(layer.bare_shape for layer in self.layers.values())
+        sides = max(columns.scopes, key=lambda scope: len(scope.sides[0].layers)).sides
+        self.base = Known(
+            evidence.hints,
+            # What holds most of a network is no part of it.
+            bool(columns.scopes[0].why) and 2 * len(sides[0].layers) <= evidence.size,
+            columns.balanced,
+            [f.below(side.prefix) for f, side in zip(evidence.families, sides, strict=True)],
+            Counter(layer.weight_shape for layer in self.layers.values()),
+            _below(evidence.registered, sides[1], columns.samples[1]),
+            [_below(evidence.runs[at], sides[at], columns.samples[at]) for at in (0, 1)],
+            _whole_paths(columns.scopes) if evidence.hints else ({}, {}),
         )
-        while self._pair_nodes(known) or self._pair_alone() or self._settle(known):
-            pass
 
-    def _whole(self) -> tuple[dict[Path, list[Path]], dict[Path, list[Path]]]:
-        """The paths from the top of the network of all layers and modules in this group."""
-        sides: tuple[dict[Path, list[Path]], dict[Path, list[Path]]] = ({}, {})
-        for scope in self.group.scopes:
-            for found, side in zip(sides, (scope.source, scope.target), strict=True):
-                for path, layer in side.layers.items():
-                    above = layer.path[: len(layer.path) - len(path)]
-                    for depth in range(1, len(path) + 1):
-                        found.setdefault(path[:depth], []).append((*above, *path[:depth]))
-        return sides
-
-    def _places(self, order: Mapping[Path, int]) -> dict[Path, int]:
-        """The places of target columns, as the first scope that has them tells."""
-        places: dict[Path, int] = {}
-        for scope in self.group.scopes if order else ():
-            for path, layer in scope.target.layers.items():
-                if layer.path in order:
-                    places.setdefault(path, order[layer.path])
-        return places
-
-    def _anchors(self) -> Anchors | None:
-        """What is decided, with the places of the first scope, in which all have one order."""
-        if not (self.orders.source and self.orders.target):
-            return None
-        scope = self.group.scopes[0]
-        ours = _sequences(self.orders.source, scope.source)
-        theirs = _sequences(self.orders.target, scope.target)
-        inner = split(scope.source.layers, self.nodes)
-        there = split(scope.target.layers, [target for target, _ in self.nodes.values()])
-        modules = [(inner[node], there[target]) for node, (target, _) in self.nodes.items()]
-        layers = [([source], [target]) for source, (target, _) in self.pairs.items()]
-        return Anchors(ours, theirs, (*modules, *layers))
+    def _known(self) -> Known:
+        """What is known by now."""
+        layers = {source: target for source, (target, _) in self.pairs.items()}
+        pairs = {**layers, **{source: target for source, (target, _) in self.modules.items()}}
+        held = zip(self.columns.samples, (layers, layers.values()), self.left, strict=True)
+        return replace(
+            self.base,
+            pairs=pairs,
+            anchors=anchors_of(pairs.items(), self.base.families),
+            convolved=[_convolved({x: s[x] for x in (*paired, *left)}) for s, paired, left in held],
+        )
 
     def add_to(self, pairing: Pairing) -> None:
         """Hand over what was decided here, and what stays open."""
+        template = self.columns.scopes[0].template
         for source, (target, why) in self.pairs.items():
-            pairing.pairs += [LayerPair(*pair, why) for pair in self.group.layers(source, target)]
-        for ours, theirs in self._kinds():
-            if ours and theirs:
-                pairing.open += self._open(ours, theirs)
-
-    def _open(self, ours: Sequence[Path], theirs: Sequence[Path]) -> Iterable[Open]:
-        for scope in self.group.scopes:
-            sources = tuple(scope.source.layers[p] for p in ours if p in scope.source.layers)
-            targets = tuple(scope.target.layers[p] for p in theirs if p in scope.target.layers)
-            if sources and targets:
-                yield Open(sources, targets)
+            for pair in self.columns.layers(source, target):
+                pairing.pairs.append(LayerPair(*pair, why, (template, source, target)))
+        for columns in self._kinds():
+            for scope in self.columns.scopes:
+                ours, theirs = (
+                    tuple(side.layers[path] for path in paths if path in side.layers)
+                    for side, paths in zip(scope.sides, columns, strict=True)
+                )
+                if ours and theirs:
+                    reason = _TURNABLE if self._members(*columns).turnable else _ALIKE
+                    alike = template, *map(tuple, columns)
+                    pairing.open.append(Open(ours, theirs, alike, reason))
 
     def _kinds(self) -> list[tuple[list[Path], list[Path]]]:
-        """What is left, kind by kind."""
-        kinds: dict[int, tuple[list[Path], list[Path]]] = {}
-        for path, kind in self.sources.items():
-            kinds.setdefault(kind, ([], []))[0].append(path)
-        for path, kind in self.targets.items():
-            kinds.setdefault(kind, ([], []))[1].append(path)
-        return list(kinds.values())
+        """What is left on both sides, kind by kind."""
+        kinds: dict[Kind, tuple[list[Path], list[Path]]] = {}
+        for side, columns in enumerate(self.left):
+            for path, kind in columns.items():
+                kinds.setdefault(kind, ([], []))[side].append(path)
+        return [(ours, theirs) for ours, theirs in kinds.values() if ours and theirs]
 
-    def _pair_alone(self) -> bool:
-        found = [(o[0], t[0]) for o, t in self._kinds() if len(o) == len(t) == 1]
-        for source, target in found:
-            self._pair(source, target, self._alone(source))
-        return bool(found)
+    def pair_layers(self) -> bool:
+        """Pair what stands alone, or where there is none, what evidence distinguishes."""
+        kinds = self._kinds()
+        alone = [(ours, theirs) for ours, theirs in kinds if len(ours) == len(theirs) == 1]
+        return self._pair(alone) or self._pair(kinds)
 
-    def _alone(self, source: Path) -> str:
-        scope = next(s for s in self.group.scopes if source in s.source.layers)
-        shapes = scope.source.layers[source].signature
-        text = ", ".join(f"{role} {shape}" for role, shape in shapes)
-        place = f" in {scope.source.template}" if scope.source.prefix else ""
-        return f"only pair of {text}{place}"
+    def _pair(self, kinds: Iterable[tuple[list[Path], list[Path]]]) -> bool:
+        known, before = self._known(), len(self.pairs)
+        for ours, theirs in kinds:
+            members = self._members(ours, theirs)
+            for source, (target, why) in paired_by(members, known, self.evidence.rules).items():
+                self.pairs[source] = (target, why)
+                del self.left[0][source], self.left[1][target]
+        return len(self.pairs) > before
 
-    def _settle(self, known: Known) -> bool:
-        known = replace(
-            known,
-            pairs={source: target for source, (target, _) in self.pairs.items()},
-            inside=_by_module(self.pairs),
-            matrices=frozenset(path for path in self.pairs if self._layer(path).is_matrix),
-            anchors=self._anchors(),
+    def _members(self, ours: Sequence[Path], theirs: Sequence[Path]) -> Members:
+        layer, kind = self.layers[ours[0]], self.left[0][ours[0]]
+        bare = layer.bare_shape
+        hinted = (path for path, (_, why) in self.pairs.items() if why.startswith(BY_HINT))
+        return Members(
+            (ours, theirs),
+            whole=self.first[0][kind] == self.first[1][kind] == 1,
+            shape=layer.weight_shape if layer.is_matrix else (),
+            statistics=bool(layer.of_role("mean")),
+            turnable=len({*bare}) == 2 and self.bare[bare] == self.bare[bare[::-1]],
+            hinted=any(self.columns.kinds[0][path] == kind for path in hinted),
         )
-        changed = False
-        for ours, theirs in self._kinds():
-            if ours and theirs and (found := settle(ours, theirs, known)):
-                changed = True
-                for source, (target, why) in found.items():
-                    self._pair(source, target, why)
-        return changed
 
-    def _pair(self, source: Path, target: Path, why: str) -> None:
-        self.pairs[source] = (target, why)
-        del self.sources[source], self.targets[target]
-
-    def _pair_nodes(self, known: Known) -> bool:
-        """Pair modules of equal content, the largest first."""
-        ours, theirs = nodes_by_content(self.sources), nodes_by_content(self.targets)
-        both = [content for content in ours if content in theirs]
-        both.sort(key=lambda content: (-_size(content), content))
-        taken = _Taken(Counter(self.sources.values()), Counter(self.targets.values()))
-        covered = self._covered(ours, theirs)
+    def pair_modules(self) -> bool:
+        """Pair modules that a person names, then those of equal content, the largest first."""
+        known = self._known()
+        if hinted := self._hinted(known):
+            self._descend([hinted])
+            return True
+        nodes = [modules(*kinds) for kinds in zip(self.left, self.columns.kinds, strict=True)]
+        both = sorted(nodes[0].keys() & nodes[1].keys(), key=lambda x: (-_size(x), x))
+        taken = _Taken(*(Counter(kinds.values()) for kinds in self.left))
         found: list[tuple[Path, Path, str]] = []
         for content in both:
-            sources, targets = taken.free(ours[content], 0), taken.free(theirs[content], 1)
-            if not self._trusted(content, sources, targets, covered, taken):
+            ours, theirs = (taken.free(nodes[side][content], side) for side in (0, 1))
+            if [()] == ours == theirs or len(ours) != len(theirs):
                 continue
-            pairs = self._node_pairs(sources, targets, known)
-            for source, (target, why) in pairs.items():
-                taken.take(source, target, content)
-                found.append((source, target, why))
+            if self._trusted(content, ours, taken):
+                members = Members((ours, theirs), modules=True)
+                for source, (target, why) in paired_by(members, known, self.evidence.rules).items():
+                    taken.take(source, target, content)
+                    found.append((source, target, why))
         self._descend(found)
         return bool(found)
 
-    def _covered(
-        self, ours: Mapping[Content, Sequence[Path]], theirs: Mapping[Content, Sequence[Path]]
-    ) -> dict[int, float]:
-        """By kind, how large a module must be to hold each of its layers, of either side, in a
-        module that the other side has as well; infinite where one lies in none.
-        """
-        alike = [content for content in ours if len(ours[content]) == len(theirs.get(content, ()))]
-        covered: dict[int, float] = {}
-        for columns, nodes in ((self.sources, ours), (self.targets, theirs)):
-            sizes = {node: _size(content) for content in alike for node in nodes[content] if node}
-            for path, kind in columns.items():
-                above = (path[:depth] for depth in range(len(path) - 1, 0, -1))
-                size = next((sizes[node] for node in above if node in sizes), math.inf)
-                covered[kind] = max(covered.get(kind, 0), size)
-        return covered
+    def _hinted(self, known: Known) -> tuple[Path, Path, str] | None:
+        """The one module on either side that a hint names, if it names one."""
+        above = [{x[:at] for x in side for at in range(1, len(x))} for side in self.left]
+        for hint in known.hints:
+            ends = [known.meant(hint, above[side], side, ends=True) for side in (0, 1)]
+            if len(ends[0]) == len(ends[1]) == 1:
+                known.hints.use(hint)
+                return ends[0][0], ends[1][0], f"{BY_HINT} {hint}"
+        return None
 
-    def _trusted(
-        self,
-        content: Content,
-        sources: list[Path],
-        targets: list[Path],
-        covered: Mapping[int, float],
-        taken: _Taken,
-    ) -> bool:
+    def _trusted(self, content: Content, nodes: list[Path], taken: _Taken) -> bool:
         """Whether modules of this content hold the same layers on both sides.
 
         Some kind must lie in them alone. Other kinds could be grouped otherwise: a norm with the
-        convolution before it or behind it. They are the same if both sides have all of them in
-        modules alike, in numbered blocks, and where their size tells on which side they stand.
+        convolution before it or behind it. They are the same if they lie in them alone as well,
+        if there are several matrices, or where their size tells on which side of one they stand.
         """
-        if not sources or not targets or not taken.anchored(content, len(sources)):
-            return False
-        size, count = _size(content), len(sources)
-        if all(covered[kind] <= size or taken.alone(kind, n * count) for kind, n in content):
-            return True
-        paths = [path for path in self.sources if inside(path, sources[0])]
-        layers = [self._layer(path) for path in paths]
+        alone = [taken.alone(kind, number * len(nodes)) for kind, number in content]
+        if not nodes or not any(alone) or all(alone):
+            return bool(nodes) and any(alone)
+        layers = [self.layers[path] for path in self.left[0] if inside(path, nodes[0])]
         matrices = [layer for layer in layers if layer.is_matrix]
-        numbered = all(node and numbering(node[-1])[1] for node in (*sources, *targets))
-        if len(matrices) > (1 if numbered else _RICH):
-            return True
-        if not _sizes_tell(layers, matrices) or self._named_elsewhere(sources, targets):
-            return False
-        return self._unbroken(self.group.sources, self.sources, sources[0]) and self._unbroken(
-            self.group.targets, self.targets, targets[0]
-        )
-
-    def _unbroken(self, columns: Iterable[Path], left: Mapping[Path, int], node: Path) -> bool:
-        """Whether no layer of a module lies in a numbered one inside it, and none was paired."""
-        inner = [path for path in columns if inside(path, node)]
-        deep = any(len(path) > len(node) + 1 and numbering(path[len(node)])[1] for path in inner)
-        return not deep and all(path in left for path in inner)
-
-    def _named_elsewhere(self, sources: Sequence[Path], targets: Sequence[Path]) -> bool:
-        """Whether a layer in one side's modules has its name, and its kind, outside the other's."""
-        ours, theirs = split(self.sources, sources), split(self.targets, targets)
-        within = {path for node in sources for path in ours[node]}
-        beyond = {path for node in targets for path in theirs[node]}
-        return any(
-            self.sources.get(path) == self.targets.get(path)
-            for path in (within & {*theirs[None]}) | (beyond & {*ours[None]})
-        )
-
-    def _layer(self, source: Path) -> Layer:
-        return next(s.source.layers[source] for s in self.group.scopes if source in s.source.layers)
-
-    def _node_pairs(
-        self, sources: list[Path], targets: list[Path], known: Known
-    ) -> Mapping[Path, tuple[Path, str]]:
-        if len(sources) != len(targets) or (() in sources and () in targets):
-            return {}
-        if len(sources) == 1:
-            return {sources[0]: (targets[0], "only pair of modules that hold these shapes")}
-        return settle(sources, targets, known)
+        return len(matrices) > 1 or _sizes_tell(layers, matrices)
 
     def _descend(self, found: Sequence[tuple[Path, Path, str]]) -> None:
         """Turn pairs of modules into scopes of their own; their layers leave this one."""
         if not found:
             return
-        ours = split(self.sources, [source for source, _, _ in found])
-        theirs = split(self.targets, [target for _, target, _ in found])
+        ours = split(self.left[0], [source for source, _, _ in found])
+        theirs = split(self.left[1], [target for _, target, _ in found])
         for source, target, why in found:
-            self.nodes[source] = (target, why)
-            self.inner += self.group.below(
-                source, ours.pop(source), target, theirs.pop(target), why
-            )
-        self.sources = {path: self.sources[path] for path in ours[None]}
-        self.targets = {path: self.targets[path] for path in theirs[None]}
+            self.modules[source] = (target, why)
+            self.inner += self.columns.below(source, ours[source], target, theirs[target], why)
+        self.left = [
+            {path: kinds[path] for path in rest}
+            for kinds, rest in zip(self.left, (ours[None], theirs[None]), strict=True)
+        ]
 
 
-def _sequences(orders: Sequences, side: Side) -> Sequences:
-    """The places of a module's layers, by their paths in it."""
-    return Sequences(
-        *(
-            {path: order[x.path] for path, x in side.layers.items() if x.path in order}
-            for order in (orders.registered, orders.run)
-        )
-    )
+def _below(places: Mapping[Path, int], side: Side, paths: Iterable[Path]) -> dict[Path, int]:
+    """Places of layers by their paths from a module; those of modules are their first layers'."""
+    found: dict[Path, int] = {}
+    known = [(places[x], path) for path in paths if (x := (*side.prefix, *path)) in places]
+    for place, path in sorted(known):
+        for depth in range(1, len(path) + 1):
+            found.setdefault(path[:depth], place)
+    return found
 
 
-def split(paths: Iterable[Path], nodes: Iterable[Path]) -> dict[Path | None, list[Path]]:
-    """Paths by the one of ``nodes`` that they lie in; under None those that lie in none."""
-    parts: dict[Path | None, list[Path]] = {None: [], **{node: [] for node in nodes}}
-    for path in paths:
-        above = (path[:depth] for depth in range(len(path)))
-        parts[next((node for node in above if node in parts), None)].append(path)
-    return parts
+def _whole_paths(scopes: Iterable[Scope]) -> list[dict[Path, list[Path]]]:
+    """The paths from the top of the network of all layers and modules in some scopes."""
+    found: list[dict[Path, list[Path]]] = [defaultdict(list), defaultdict(list)]
+    for scope in scopes:
+        for paths, side in zip(found, scope.sides, strict=True):
+            for inner in {path[:at] for path in side.layers for at in range(1, len(path) + 1)}:
+                paths[inner].append((*side.prefix, *inner))
+    return found
+
+
+def _convolved(layers: Mapping[Path, Layer]) -> Convolved:
+    """By module and width the matrices without a bias that are right in it, and the norms with
+    statistics, of widths of which there are as many of both in every module, so that none is
+    grouped with what comes next.
+    """
+    found: dict[tuple[Path, int], tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+    for path, layer in layers.items():
+        width, is_norm = sum(layer.weight_shape[:1]), bool(layer.of_role("mean"))
+        if is_norm or (layer.is_matrix and not layer.of_role("bias")):
+            found[path[:-1], width][is_norm].append(path)
+    uneven = {width for (_, width), (one, other) in found.items() if len(one) != len(other)}
+    return {
+        norm: held for (_, width), held in found.items() if width not in uneven for norm in held[1]
+    }
 
 
 def _sizes_tell(layers: Sequence[Layer], matrices: Sequence[Layer]) -> bool:
     """Whether a norm beside one matrix is as long as its inputs, or as its outputs, not both."""
-    if len(matrices) != 1 or len(layers) != 2 or matrices[0].channels is None:
+    if len(matrices) != 1 or len(layers) != 2:
         return False
-    (size,) = {
-        shape[0] for x in layers if not x.is_matrix for _, shape in x.signature if shape
-    } or {0}
-    return matrices[0].channels.count(size) == 1
-
-
-def _by_module(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Paths by each module above them."""
-    found: dict[Path, list[Path]] = defaultdict(list)
-    for path in paths:
-        for depth in range(len(path)):
-            found[path[:depth]].append(path)
-    return found
+    norms = (shape for x in layers if not x.is_matrix for _, shape in x.signature if shape)
+    (size,) = {shape[0] for shape in norms} or {0}
+    shape = matrices[0].weight_shape
+    outputs, inputs = (*shape, 0, 0)[:2]
+    # A convolution that is not over a picture may run in groups, and have more inputs than these.
+    all_inputs = len(shape) == 2 or (len(shape) == 4 and inputs <= 4)
+    return outputs != inputs and (size == inputs or (size == outputs and all_inputs))
 
 
 def _size(content: Content) -> int:
@@ -387,7 +326,7 @@ def _size(content: Content) -> int:
 class _Taken:
     """Which modules are spoken for while one round of pairing runs, and what is left."""
 
-    def __init__(self, sources: Counter[int], targets: Counter[int]) -> None:
+    def __init__(self, sources: Counter[Kind], targets: Counter[Kind]) -> None:
         self.left = (sources, targets)
         self.inside: tuple[set[Path], set[Path]] = (set(), set())
         self.above: tuple[set[Path], set[Path]] = (set(), set())
@@ -400,14 +339,7 @@ class _Taken:
             and not any(node[:depth] in self.inside[side] for depth in range(len(node) + 1))
         ]
 
-    def anchored(self, content: Content, count: int) -> bool:
-        """Whether some kind lies in these modules alone, on both sides: then they are the same
-        parts of both networks, whatever else looks like the rest of them.
-        """
-        ours, theirs = self.left
-        return any(ours[kind] == theirs[kind] == count * times for kind, times in content)
-
-    def alone(self, kind: int, times: int) -> bool:
+    def alone(self, kind: Kind, times: int) -> bool:
         """Whether there are just so many layers of a kind left, on both sides."""
         return self.left[0][kind] == self.left[1][kind] == times
 

@@ -1,19 +1,19 @@
 """Layers left over on both sides that are one thing in another size: heads for other classes,
 tables of other places, vocabularies, stems of other channels.
 
-Nothing is loaded by this. It says which shapes differ, and what an adapter could be asked for.
+Nothing is loaded by this. It says which shapes differ, and what a resizer could be asked for.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from surgery.matching.structure.layers import Layer, Path, squeezed
 from surgery.matching.structure.pairing import LayerPair
-from surgery.matching.structure.tree import block_of
-from surgery.matching.structure.words import concepts
+from surgery.matching.structure.words import concepts, numbering
 from surgery.specs import TensorSpec
 
 
@@ -41,48 +41,36 @@ def resized_of(
 
     Names must say one thing and stand in one place, and be alone in that on either side.
     """
-    if not sources or not targets:
-        return ()
-    places = _Places(pairs)
-    left = [*sources], [*targets]
+    left = [[*sources], [*targets]]
     found: list[tuple[Layer, Layer, str]] = []
-    for rule, why in _rules(places):
-        taken = _alone(*left, rule)
-        taken = [pair for pair in taken if rule is not _by_inputs or any(map(_is_head, pair))]
-        found += [(*pair, why) for pair in taken if _comparable(*pair)]
-        gone = {id(layer) for pair in taken for layer in pair}
-        ours, theirs = left
-        left = [x for x in ours if id(x) not in gone], [x for x in theirs if id(x) not in gone]
+    for why, key in _rules(pairs) if sources and targets else ():
+        keys: dict[Hashable, tuple[list[Layer], list[Layer]]] = defaultdict(lambda: ([], []))
+        for side, layers in enumerate(left):
+            for layer in layers:
+                if (its_key := key(layer, side)) is not None:
+                    keys[its_key][side].append(layer)
+        taken = [(o[0], t[0], why) for o, t in keys.values() if len(o) == len(t) == 1]
+        if key is _by_inputs:
+            taken = [x for x in taken if any("head" in _spoken(layer) for layer in x[:2])]
+        found += [pair for pair in taken if _comparable(*pair[:2])]
+        gone = {id(layer) for pair in taken for layer in pair[:2]}
+        left = [[x for x in side if id(x) not in gone] for side in left]
     return tuple(
-        resized
+        Resized(one, other, (why, "no other layer on either side that could be meant"))
         for source, target, why in sorted(found, key=lambda pair: pair[1].path)
-        for resized in _tensors(source, target, why)
+        for one, other in _leaves(source, target)
     )
 
 
-Rule = Callable[[Layer, int], Hashable]
+#: Makes one key of two layers that are one, by layer and side.
+Key = Callable[[Layer, int], Hashable]
 
 
-def _rules(places: _Places) -> tuple[tuple[Rule, str], ...]:
-    """What makes one key of two layers, the plainest first."""
-    return (
-        (lambda layer, side: _by_meaning(places.block, layer, side), "names of one meaning"),
-        (lambda layer, side: _by_meaning(places.module, layer, side), "names of one meaning"),
-        (_by_stem, "the only kernels of this size over pictures"),
-        (_by_inputs, "the only matrices left with these inputs, and a head"),
-    )
-
-
-def _alone(
-    sources: Sequence[Layer], targets: Sequence[Layer], rule: Rule
-) -> list[tuple[Layer, Layer]]:
-    """Pairs that a rule gives one key, and no other layer of either side."""
-    keys: dict[Hashable, tuple[list[Layer], list[Layer]]] = defaultdict(lambda: ([], []))
-    for side, layers in enumerate((sources, targets)):
-        for layer in layers:
-            if (key := rule(layer, side)) is not None:
-                keys[key][side].append(layer)
-    return [(o[0], t[0]) for o, t in keys.values() if len(o) == len(t) == 1]
+def _rules(pairs: Sequence[LayerPair]) -> Iterator[tuple[str, Key]]:
+    for module in (_block_of, _parent):
+        yield "names of one meaning", partial(_by_meaning, _places(pairs, module))
+    yield "the only kernels of this size over pictures", _by_stem
+    yield "the only matrices left with these inputs, and a head", _by_inputs
 
 
 #: Concepts that say what a table or a head is for, whatever else a name says.
@@ -91,54 +79,51 @@ _TELLING = frozenset(
 )
 
 
-def _by_meaning(place: Callable[[Path, int], object], layer: Layer, side: int) -> Hashable:
+def _by_meaning(place: Key, layer: Layer, side: int) -> Hashable:
     spoken = _spoken(layer)
     if not spoken.isdisjoint(("position", "type")):
         spoken -= {"embed"}
     if "head" in spoken:
         spoken -= {"embed", "class"}
-    if not spoken or any(leaf.part for leaf in layer.leaves):
+    where = place(layer, side)
+    if not spoken or where is None or any(leaf.part for leaf in layer.leaves):
         return None
-    where = place(layer.path, side)
-    roles = tuple(role for role, _ in layer.signature)
-    return None if where is None else (where, spoken, roles)
+    return where, spoken, tuple(role for role, _ in layer.signature)
 
 
 def _by_stem(layer: Layer, _: int) -> Hashable:
     """Kernels of one size and number over pictures: only their input channels may differ."""
-    return (layer.kernels, tuple(role for role, _ in layer.signature)) if layer.kernels else None
+    shapes = [leaf.spec.shape for leaf in layer.of_role("weight")]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or max(shapes[0][2:]) == 1:
+        return None
+    return shapes[0][0], shapes[0][2:], tuple(role for role, _ in layer.signature)
 
 
 def _by_inputs(layer: Layer, _: int) -> Hashable:
     """Linear layers of one number of inputs: a head for other classes may have any name, as long
     as it speaks of nothing else.
     """
-    shapes = dict(layer.signature)
-    if len(shapes.get("weight", ())) != 2 or layer.transposed is None:
+    shape = layer.weight_shape
+    if len(shape) != 2 or layer.transposed is None or not _spoken(layer) <= {"head", "class"}:
         return None
-    return (shapes["weight"][1], tuple(shapes)) if _spoken(layer) <= {"head", "class"} else None
-
-
-def _is_head(layer: Layer) -> bool:
-    return "head" in _spoken(layer)
+    return shape[1], tuple(role for role, _ in layer.signature)
 
 
 def _spoken(layer: Layer) -> frozenset[str]:
-    return frozenset().union(*map(concepts, layer.path)) & _TELLING
+    words = frozenset().union(*map(concepts, layer.path)) & _TELLING
+    return words | {"head"} if "fc" in layer.path else words
 
 
 def _comparable(source: Layer, target: Layer) -> bool:
-    pairs = list(_leaves(source, target))
-    shapes = [(one.shape, other.shape) for one, other in pairs]
+    shapes = [(one.shape, other.shape) for one, other in _leaves(source, target)]
     return (
-        len(pairs) == len(source.leaves) == len(target.leaves)
+        len(shapes) == len(source.leaves) == len(target.leaves)
         and any(squeezed(one) != squeezed(other) for one, other in shapes)
-        and all(_of_one_rank(one, other) for one, other in shapes)
+        and all(
+            len(one) == len(other) or len(squeezed(one)) == len(squeezed(other))
+            for one, other in shapes
+        )
     )
-
-
-def _of_one_rank(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return len(one) == len(other) or len(squeezed(one)) == len(squeezed(other))
 
 
 def _leaves(source: Layer, target: Layer) -> Iterator[tuple[TensorSpec, TensorSpec]]:
@@ -147,48 +132,36 @@ def _leaves(source: Layer, target: Layer) -> Iterator[tuple[TensorSpec, TensorSp
             yield other.spec, leaf.spec
 
 
-def _tensors(source: Layer, target: Layer, why: str) -> Iterator[Resized]:
-    for one, other in _leaves(source, target):
-        yield Resized(one, other, (why, "no other layer on either side that could be meant"))
-
-
-class _Places:
-    """Where a layer stands, said alike for both sides by the pairs around it."""
-
-    def __init__(self, pairs: Sequence[LayerPair]) -> None:
-        paths = [(pair.source.path, pair.target.path) for pair in pairs]
-        self._blocks = _images(paths, block_of), _images([p[::-1] for p in paths], block_of)
-        self._modules = _images(paths, _parent), _images([p[::-1] for p in paths], _parent)
-
-    def block(self, path: Path, side: int) -> tuple[Path, Path] | None:
-        """The innermost numbered block on both sides; both ``()`` where one of them is none."""
-        return _place(block_of(path), self._blocks[side], side)
-
-    def module(self, path: Path, side: int) -> tuple[Path, Path] | None:
-        """The innermost module with pairs in it, on both sides."""
-        return _place(_parent(path), self._modules[side], side)
-
-
-def _place(module: Path, images: Mapping[Path, set[Path]], side: int) -> tuple[Path, Path] | None:
-    while module and module not in images:
-        module = module[:-1]
-    there = images.get(module, {()}) if module else {()}
-    if len(there) != 1:
-        return None
-    (image,) = there
-    if not module or not image:
-        return (), ()
-    return (module, image) if side == 0 else (image, module)
-
-
-def _images(
-    paths: Sequence[tuple[Path, Path]], module: Callable[[Path], Path]
-) -> dict[Path, set[Path]]:
-    found: dict[Path, set[Path]] = defaultdict(set)
-    for path, other in paths:
-        found[module(path)].add(module(other))
-    return found
+def _block_of(path: Path) -> Path:
+    """The innermost numbered module above a layer; ``()`` where it is in none."""
+    depths = (d for d in range(len(path) - 1, 0, -1) if numbering(path[d - 1])[1])
+    return path[: next(depths, 0)]
 
 
 def _parent(path: Path) -> Path:
     return path[:-1]
+
+
+def _places(pairs: Sequence[LayerPair], module: Callable[[Path], Path]) -> Key:
+    """Where a layer stands, said alike for both sides by the pairs around it: the innermost such
+    module with pairs in it, on both sides; both ``()`` where one of them is none.
+    """
+    images: tuple[dict[Path, set[Path]], ...] = (defaultdict(set), defaultdict(set))
+    for pair in pairs:
+        ends = module(pair.source.path), module(pair.target.path)
+        images[0][ends[0]].add(ends[1])
+        images[1][ends[1]].add(ends[0])
+
+    def place(layer: Layer, side: int) -> Hashable:
+        here = module(layer.path)
+        while here and here not in images[side]:
+            here = here[:-1]
+        there = images[side].get(here, {()}) if here else {()}
+        if len(there) != 1:
+            return None
+        (image,) = there
+        if not here or not image:
+            return (), ()
+        return (here, image) if side == 0 else (image, here)
+
+    return place

@@ -1,4 +1,4 @@
-"""Whether two projections of one attention have the same rows in the same order.
+"""Whether two projections of one attention, or of one gated layer, have the same rows.
 
 Of a fused projection the shape tells nothing of that: some libraries keep q, k and v as blocks,
 others interleave them per head, or per group of heads. So a name must say it, or be the same.
@@ -6,16 +6,19 @@ others interleave them per head, or per group of heads. So a name must say it, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from surgery.matching.structure.layers import Layer, Leaf, Path, rows_of
-from surgery.matching.structure.pairing import LayerPair, Open
-from surgery.matching.structure.words import attention_part, fused_order, tokens
+from surgery.matching.structure.words import attention_part, fused_order, is_within, tokens
 
 
 class LayoutUnknown(Exception):
-    """The rows of a fused projection cannot be told apart."""
+    """The rows of a projection are not known; each of ``hints`` says them in one way."""
+
+    def __init__(self, reason: str, *hints: str) -> None:
+        super().__init__(reason)
+        self.hints = hints
 
 
 def in_words(parts: str) -> str:
@@ -39,10 +42,6 @@ class Fused:
         return f"{self.word} says {in_words(self.order)}"
 
 
-#: Modules inside a projection: its matrix, and the norm of what it puts out.
-_WITHIN = frozenset({"linear", "conv", "convolution", "c", "bn", "norm", "layer", "dense"})
-
-
 def fused(name: str) -> Fused | None:
     """What the name of a tensor says of its rows; None where it is no fused projection."""
     above, _, segment = name.rpartition(".")
@@ -50,14 +49,9 @@ def fused(name: str) -> Fused | None:
     while above and found is None:
         above, _, segment = above.rpartition(".")
         found = _fused(segment)
-        if not _is_within(segment):
+        if not is_within(segment):
             break
     return found
-
-
-@cache
-def _is_within(segment: str) -> bool:
-    return all(word in _WITHIN or word.isdigit() for word in tokens(segment))
 
 
 @cache
@@ -72,7 +66,7 @@ def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
     """Why one leaf may be copied to the other as far as the order of its rows goes; empty where
     that is no question.
 
-    Raises :class:`LayoutUnknown` where both are fused and their names do not say that it is in
+    Raises :class:`LayoutUnknown` where they are fused and their names do not say that it is in
     one order.
     """
     ours, theirs = _fused_leaf(source, one), _fused_leaf(target, other)
@@ -87,8 +81,8 @@ def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
     said = " and ".join(
         str(x or f"{n} says nothing") for x, n in zip((ours, theirs), names, strict=True)
     )
-    gated = source.packed or target.packed or _gates(ours) or _gates(theirs)
-    raise LayoutUnknown(f"{said}: {_DOUBT[gated]}")
+    words = "".join(x.order for x in (ours, theirs) if x)
+    raise LayoutUnknown(f"{said}: {_DOUBT[_gated(source, target, words)]}")
 
 
 _DOUBT = {
@@ -96,23 +90,21 @@ _DOUBT = {
     True: "gates, and what they gate, may come in any order",
 }
 
-#: torch's own words for the two matrices of a recurrent cell, whatever follows them.
+
+def _gated(source: Layer, target: Layer, words: str) -> bool:
+    return "g" in words or not {source.packed, target.packed} <= {0, 3}
+
+
+#: torch's own words for the two matrices of a recurrent cell: ``ih_l0`` of a network is ``ih`` of
+#: a cell.
 _OF_CELLS = frozenset({"ih", "hh"})
-
-
-def _plain(segment: str) -> str:
-    """``ih_l0`` of a network is ``ih`` of a cell."""
-    return next((word for word in tokens(segment) if word in _OF_CELLS), segment)
-
-
-def _gates(found: Fused | None) -> bool:
-    return found is not None and "g" in found.order
 
 
 def _fused_leaf(layer: Layer, leaf: Leaf) -> Fused | None:
     found = None if len(leaf.part) == 1 else fused(leaf.spec.name)
     if found is None and layer.packed and not leaf.part:
-        return Fused(_plain(layer.path[-1]), "")
+        last = layer.path[-1]
+        return Fused(next((word for word in tokens(last) if word in _OF_CELLS), last), "")
     # An input projection of three times its inputs is torch's fused attention, others are not.
     if found and found.word.endswith("in_proj") and not _even(layer, found.order):
         return None
@@ -126,90 +118,73 @@ def _even(layer: Layer, order: str) -> bool:
     """
     if "g" in order:
         return True
-    weights = layer.of_role("weight")
-    if not all(w.spec.numel and w.spec.shape for w in weights):
+    weights = [leaf for leaf in layer.of_role("weight") if len(leaf.spec.shape) == 2]
+    if len(weights) != len(layer.of_role("weight")):
         return False
-    inputs = {w.spec.numel // rows_of(w, bool(layer.transposed)) for w in weights}
-    rows = sum(rows_of(w, bool(layer.transposed)) for w in weights if len(w.part) != 1)
-    flat = all(len(w.spec.shape) == 2 for w in weights)
-    return flat and inputs == {rows / len(order)}
-
-
-def apart(leaf: Leaf) -> None:
-    """Check that the rows of a fused leaf can be taken apart.
-
-    Raises :class:`LayoutUnknown` for a convolution: over pictures some interleave per head.
-    """
-    if len(leaf.part) > 1 and len(leaf.spec.shape) > 2 and not leaf.groups:
-        raise LayoutUnknown(
-            f"{leaf.spec.name} is a fused convolution: its rows may be interleaved per head"
-        )
+    outputs = {leaf: rows_of(leaf, bool(layer.transposed)) for leaf in weights}
+    inputs = {leaf.spec.numel // outputs[leaf] for leaf in weights}
+    rows = sum(outputs[leaf] for leaf in weights if len(leaf.part) != 1)
+    return inputs == {rows / len(order)}
 
 
 #: LLaMA's own words for the projections that are turned with the position, and those of
-#: transformers.
+#: transformers: there neighbouring rows of a head are turned together, here those of one half
+#: with those of the other (transformers, convert_llama_weights_to_hf.py, ``permute``).
 _TURNED = ({"wq", "wk"}, {"q_proj", "k_proj"})
 
 
-def without_turned(pair: LayerPair) -> tuple[LayerPair, Open | None]:
-    """A pair of attention projections without q and k, and these as open, where two sides turn
-    them for the position in other ways, going by their words.
+def check_turned(source: Layer, target: Layer) -> str:
+    """What is not known of how the rows of q and k are turned for the position; empty where both
+    sides use one word, or one makes neither.
 
-    LLaMA's own code (``wq``) turns neighbouring rows of a head together, transformers
-    (``q_proj``) those of one half with those of the other; the shapes are the same
-    (transformers, convert_llama_weights_to_hf.py, ``permute``).
+    Raises :class:`LayoutUnknown` where two sides do it in two ways, going by their words.
     """
-    if not (_turns(pair.source) and _turns(pair.target)):
-        return pair, None
-    ours, theirs = _ends(pair.source), _ends(pair.target)
+    ours, theirs = map(_ends, (source, target))
     one, other = _TURNED
-    if not ((ours & one and theirs & other) or (ours & other and theirs & one)):
-        return pair, None
-    (source, q_and_k), (target, wanted) = _divided(pair.source), _divided(pair.target)
-    return replace(pair, source=source, target=target), Open((q_and_k,), (wanted,), _EITHER_WAY)
-
-
-_EITHER_WAY = (
-    "one of wq and q_proj is usually turned for the position in pairs of neighbouring rows, the "
-    "other in halves of a head; if both sides do it alike, a hint 'wq = q_proj' says so, the "
-    "source's name first"
-)
-
-
-def _divided(layer: Layer) -> tuple[Layer, Layer]:
-    q_and_k = tuple(leaf for leaf in layer.leaves if leaf.part in ("q", "k"))
-    rest = tuple(leaf for leaf in layer.leaves if leaf not in q_and_k)
-    return replace(layer, leaves=rest), replace(layer, leaves=q_and_k)
-
-
-def may_turn(source: Layer, target: Layer) -> bool:
-    """Whether both make q and k, under other words."""
-    return _turns(source) and _turns(target) and _ends(source) != _ends(target)
-
-
-def _turns(layer: Layer) -> bool:
-    return any("q" in leaf.part or "k" in leaf.part for leaf in layer.leaves)
+    if (ours & one and theirs & other) or (ours & other and theirs & one):
+        raise LayoutUnknown(
+            "one of wq and q_proj is usually turned for the position in pairs of neighbouring "
+            "rows, the other in halves of a head; if both sides do it alike, a hint says so",
+            "q_proj -> wq" if ours & other else "wq -> q_proj",
+        )
+    made = [{part for leaf in x.leaves for part in leaf.part} & {*"qk"} for x in (source, target)]
+    if ours == theirs or not all(made):
+        return ""
+    return "rows of q and k in their own order: no name tells how they are turned for the position"
 
 
 def _ends(layer: Layer) -> set[str]:
-    return {path[-1] for path in words_of(layer) if path}
-
-
-def makes_parts(layer: Layer) -> bool:
-    """Whether a layer makes q, k or v, by its parts or by a name that fuses them."""
-    return any(leaf.part or fused(leaf.spec.name) for leaf in layer.leaves)
+    """The words that say which of q, k and v each tensor makes, or the layer's own name."""
+    made = any(leaf.part for leaf in layer.leaves)
+    return {path[-1] for path in (words_of(layer) if made else [layer.path]) if path}
 
 
 def words_of(layer: Layer) -> list[Path]:
     """The paths down to the words that say which of q, k and v each tensor of a layer makes, or
-    to the module where none does.
+    that of the layer where none does.
     """
-    return [_word_of(leaf) for leaf in layer.leaves]
+    found = []
+    for leaf in layer.leaves:
+        path = tuple(leaf.spec.name.split("."))
+        known = (path[:depth] for depth in range(len(path), 0, -1) if _tells(path[depth - 1]))
+        found.append(next(known, layer.path))
+    return found
 
 
-def _word_of(leaf: Leaf) -> Path:
-    path = tuple(leaf.spec.name.split("."))
-    for depth in range(len(path), 0, -1):
-        if attention_part(path[depth - 1]) or fused_order(path[depth - 1]) is not None:
-            return path[:depth]
-    return path[:-1]
+def _tells(segment: str) -> bool:
+    return attention_part(segment) is not None or fused_order(segment) is not None
+
+
+def layouts_of(source: Layer, target: Layer) -> tuple[str, ...]:
+    """Hints that say how the rows of a fused projection lie, of the one whose name says least."""
+    found = []
+    for side, layer in enumerate((source, target)):
+        for leaf in layer.leaves:
+            if len(leaf.part) != 1 and (word := _fused_leaf(layer, leaf)):
+                found.append((bool(word.order), side, word))
+    if not found:
+        return ()
+    _, side, word = min(found, key=lambda each: each[:2])
+    gated = _gated(source, target, word.order)
+    forms = ("gate, up", "up, gate") if gated else ("q, k, v", "8 x (q, k, v)")
+    return tuple(f"{form} -> {word.word}" if side else f"{word.word} -> {form}" for form in forms)

@@ -7,6 +7,7 @@ network; they are evidence beside shapes and nesting, never instead of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 
 _TOKENS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -68,14 +69,31 @@ _LAST = frozenset(
     {"second", "after", "post", "final", "last", "output"}
     | {"mlp", "ffn", "ff", "feedforward", "feed", "fc"}
 )
-
-
 _TURNING = frozenset({"pre", "post", "before", "after"})
-#: Words for what any layer is; among layers of one kind they tell nothing.
-_KINDS = frozenset(
-    {"norm", "conv", "layer", "layers", "linear", "dense", "proj", "projection", "block", "blocks"}
-    | {"module", "model", "batch", "group", "lin", "weight", "bias", "param", "d"}
+#: Words for modules that run one behind the other, and for what holds them.
+_STACK = frozenset(
+    {"layer", "layers", "block", "blocks", "stage", "stages", "features", "encoder", "h", "s", "b"}
+    | {"body", "trunk", "backbone", "model", "transformer", "resblocks", "denseblock", "output"}
+    | {"denselayer", "modules", "units", "unit"}
 )
+#: Words for the norm of what a network puts out; one that says nothing else is that by custom.
+_END = frozenset(
+    {"norm", "ln", "layernorm", "f", "final", "last", "head", "heads", "fc", "classifier", "post"}
+    | {"pooler", "encoder", "layer", "n"}
+)
+
+
+@cache
+def is_stack(segment: str) -> bool:
+    """Whether every word is one for modules that run one behind the other."""
+    return all(word.isdigit() or word in _STACK for word in tokens(segment))
+
+
+def is_last_norm(path: Iterable[str]) -> bool:
+    """Whether a norm is that of what the network puts out, by all words of its path."""
+    return all(
+        segment.isdigit() or all(word in _END for word in tokens(segment)) for segment in path
+    )
 
 
 def compare(one: str, other: str) -> int | None:
@@ -117,18 +135,21 @@ def _beside_plain(one: str, other: str, rank: int | None, other_rank: int | None
 _CONCEPTS = (
     ("attention", "attn", "sa", "mha"),
     ("mlp", "ffn", "ff", "feedforward", "intermediate"),
-    ("norm", "ln", "bn", "layernorm", "batchnorm", "normalization"),
     ("shortcut", "downsample", "skip", "identity"),
     ("embed", "embedding", "embeddings", "emb", "tok", "token", "tokens", "wte", "stem", "patch"),
     ("position", "positional", "pos", "wpe"),
+    ("relative",),
+    ("type", "segment"),
     ("class", "cls"),
+    ("mask",),
+    ("register", "registers"),
     ("dist", "distillation"),
     ("q", "query", "queries", "wq"),
     ("k", "key", "keys", "wk"),
     ("v", "value", "values", "wv"),
-    ("conv", "convolution"),
-    ("head", "classifier", "fc", "score"),
-    ("o", "out", "output", "wo"),
+    ("head", "classifier", "score"),
+    ("aux",),
+    ("out", "o", "output", "wo"),
 )
 _CONCEPT = {word: words[0] for words in _CONCEPTS for word in words}
 
@@ -137,17 +158,11 @@ _CONCEPT = {word: words[0] for words in _CONCEPTS for word in words}
 def concepts(segment: str) -> frozenset[str]:
     """What a segment speaks of, synonyms made one; ``mlp2`` is not ``mlp``.
 
-    Kinds of layers are left out. Words behind *pre* or *post* say where a thing stands, not what
-    it is.
+    Words that are not known tell nothing, and neither do those for what any layer is.
     """
-    found: set[str] = set()
-    numbers = "".join(token for token in tokens(segment) if token.isdigit())
-    for token in tokens(segment):
-        if token in _TURNING:
-            break
-        if (len(token) > 1 or token in _CONCEPT) and not token.isdigit():
-            found.add(_CONCEPT.get(token, token))
-    return frozenset(word + numbers for word in found - _KINDS)
+    words = tokens(segment)
+    numbers = "".join(word for word in words if word.isdigit())
+    return frozenset(_CONCEPT[word] + numbers for word in words if word in _CONCEPT)
 
 
 _PART_WORDS = {
@@ -158,12 +173,11 @@ _PART_WORDS = {
 }  # fmt: skip
 
 
-#: Names of fused projections that are q, k and v in this order, each a block of rows, though
-#: they do not say it.
+#: Names of fused projections that are q, k and v in this order, each a block of rows, though they
+#: do not say it, and words beside ``qkv`` that leave them blocks. With others (``qkv_proj``) they
+#: are as often interleaved per head, or lie in groups of another order.
 _BLOCKS = (("in", "proj"), ("c", "attn"))
-#: Names that speak of blocks and are as often something else: ``qkv_proj`` is interleaved per head
-#: in much tutorial code, and lies in groups of its own order in CodeGen.
-_NO_BLOCKS = (("qkv", "proj"),)
+_BESIDE_BLOCKS = frozenset({"to", "attn"})
 
 
 def _bare(segment: str) -> tuple[str, ...]:
@@ -183,12 +197,24 @@ def attention_part(segment: str) -> tuple[str, str] | None:
     words = _bare(segment)
     if words in _BLOCKS:
         return "qkv", ""
-    if words in _NO_BLOCKS:
-        return None
     parts = [word for word in words if word in _PART_WORDS]
-    if len(parts) != 1:
+    rest = [word for word in words if word not in parts]
+    if len(parts) != 1 or (len(_PART_WORDS[parts[0]]) > 1 and not _BESIDE_BLOCKS.issuperset(rest)):
         return None
-    return _PART_WORDS[parts[0]], "_".join(word for word in words if word != parts[0])
+    return _PART_WORDS[parts[0]], "_".join(rest)
+
+
+_NORM = frozenset({"norm", "ln", "bn", "layernorm", "batchnorm", "normalization"})
+
+
+#: Modules inside a projection: its matrix, and the norm of what it puts out.
+_WITHIN = frozenset({"linear", "conv", "convolution", "c", "bn", "norm", "layer", "dense"})
+
+
+@cache
+def is_within(segment: str) -> bool:
+    """Whether a module is but a part of the projection that holds it."""
+    return all(word in _WITHIN or word.isdigit() for word in tokens(segment))
 
 
 @cache
@@ -202,17 +228,15 @@ def fused_order(segment: str) -> str | None:
     words = _bare(segment)
     if words in _BLOCKS:
         return "qkv"
-    if words in _NO_BLOCKS:
-        return ""
-    if any(_CONCEPT.get(word) == "norm" for word in words):
+    if not _NORM.isdisjoint(words):
         return None
     gates = "".join(_GATES.get(word, "") for word in words)
     if len(gates) == 2:
         return gates
     parts = [_PART_WORDS[word] for word in words if word in _PART_WORDS]
-    if len(parts) > 1:
-        return ""
-    return parts[0] if parts and len(parts[0]) > 1 else None
+    if len(parts) == 1 and len(parts[0]) > 1 and (found := attention_part(segment)):
+        return found[0]
+    return "" if len("".join(parts)) > 1 else None
 
 
 _GATES = {"gate": "g", "up": "u"}

@@ -1,4 +1,4 @@
-"""Which code would build an architecture now: the installed files, told without importing them.
+"""Which code would build an architecture now: the installed files, found without importing them.
 
 Versions alone would miss an edited or an editable install, and reading them
 (``importlib.metadata``) takes longer than looking at every file.

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.json_values import fields, items, text, texts, whole_number
+
 Shape = tuple[int, ...]
 
 
@@ -15,7 +17,7 @@ class Outline:
 
     ``tensors`` are the floating ones by name, without wrapper segments: counters and index tables
     come and go between releases, and say nothing that the weights do not. ``heads`` are the paths
-    of the head's layers, empty where they cannot be told or there are none.
+    of the head's layers, empty where they are not known or there are none.
     """
 
     architecture: str
@@ -39,15 +41,19 @@ def to_columns(outlines: Iterable[Outline]) -> dict[str, Any]:
     return {"names": list(names), "shapes": [list(shape) for shape in shapes], "rows": rows}
 
 
-def from_columns(data: Mapping[str, Any]) -> tuple[Outline, ...]:
-    """The inverse. Other data raise KeyError, IndexError, TypeError or ValueError."""
-    names = [str(name) for name in data["names"]]
-    shapes = [tuple(map(int, shape)) for shape in data["shapes"]]
-    return tuple(_outline(row, names, shapes) for row in data["rows"])
+def from_columns(data: object) -> tuple[Outline, ...]:
+    """The inverse. Any other data raise ValueError."""
+    names, shapes, rows = fields(data, "names", "shapes", "rows")
+    names = texts(names)
+    shapes = [tuple(map(whole_number, items(shape))) for shape in items(shapes)]
+    return tuple(_outline(row, names, shapes) for row in items(rows))
 
 
-def _outline(row: Sequence[Any], names: Sequence[str], shapes: Sequence[Shape]) -> Outline:
-    architecture, heads, name_at, shape_at = row
-    pairs = zip(name_at, shape_at, strict=True)
-    tensors = {names[name]: shapes[shape] for name, shape in pairs}
-    return Outline(str(architecture), tensors, tuple(map(str, heads)))
+def _outline(row: object, names: Sequence[str], shapes: Sequence[Shape]) -> Outline:
+    architecture, heads, name_at, shape_at = items(row)
+    pairs = zip(map(whole_number, items(name_at)), map(whole_number, items(shape_at)), strict=True)
+    try:
+        tensors = {names[name]: shapes[shape] for name, shape in pairs}
+    except IndexError as error:
+        raise ValueError("a row goes beyond the names or the shapes") from error
+    return Outline(text(architecture), tensors, texts(heads))

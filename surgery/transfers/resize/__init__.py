@@ -1,7 +1,7 @@
-"""Tensors of another form that can be computed from the source's, one adapter a file.
+"""Tensors of another shape that can be made from the source's, one method a file.
 
-An adapter decides on names and shapes, which is part of the plan
-(:class:`~surgery.transfers.plan.Adapt`), and computes when the plan is applied. ``ADAPTERS`` are
+A resizer decides on names and shapes, which is part of the plan
+(:class:`~surgery.transfers.step.Method`), and computes when the plan is applied. ``RESIZERS`` are
 in the order in which those that are automatic are tried; the first that fits is taken.
 """
 
@@ -20,10 +20,10 @@ from surgery.transfers.resize import (
     vocabulary,
     width,
 )
-from surgery.transfers.resize.adapter import Adapter
+from surgery.transfers.resize.resizer import Resizer
 
-ADAPTERS: Mapping[str, Adapter] = {
-    module.ADAPTER.name: module.ADAPTER
+RESIZERS: Mapping[str, Resizer] = {
+    module.RESIZER.name: module.RESIZER
     for module in (
         input_channels,
         pos_embed,

@@ -1,88 +1,88 @@
-"""Which adapter a matched pair of tensors gets: the one asked for, or the first that fits."""
+"""Which method a matched pair of tensors gets: the one that was named, or the first that fits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
-from surgery.errors import SurgeryError, did_you_mean
-from surgery.patterns import Subject, matches
+from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec
-from surgery.transfers.plan import Adapt
-from surgery.transfers.refusal import first_lines
-from surgery.transfers.resize import ADAPTERS
-from surgery.transfers.resize.adapter import Adapter, Case, Fit, NoFit, Settings
-from surgery.transfers.resize.asked import Asked
-from surgery.wrappers import unwrap_name
+from surgery.transfers.resize import RESIZERS
+from surgery.transfers.resize.options import Resize
+from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer
+from surgery.transfers.selecting import names_selected, no_tensor
+from surgery.transfers.step import Method, Step
+from surgery.wording import first_lines
+
+#: The source's name by the mapping's lines and its spec, and the target's tensor.
+Pair: TypeAlias = tuple[str, TensorSpec, TensorSpec]
+Found: TypeAlias = tuple[Method, str]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Choice:
-    """The adapters of one plan. ``pairs`` are (source, target) of all names that were matched;
-    ``sources`` are by their names after renames. It keeps what was asked for and what became of
-    it, for :meth:`refuse_unused`.
+    """The options of one plan. ``pairs`` are (source, target) of all names that were matched;
+    ``sources`` are by their names after the mapping's lines.
     """
 
-    asked: Sequence[Asked]
-    automatic: bool
+    options: tuple[Resize, ...]
     sources: Mapping[str, TensorSpec]
     target: ModelSpec
-    pairs: Sequence[tuple[TensorSpec, TensorSpec]]
-    _why: dict[str, list[str]] = field(default_factory=dict)
-    _used: set[str] = field(default_factory=set)
+    pairs: tuple[tuple[TensorSpec, TensorSpec], ...]
 
-    def asked_for(self, target: TensorSpec) -> Asked | None:
-        """The adapter that was named for the tensor. Raises SurgeryError for two of them."""
-        if not self.asked:
-            return None
-        subject = _subject(target, self.target)
-        found = [asked for asked in self.asked if matches(asked.selector, subject)]
+    def named(self, pair: Pair) -> Found | None:
+        """What the option that names both this tensor and a method makes of it, where it fits;
+        also of a tensor of the same shape. Raises SurgeryError for two such options.
+        """
+        found = [option for option in self._of(pair[2]) if option.is_exact]
         if len(found) > 1:
-            both = " and ".join(repr(asked.text) for asked in found)
-            raise SurgeryError(f"{target.name} is meant by {both}; one adapter takes a tensor")
-        return found[0] if found else None
+            both = " and ".join(repr(option.text) for option in found)
+            raise SurgeryError(f"{pair[2].name} is meant by {both}; one method takes a tensor")
+        for option in found:
+            fit = self._exactly(option, pair)
+            if isinstance(fit, Fit):
+                assert option.resizer is not None
+                return _method(option.resizer, fit, named=True)
+        return None
 
-    def chosen(
-        self, source_name: str, source: TensorSpec, target: TensorSpec, via: tuple[str, ...]
-    ) -> Adapt | None:
-        """The step of the adapter named for this tensor, where there is one and it fits."""
-        asked = self.asked_for(target)
-        if asked is None:
-            return None
-        case = self._case(source_name, source, target, asked.settings, chosen=True)
-        decision = _decide(asked.adapter, case)
-        if isinstance(decision, NoFit):
-            self._why.setdefault(asked.text, []).append(f"{target.name}: {decision.why}")
-            return None
-        self._used.add(asked.text)
-        return _step(asked.adapter, case, decision, via)
-
-    def fitting(
-        self, source_name: str, source: TensorSpec, target: TensorSpec, via: tuple[str, ...]
-    ) -> Adapt | str:
-        """The step of the first automatic adapter that fits, or why those of its kind do not."""
-        if not self.automatic or source.shape == target.shape:
+    def automatic(self, pair: Pair) -> Found | str:
+        """What the first method that fits makes of a tensor of another shape, or why those of its
+        kind do not fit.
+        """
+        why: list[str] = []
+        if pair[1].shape == pair[2].shape:
             return ""
-        case = self._case(source_name, source, target, {}, chosen=False)
-        why = []
-        for adapter in ADAPTERS.values():
-            decision = _decide(adapter, case) if adapter.automatic else NoFit("")
-            if isinstance(decision, Fit):
-                return _step(adapter, case, decision, via)
-            if decision.near:
-                why.append(f"{adapter.name}: {decision.why}")
-        return "; ".join(why)
+        for option in self._of(pair[2]):
+            for resizer in [option.resizer] if option.resizer else RESIZERS.values():
+                if option.is_exact or not (option.resizer or resizer.automatic):
+                    continue
+                fit = _decide(resizer, self._case(pair, option))
+                if isinstance(fit, Fit):
+                    return _method(resizer, fit, named=option.text != "auto")
+                if fit.near:
+                    why.append(f"{resizer.name}: {fit.why}")
+        return "; ".join(dict.fromkeys(why))
 
-    def _case(
-        self,
-        source_name: str,
-        source: TensorSpec,
-        target: TensorSpec,
-        settings: Settings,
-        *,
-        chosen: bool,
-    ) -> Case:
+    def _of(self, target: TensorSpec) -> list[Resize]:
+        """The options that mean the tensor; those that name it first."""
+        meant = self._meant
+        named = [option for option in self.options if target.name in meant.get(option.text, ())]
+        return [*named, *(option for option in self.options if option.selector is None)]
+
+    @cached_property
+    def _meant(self) -> Mapping[str, frozenset[str]]:
+        named = [(each.text, each.selector) for each in self.options if each.selector]
+        names = names_selected(self.target, (selector for _, selector in named))
+        return {text: found for (text, _), found in zip(named, names, strict=True)}
+
+    def _exactly(self, option: Resize, pair: Pair) -> Fit | NoFit:
+        assert option.resizer is not None
+        return _decide(option.resizer, self._case(pair, option))
+
+    def _case(self, pair: Pair, option: Resize) -> Case:
+        source_name, source, target = pair
         module = self.target.module_of(target.name)
         return Case(
             source=source,
@@ -93,14 +93,14 @@ class Choice:
             types=module.types if module else (),
             widths=self._widths,
             last=self._last,
-            settings=settings,
-            chosen=chosen,
+            settings=option.settings,
+            named=option.is_exact,
         )
 
     @cached_property
     def _last(self) -> str:
-        named = (tensor.name for tensor in reversed(self.target.tensors) if tensor.is_floating)
-        return next(named, "").rpartition(".")[0]
+        names = (tensor.name for tensor in reversed(self.target.tensors) if tensor.is_floating)
+        return next(names, "").rpartition(".")[0]
 
     @cached_property
     def _widths(self) -> frozenset[tuple[int, int]]:
@@ -113,64 +113,48 @@ class Choice:
         consumed = {size for sizes in changed for size in sizes[1:]}
         return frozenset((old, new) for old, new in produced & consumed if old != new)
 
-    def refuse_unused(self) -> None:
-        """Raise SurgeryError for an adapter that was asked for and fits nothing."""
-        for asked in self.asked:
-            if asked.text not in self._used:
+    def refuse_unused(self, steps: Sequence[Step]) -> None:
+        """Raise SurgeryError for an option that fits nothing; ``auto`` may."""
+        resized = [step for step in steps if step.method]
+        for option in self.options:
+            if option.text != "auto" and not any(self._took(option, step) for step in resized):
                 raise SurgeryError(
-                    f"the adapter {asked.text!r} fits nothing; nothing was changed",
-                    self._why_unused(asked),
+                    f"resize {option.text!r} fits nothing; nothing was changed",
+                    first_lines([*self._why_unused(option, steps)], 5),
                 )
 
-    def _why_unused(self, asked: Asked) -> list[str]:
-        if why := self._why.get(asked.text):
-            return first_lines(why, 5)
-        selected = [
-            tensor.name
-            for tensor in self.target.tensors
-            if matches(asked.selector, _subject(tensor, self.target))
-        ]
-        if selected:
-            return [f"no source tensor was matched with {name}" for name in selected[:5]]
-        segments = _names_and_paths(map(unwrap_name, self.target.by_name))
-        near = did_you_mean(asked.selector.text, segments, 3)
-        return [f"no tensor of the target is called {asked.selector}{near}"]
+    def _took(self, option: Resize, step: Step) -> bool:
+        assert step.method is not None
+        named = option.resizer is None or option.resizer.name == step.method.name
+        return named and option in self._of(step.target)
+
+    def _why_unused(self, option: Resize, steps: Sequence[Step]) -> Iterator[str]:
+        meant = [step for step in steps if option in self._of(step.target)]
+        if not meant and option.selector:
+            yield no_tensor(option.selector, self.target)
+        for step in meant:
+            if step.source is None:
+                yield f"no source tensor was matched with {step.target.name}"
+            elif option.resizer is None:
+                if step.source.shape != step.target.shape:
+                    yield f"{step.target.name}: {step.reason}"
+            elif option.is_exact or step.source.shape != step.target.shape:
+                fit = self._exactly(option, (step.source.name, step.source, step.target))
+                yield f"{step.target.name}: {fit.why if isinstance(fit, NoFit) else step.reason}"
+        if meant and option.resizer is None:
+            yield f"what {option.text} selects has the same shape on both sides"
 
 
-def _names_and_paths(names: Iterable[str]) -> list[str]:
-    """Every name and every path above it: a pattern may mean either."""
-    found: dict[str, None] = {}
-    for name in names:
-        while name:
-            found[name] = None
-            name = name.rpartition(".")[0]
-    return list(found)
-
-
-def _subject(tensor: TensorSpec, model: ModelSpec) -> Subject:
-    module = model.module_of(tensor.name)
-    types = module.types if module else ()
-    return Subject((unwrap_name(tensor.name), tensor.name), types, frozenset(), frozenset())
-
-
-def _decide(adapter: Adapter, case: Case) -> Fit | NoFit:
+def _decide(resizer: Resizer, case: Case) -> Fit | NoFit:
     for spec in (case.source, case.target):
         if not spec.numel:
             return NoFit("there are no elements")
         if not spec.is_floating or spec.dtype.startswith("complex"):
             return NoFit(f"only real numbers are computed with, and it has {spec.dtype}")
-    return adapter.decide(case)
+    return resizer.decide(case)
 
 
-def _step(adapter: Adapter, case: Case, fit: Fit, via: tuple[str, ...]) -> Adapt:
-    return Adapt(
-        target=case.target,
-        sources=(case.source,),
-        adapter=adapter.name,
-        reason=fit.reason,
-        reference=fit.reference or adapter.reference,
-        settings=tuple(fit.settings.items()),
-        initial=fit.initial,
-        chosen=case.chosen,
-        via=via,
-    )
+def _method(resizer: Resizer, fit: Fit, *, named: bool) -> Found:
+    settings = tuple(fit.settings.items())
+    reference = fit.reference or resizer.reference
+    return Method(resizer.name, reference, settings, fit.initial, named), fit.reason

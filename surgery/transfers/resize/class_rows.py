@@ -12,20 +12,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+import torch
+
+from surgery.checkpoint.text import lines_of, read_text
+from surgery.class_rows import Pairs, rows_by_labels
 from surgery.errors import LineError, Problem, SurgeryError
-from surgery.transfers.resize.adapter import Adapter, Case, Fit, NoFit, Settings, count
-
-if TYPE_CHECKING:
-    import torch
-
-Pairs = tuple[tuple[int, int], ...]
+from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings, count
 
 
 @dataclass(frozen=True, slots=True)
-class ClassRows(Adapter):
+class ClassRows(Resizer):
     """Its settings are not options with names but pairs, given in one of three ways."""
 
     def read(self, given: Mapping[str, str]) -> Settings:
@@ -33,7 +31,8 @@ class ClassRows(Adapter):
         classes there are, where labels told.
         """
         if given.keys() == {"old", "new"}:
-            return _from_labels(_lines(given["old"]), _lines(given["new"]), given)
+            old, new = (lines_of(read_text(given[side])) for side in ("old", "new"))
+            return _from_labels(old, new, given)
         if given.keys() == {"file"}:
             return {"rows": _from_file(given["file"])}
         if not given or {"old", "new", "file"} & given.keys():
@@ -56,7 +55,7 @@ def _pairs(texts: Iterable[tuple[str, str]]) -> Pairs:
 
 def _from_file(path: str) -> Pairs:
     pairs, problems = [], []
-    for number, raw in enumerate(_lines(path), start=1):
+    for number, raw in enumerate(lines_of(read_text(path)), start=1):
         line = raw.partition("#")[0].strip()
         new, equals, old = (part.strip() for part in line.partition("="))
         if equals and new.isdecimal() and old.isdecimal():
@@ -68,22 +67,10 @@ def _from_file(path: str) -> Pairs:
     return _pairs(pairs)
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SurgeryError(f"class-rows: {path} cannot be read: {why}") from error
-
-
 def _from_labels(old: Sequence[str], new: Sequence[str], paths: Mapping[str, str]) -> Settings:
-    for side, labels in (("old", old), ("new", new)):
-        if twice := [label for label, n in Counter(labels).items() if n > 1]:
-            raise SurgeryError(f"class-rows: {paths[side]} has {twice[0]!r} more than once")
-    index = {label: at for at, label in enumerate(old)}
-    rows = tuple((at, index[label]) for at, label in enumerate(new) if label in index)
+    rows = rows_by_labels({f"old={paths['old']}": old, f"new={paths['new']}": new})
     if not rows:
-        raise SurgeryError(f"class-rows: {paths['old']} and {paths['new']} share no label")
+        raise SurgeryError(f"class-rows: {paths['new']} has no labels")
     return {"rows": rows, "old": len(old), "new": len(new)}
 
 
@@ -106,18 +93,18 @@ def decide(case: Case) -> Fit | NoFit:
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
 ) -> torch.Tensor:
     """(old classes, ...) to (new classes, ...)."""
-    result = sources[0].new_empty(shape) if initial is None else initial.clone()
+    result = source.new_empty(shape) if initial is None else initial.clone()
     for new, old in cast("Pairs", settings["rows"]):
-        result[new] = sources[0][old]
+        result[new] = source[old]
     return result
 
 
-ADAPTER = ClassRows(
+RESIZER = ClassRows(
     "class-rows", "the classes' own rows, so their own logits", decide, compute, automatic=False
 )

@@ -5,19 +5,16 @@ choice of "Initializing Models with Larger Ones" (Xu et al. 2024) does; in a dee
 repeats layers side by side. ``blocks=depth:how=stack`` puts whole copies one on the other
 ("Efficient Training of BERT by Progressively Stacking", Gong et al. 2019). Never without being
 asked: by their names the first layers fit already. Which tensors of which layers meet is
-:mod:`surgery.transfers.resize.layers`' to say; the values stay as they are.
+:mod:`surgery.transfers.resize.stacks`' to say; the values stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-from surgery.transfers.resize.adapter import Adapter, Case, NoFit, Settings, one_of
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from surgery.transfers.resize.resizer import Case, NoFit, Resizer, Settings, one_of
 
 REFERENCES = {
     "uniform": "Initializing Models with Larger Ones (Xu et al. 2024)",
@@ -43,16 +40,16 @@ def decide(case: Case) -> NoFit:
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
 ) -> torch.Tensor:
     """The other layer's values."""
-    return sources[0]
+    return source
 
 
-ADAPTER = Adapter(
+RESIZER = Resizer(
     "depth",
     REFERENCES["uniform"],
     decide,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from surgery.transfers.plan import shape_text
-from surgery.transfers.resize.adapter import Adapter, Case, Fit, NoFit, Settings
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings
+from surgery.wording import shape_text
 
 #: Channels of grey, colour, and colour with an alpha or depth channel.
 _IMAGES = (1, 3, 4)
@@ -29,8 +27,8 @@ def decide(case: Case) -> Fit | NoFit:
     if old == new:
         return NoFit(f"both read {old} channels")
     first = next((spec.name for spec in case.targets.values() if len(spec.shape) == 4), "")
-    if not case.chosen and (old not in _IMAGES or case.target.name != first):
-        return NoFit(f"it is no stem of an image network: {shape_text(case.source)}")
+    if not case.named and (old not in _IMAGES or case.target.name != first):
+        return NoFit(f"it is no stem of an image network: {shape_text(case.source.shape)}")
     return Fit(_what_is_done(old, new))
 
 
@@ -46,7 +44,7 @@ def _what_is_done(old: int, new: int) -> str:
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
@@ -54,7 +52,7 @@ def compute(
     """(out, old, h, w) to (out, new, h, w)."""
     from timm.models import adapt_input_conv
 
-    weight, new = sources[0], shape[1]
+    weight, new = source, shape[1]
     old = weight.shape[1]
     if old == 3:
         result: torch.Tensor = adapt_input_conv(new, weight)
@@ -65,4 +63,4 @@ def compute(
     return weight.repeat(1, -(-new // old), 1, 1)[:, :new] * (old / new)
 
 
-ADAPTER = Adapter("input-channels", "timm.models.adapt_input_conv", decide, compute)
+RESIZER = Resizer("input-channels", "timm.models.adapt_input_conv", decide, compute)

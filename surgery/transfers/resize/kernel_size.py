@@ -10,20 +10,19 @@ for larger ones (MedNeXt, Roy et al. 2023).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from surgery.transfers.resize.adapter import (
-    Adapter,
+import torch
+import torch.nn.functional as F
+
+from surgery.transfers.resize.resizer import (
     Case,
     Fit,
     NoFit,
+    Resizer,
     Settings,
     grid_text,
     one_of,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 _REFERENCES = {
     "pad": "Network Morphism (Wei et al. 2016)",
@@ -37,7 +36,7 @@ def decide(case: Case) -> Fit | NoFit:
     source, target = case.source.shape, case.target.shape
     if len(source) != len(target) or len(source) not in (3, 4, 5) or source[:2] != target[:2]:
         return NoFit("more than the kernel differs")
-    if not case.chosen and not _is_convolution(case):
+    if not case.named and not _is_convolution(case):
         return NoFit("it is no convolution")
     old, new = source[2:], target[2:]
     if old == new:
@@ -73,15 +72,13 @@ def _around_the_centre(old: Sequence[int], new: Sequence[int]) -> Fit:
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
 ) -> torch.Tensor:
     """(out, in, ...) to the same with the kernel's sides of ``shape``."""
-    import torch.nn.functional as F
-
-    (kernel,) = sources
+    kernel = source
     if settings["how"] == "interpolate":
         mode = ("linear", "bilinear", "trilinear")[len(shape) - 3]
         return F.interpolate(kernel, size=shape[2:], mode=mode)
@@ -91,7 +88,7 @@ def compute(
     return F.pad(kernel, [margin for margin in reversed(margins) for _ in "<>"])
 
 
-ADAPTER = Adapter(
+RESIZER = Resizer(
     "kernel-size",
     _REFERENCES["pad"],
     decide,

@@ -7,13 +7,10 @@ themselves, as nearly as can be.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from surgery.transfers.resize.adapter import Adapter, Case, Fit, NoFit, Settings, grid_text
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings, grid_text
 
 #: timm's, torchvision's and transformers' names; a hybrid's backbone has longer ones.
 _PATCHES = re.compile(r"(^|[._])(patch_?embed(ding)?s?(\.proj(ection)?)?|conv_proj)\.weight$")
@@ -22,7 +19,7 @@ _PATCHES = re.compile(r"(^|[._])(patch_?embed(ding)?s?(\.proj(ection)?)?|conv_pr
 def decide(case: Case) -> Fit | NoFit:
     """A convolution by its name, of which nothing but the patch differs."""
     source, target = case.source.shape, case.target.shape
-    if not (case.chosen or _PATCHES.search(case.target.name)):
+    if not (case.named or _PATCHES.search(case.target.name)):
         return NoFit("it is not named a patch embedding")
     if len(source) != 4 or len(target) != 4 or source[:2] != target[:2]:
         return NoFit("more than the patch size differs", near=True)
@@ -33,7 +30,7 @@ def decide(case: Case) -> Fit | NoFit:
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
@@ -41,11 +38,11 @@ def compute(
     """(out, in, h, w) to (out, in, new h, new w)."""
     from timm.layers import resample_patch_embed
 
-    result: torch.Tensor = resample_patch_embed(sources[0], list(shape[2:]))
+    result: torch.Tensor = resample_patch_embed(source, list(shape[2:]))
     return result
 
 
-ADAPTER = Adapter(
+RESIZER = Resizer(
     "patch-embed",
     "FlexiViT (Beyer et al. 2023), timm.layers.resample_patch_embed",
     decide,

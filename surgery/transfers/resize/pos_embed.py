@@ -2,9 +2,9 @@
 
 Most lie flat, ``(1, tokens, width)`` or ``(tokens, width)``: first the prefix tokens (class,
 distillation, registers, or none), then the grid row by row. Neither the number of prefix tokens
-nor the grid's sides are in the shape. They are settled by the tokens that the model has beside
-its embedding and by the assumption that the grid is square, which the plan then says; where that
-leaves none or several readings, the adapter does not apply until the settings ``old=14x14``,
+nor the grid's sides are in the shape. They follow from the tokens that the model has beside
+its embedding and from the assumption that the grid is square, which the plan then says; where that
+leaves none or several readings, the resizer does not apply until the settings ``old=14x14``,
 ``new=7x28`` and ``prefix=1`` say more.
 """
 
@@ -14,14 +14,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import isqrt, prod
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+import torch
 
 from surgery.specs import TensorSpec
-from surgery.transfers.resize.adapter import (
-    Adapter,
+from surgery.transfers.resize.resizer import (
     Case,
     Fit,
     NoFit,
+    Resizer,
     Settings,
     count,
     grid,
@@ -30,9 +32,6 @@ from surgery.transfers.resize.adapter import (
     setting_text,
     surroundings,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 _POSITIONS = re.compile(r"(^|[._])(patch_)?pos(ition(al|s)?)?(_?emb|_?enc|$|\.weight$)")
 #: Tokens that stand before the patches, in the order in which every library puts them.
@@ -47,7 +46,7 @@ Grid = tuple[int, int]
 def decide(case: Case) -> Fit | NoFit:
     """An embedding by its name, for a grid of patches by the convolution of its width nearby."""
     source, target = case.source.shape, case.target.shape
-    if not case.chosen and not _POSITIONS.search(case.target.name):
+    if not case.named and not _POSITIONS.search(case.target.name):
         return NoFit("it is not named a positional embedding")
     if len(source) != len(target) or len(source) not in (2, 3, 4) or source[-1] != target[-1]:
         return NoFit("not two embeddings of one width", near=True)
@@ -55,7 +54,7 @@ def decide(case: Case) -> Fit | NoFit:
         return _decide_map(case)
     if prod(source[:-2]) != 1 or prod(target[:-2]) != 1:
         return NoFit("one embedding at a time can be resampled", near=True)
-    if not case.chosen and not _of_patches(case):
+    if not case.named and not _of_patches(case):
         return NoFit("no patch embedding of its width lies near: text, perhaps", near=True)
     return _decide_tokens(case)
 
@@ -80,7 +79,7 @@ def _decide_map(case: Case) -> Fit | NoFit:
     old, new = case.source.shape[1:3], case.target.shape[1:3]
     if case.source.shape[0] != 1 or case.target.shape[0] != 1:
         return NoFit("one embedding at a time can be resampled", near=True)
-    if not case.chosen and (old[0] == new[0] or old[1] == new[1]):
+    if not case.named and (old[0] == new[0] or old[1] == new[1]):
         # NesT keeps (1, blocks, positions, width) under this name.
         return NoFit("only one of its sides differs: blocks, perhaps, and no rows", near=True)
     settings: Settings = {"old": old, "new": new, "drop": 0, "prefix": 0, **_mode(case)}
@@ -161,10 +160,10 @@ def _no_grid(case: Case, side: str) -> str:
 
 
 def _many_grids(old: Sequence[tuple[int, Grid]], new: Sequence[tuple[int, Grid]]) -> str:
-    def told(readings: Sequence[tuple[int, Grid]]) -> str:
+    def text(readings: Sequence[tuple[int, Grid]]) -> str:
         return " or ".join(f"{grid_text(sides)} behind {n}" for n, sides in readings)
 
-    return f"ambiguous: {told(old)} to {told(new)}; say prefix=N"
+    return f"ambiguous: {text(old)} to {text(new)}; say prefix=N"
 
 
 def _assumed(sides: Sequence[str]) -> str:
@@ -188,24 +187,21 @@ def _mode(case: Case) -> Settings:
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
 ) -> torch.Tensor:
     """(..., old tokens, width) to (..., new tokens, width), or the same of maps."""
-    import torch
     from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc
 
     old, new = cast("Grid", settings["old"]), cast("Grid", settings["new"])
     mode = cast("str", settings["mode"])
     if len(shape) == 4:
-        result: torch.Tensor = resample_abs_pos_embed_nhwc(
-            sources[0], list(new), interpolation=mode
-        )
+        result: torch.Tensor = resample_abs_pos_embed_nhwc(source, list(new), interpolation=mode)
         return result
     prefix, drop = cast("int", settings["prefix"]), cast("int", settings["drop"])
-    flat = sources[0].reshape(1, -1, shape[-1])
+    flat = source.reshape(1, -1, shape[-1])
     if drop:
         flat = torch.cat((flat[:, :prefix], flat[:, prefix + drop :]), dim=1)
     result = resample_abs_pos_embed(
@@ -216,7 +212,7 @@ def compute(
 
 _NHWC = "timm.layers.resample_abs_pos_embed_nhwc"
 
-ADAPTER = Adapter(
+RESIZER = Resizer(
     "pos-embed",
     "timm.layers.resample_abs_pos_embed",
     decide,

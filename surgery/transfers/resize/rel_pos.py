@@ -11,20 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import isqrt, prod
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from surgery.transfers.resize.adapter import (
-    Adapter,
+import torch
+
+from surgery.transfers.resize.resizer import (
     Case,
     Fit,
     NoFit,
+    Resizer,
     Settings,
     grid,
     grid_text,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 Window = tuple[int, int]
 _OFFSETS = re.compile(r"(^|\.)rel(ative)?_pos(ition)?_bias(_table)?$")
@@ -37,7 +36,7 @@ def decide(case: Case) -> Fit | NoFit:
     """By the table's name; the number of heads is the same on both sides."""
     if _ABSOLUTE.search(case.target.name):
         return _decide_absolute(case)
-    if not (case.chosen or _OFFSETS.search(case.target.name)):
+    if not (case.named or _OFFSETS.search(case.target.name)):
         return NoFit("it is not named a table of relative positions")
     if len(case.target.shape) == 3:
         return _decide_maps(case)
@@ -104,7 +103,7 @@ def _told(old: Sequence[int], new: Sequence[int]) -> str:
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
@@ -116,19 +115,19 @@ def compute(
 
     result: torch.Tensor
     if settings["kind"] == "absolute":
-        result = resize_rel_pos_bias_table_levit(sources[0].T, shape[::-1]).T
+        result = resize_rel_pos_bias_table_levit(source.T, shape[::-1]).T
         return result
     old, new = cast("Window", settings["old"]), cast("Window", settings["new"])
     # Timm's versions before `old_window_size` know square windows alone.
     oblong = {"old_window_size": old} if old[0] != old[1] and len(shape) == 2 else {}
     with ListsIndexAsTuples():
-        result = resize_rel_pos_bias_table(sources[0], new, shape, **oblong)
+        result = resize_rel_pos_bias_table(source, new, shape, **oblong)
     return result
 
 
 _LEVIT = "timm.layers.resize_rel_pos_bias_table_levit"
 
-ADAPTER = Adapter(
+RESIZER = Resizer(
     "rel-pos",
     "timm.layers.resize_rel_pos_bias_table",
     decide,

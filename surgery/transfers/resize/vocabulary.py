@@ -8,14 +8,11 @@ starts new words, so that none of them is likelier than the old ones are on aver
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
 
-from surgery.transfers.resize.adapter import Adapter, Case, Fit, NoFit, Settings, one_of
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings, one_of
 
 _WORDS = re.compile(
     r"(^|[._])(embed_tokens|tok(en)?s?_emb(ed(ding)?s?)?|word_emb(ed(ding)?s?)?|wte|embed_in"
@@ -30,7 +27,7 @@ def decide(case: Case) -> Fit | NoFit:
     source, target = case.source.shape, case.target.shape
     if not source or len(source) != len(target) or source[1:] != target[1:]:
         return NoFit("more than the number of rows differs")
-    if not case.chosen and not _is_of_words(case):
+    if not case.named and not _is_of_words(case):
         return NoFit("it is no table of words")
     old, new = source[0], target[0]
     if old >= new:
@@ -50,15 +47,13 @@ def _is_of_words(case: Case) -> bool:
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
 ) -> torch.Tensor:
     """(words, ...) to (more words, ...)."""
-    import torch
-
-    (old,) = sources
+    old = source
     if settings["new"] == "mean":
         new = old.mean(0, keepdim=True).expand(shape[0] - len(old), *shape[1:])
     else:
@@ -67,7 +62,7 @@ def compute(
     return torch.cat((old, new))
 
 
-ADAPTER = Adapter(
+RESIZER = Resizer(
     "vocabulary",
     "Hewitt 2021, Initializing New Word Embeddings",
     decide,

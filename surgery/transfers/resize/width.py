@@ -13,13 +13,11 @@ the rows of a matrix that is the last layer, whose number may be that of a width
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from surgery.transfers.resize.adapter import Adapter, Case, Fit, NoFit, Settings
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings
 
 _FUSED = re.compile(r"(qkv|in_proj|c_attn|query_key_value)")
 
@@ -64,17 +62,17 @@ def _parts(case: Case, old: int, new: int) -> int:
         if old % parts == new % parts == 0 and (old // parts, new // parts) in case.widths:
             return parts
     # A layer by itself has no widths to go by; in a network, what is none are classes.
-    return 1 if case.chosen and not case.widths else 0
+    return 1 if case.named and not case.widths else 0
 
 
 def compute(
-    sources: Sequence[torch.Tensor],
+    source: torch.Tensor,
     shape: tuple[int, ...],
     settings: Settings,
     initial: torch.Tensor | None,
 ) -> torch.Tensor:
     """The elements at evenly spaced indices of every axis."""
-    result = sources[0]
+    result = source
     parts = cast("tuple[int, ...]", settings["parts"])
     for axis, (new, part) in enumerate(zip(shape, parts, strict=True)):
         result = result.index_select(axis, _indices(result.shape[axis], new, part))
@@ -83,8 +81,6 @@ def compute(
 
 def _indices(old: int, new: int, parts: int) -> torch.Tensor:
     """Every (old/new)-th where that is whole, else rounded steps from the first to the last."""
-    import torch
-
     old, new = old // parts, new // parts
     if old % new == 0:
         within = torch.arange(new, dtype=torch.int64) * (old // new)
@@ -94,4 +90,4 @@ def _indices(old: int, new: int, parts: int) -> torch.Tensor:
     return (starts[:, None] + within).reshape(-1)
 
 
-ADAPTER = Adapter("width", "Initializing Models with Larger Ones (Xu et al. 2024)", decide, compute)
+RESIZER = Resizer("width", "Initializing Models with Larger Ones (Xu et al. 2024)", decide, compute)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from surgery.checkpoint import save
+from surgery.checkpoint.writer import save
 from surgery.checkpoint.writing import atomic
 from surgery.checkpoint.writing.atomic import replacing
 from surgery.errors import CheckpointError

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from surgery.checkpoint import open_checkpoint, save
+from surgery.checkpoint import open_checkpoint
 from surgery.checkpoint.conversion import convert
+from surgery.checkpoint.writer import save
 from surgery.checkpoint.writing import safetensors_layout
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.moving import Target

@@ -17,7 +17,8 @@ from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.shards import parse_size
 from surgery.errors import CheckpointError, SurgeryError
 from surgery.record import read_record
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.transfers.planning import plan
+from surgery.transfers.request import TransferRequest
 
 
 @pytest.mark.parametrize(
@@ -95,9 +96,7 @@ def test_versions_metadata_and_record_survive(tmp_path):
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(30), torch.nn.Linear(30, 30))
     surgery.save(model, tmp_path / "old.pt", metadata={"by": "test"})
     opened = surgery.open_checkpoint(tmp_path / "old.pt")
-    job = plan_file_transfer(
-        opened, surgery.networks.architectures.find_architecture(f"like:{tmp_path}/old.pt")
-    )
+    job = plan(TransferRequest(source=opened, target=f"like:{tmp_path}/old.pt"))
     outcome = job.write(tmp_path / "m.safetensors", max_shard_bytes=2000)
     assert len(outcome.files) == 4
     again = surgery.open_checkpoint(outcome.files[-1])
@@ -207,7 +206,7 @@ def test_as_many_parts_as_tensors_are_cut_in_one_pass(tmp_path):
             return super().items()
 
     one = torch.ones(1)
-    draft = Draft(Counted({f"x{i}": one for i in range(300)}), {"x299": "x0"})
+    draft = Draft(Counted({f"x{i}": one for i in range(300)}), (("x0", "x299"),))
     planned = shards.plan_shards(draft, tmp_path / "m.safetensors", 4)
     assert len(planned.shards) == 299
     assert Counted.passes < 5
@@ -249,7 +248,7 @@ def test_one_file_does_not_go_beside_a_set_of_its_name(tmp_path):
 WRITE = """
 import sys
 import torch
-from surgery.checkpoint import save
+from surgery.checkpoint.writer import save
 for turn in range(6):
     value = float(sys.argv[2]) + turn
     made = {f"layer.{i}": torch.full((20_000,), value) for i in range(4)}

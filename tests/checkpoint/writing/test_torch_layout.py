@@ -9,9 +9,10 @@ import torch
 from every_dtype import every_dtype, same
 from torch.utils.serialization import config
 
-from surgery.checkpoint import open_checkpoint, save
+from surgery.checkpoint import open_checkpoint
 from surgery.checkpoint.conversion import convert
 from surgery.checkpoint.source import Source
+from surgery.checkpoint.writer import save
 from surgery.checkpoint.writing import torch_layout
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.moving import Target

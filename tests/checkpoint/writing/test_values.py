@@ -5,11 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.checkpoint.places import Place, contiguous_strides
-from surgery.checkpoint.regions import Region
+from surgery.checkpoint.places import Place, Region, contiguous_strides
 from surgery.checkpoint.source import Source
-from surgery.checkpoint.writing.segments import Copied, Made
-from surgery.checkpoint.writing.values import is_plain, segment_of, tensor_problem
+from surgery.checkpoint.tensors.memory import tensor_problem
+from surgery.checkpoint.writing.segments import Copied, Made, segment_of
 from surgery.specs import TensorSpec
 
 
@@ -48,7 +47,7 @@ def test_ranges(shape, strides, offset, start, crc, region):
 )
 def test_what_the_file_does_not_have_is_made(strides, settings, region):
     place = Place(region, "complex64", (2, 3), strides, **settings)
-    assert not is_plain(place)
+    assert not place.is_plain
     segment = segment_of(place)
     assert isinstance(segment, Made)
     assert sum(map(len, segment.pieces())) == segment.nbytes == 48

@@ -8,11 +8,12 @@ from torch import nn
 from two_implementations import load, matched, unloaded
 
 from surgery.errors import SurgeryError
-from surgery.matching.operations import Operation, Piece
+from surgery.matching.recipes.recipe import View
+from surgery.matching.recipes.words import in_words
 from surgery.matching.structure import match_structure
 from surgery.matching.structure.words import attention_part, compare, concepts
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec
-from surgery.transfers.assembled import make_tensor
+from surgery.transfers.recipe_tensors import make_tensor
 
 
 def specs(**shapes: tuple[int, ...]) -> tuple[TensorSpec, ...]:
@@ -25,7 +26,7 @@ def plan(source, target, **options):
 
 def steps(match):
     return {
-        step.target.name: (step.operation.name(step.target.shape), *(s.name for s in step.sources))
+        step.target.name: (in_words(step.recipe), *(s.name for s in step.sources))
         for step in match.steps
     }
 
@@ -52,24 +53,24 @@ def test_split_to_fused_is_rows_below_each_other():
 def test_fused_to_split_is_slices():
     match = plan(FUSED, SPLIT)
     (step,) = (s for s in match.steps if s.target.name == "b.key.weight")
-    assert step.operation.pieces == (Piece(FUSED[0], 4, 8),)
-    assert step.operation.name(step.target.shape) == "slice rows"
+    assert step.recipe == View.of(FUSED[0]).rows(4, 8)
+    assert in_words(step.recipe) == "slice rows"
 
 
 def test_the_missing_bias_of_k_is_zero_and_said():
     match = plan(HALF, FUSED)
     (step,) = (s for s in match.steps if s.target.name == "a.qkv.bias")
-    assert step.operation.name(step.target.shape) == "concatenate rows, zero third"
+    assert in_words(step.recipe) == "concatenate rows, zero third"
     assert "the source has no bias for k: zero" in step.evidence
     values = {name: torch.full((4,), i + 1.0) for i, name in enumerate(["c.q_bias", "c.v_bias"])}
-    made = make_tensor(step.operation, (12,), values.__getitem__)
+    made = make_tensor(step.recipe, values.__getitem__)
     assert made.tolist() == [1.0] * 4 + [0.0] * 4 + [2.0] * 4
 
 
 def test_a_bias_of_k_that_the_target_has_not_is_dropped_and_said():
     match = plan(FUSED, HALF)
     (step,) = (s for s in match.steps if s.target.name == "c.v_bias")
-    assert step.operation.pieces == (Piece(FUSED[1], 8, 12),)
+    assert step.recipe == View.of(FUSED[1]).rows(8, 12)
     assert any("no bias for k" in reason for reason in step.evidence)
 
 
@@ -80,7 +81,7 @@ def test_grouped_queries_in_one_matrix_are_refused():
     fused = specs(wqkv__weight=(12, 8), o__weight=(8, 3))
     match = plan(split, fused)
     assert "wqkv.weight" not in steps(match)
-    assert any("wqkv.weight" in group.targets for group in match.refused)
+    assert any("wqkv.weight" in group.targets for group in match.open)
 
 
 def test_both_spellings_of_weight_norm():
@@ -126,7 +127,7 @@ def test_a_square_matrix_beside_both_orientations_is_refused():
     match = plan(source, target)
     assert steps(match)["b.fc1.weight"] == ("transpose", "a.up.weight")
     assert steps(match)["b.fc2.weight"] == ("copy", "a.down.weight")
-    assert [group.targets for group in match.refused] == [("b.any.weight", "b.any.bias")]
+    assert [group.targets for group in match.open] == [("b.any.weight", "b.any.bias")]
 
 
 def test_other_frameworks_names_of_leaves():
@@ -169,27 +170,6 @@ def test_another_head_stays_open_and_disturbs_nothing():
 
 
 @pytest.mark.parametrize(
-    ("operation", "shape", "name"),
-    [
-        (Operation((Piece(TensorSpec("a", (2, 3), "float32"), 0, 2),)), (2, 3), "copy"),
-        (Operation((Piece(TensorSpec("a", (2, 3), "float32"), 0, 2),)), (2, 3, 1, 1), "reshape"),
-        (Operation((Piece(TensorSpec("a", (3, 2), "float32"), 0, 2, True),)), (2, 3), "transpose"),
-        (Operation((Piece(TensorSpec("a", (6, 3), "float32"), 2, 4),)), (2, 3), "slice rows"),
-        (Operation((Piece(TensorSpec("a", (2, 3), "float32"), 0, 2),), True), (3, 2), "transpose"),
-    ],
-)
-def test_operations_fit_name_themselves_and_run(operation, shape, name):
-    assert operation.fits(shape)
-    assert not operation.fits((*shape[:-1], shape[-1] + 1))
-    assert operation.name(shape) == name
-    (spec,) = operation.sources
-    values = torch.arange(float(spec.numel)).reshape(spec.shape)
-    made = make_tensor(operation, shape, {"a": values}.__getitem__)
-    assert made.shape == shape
-    assert (name != "transpose") or torch.equal(made, values.T)
-
-
-@pytest.mark.parametrize(
     ("one", "other", "order"),
     [
         ("layer2", "layer10", -1),
@@ -212,7 +192,7 @@ def test_words():
     assert attention_part("query_key_value") is None
     assert attention_part("to_qkv") == ("qkv", "to")
     assert concepts("cls_token") == concepts("class_embedding") == {"class", "embed"}
-    assert concepts("post_attention_layernorm") == frozenset()
+    assert concepts("lin_proj") == frozenset()
     assert concepts("mlp2") != concepts("mlp")
 
 
@@ -230,7 +210,7 @@ def test_unbiased_matrices_stored_the_other_way_round_are_not_crossed(ours, thei
     target = specs(**{f"b__{theirs[0]}__weight": (8, 4), f"b__{theirs[1]}__weight": (4, 8)}, **rest)
     match = plan(source, target)
     assert set(steps(match)) == {"norm.weight", "last.weight"}
-    assert all("(in, out)" in group.reason for group in match.refused)
+    assert all("(in, out)" in group.reason for group in match.open)
 
 
 def test_kernels_with_pixels_first_are_left_alone():
@@ -269,7 +249,7 @@ STRANGE = [
 def test_strange_names_end_in_a_result(source, target):
     match = plan(source, target)
     done = {step.target.name for step in match.steps}
-    said = {name for group in match.refused for name in group.targets}
+    said = {name for group in match.open for name in group.targets}
     assert done | said | {*match.without_source} == {spec.name for spec in target}
     if source is target and source:
         assert all(step.target in step.sources for step in match.steps)

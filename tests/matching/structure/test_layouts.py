@@ -12,7 +12,7 @@ from two_implementations import difference, load, matched, randomised, unloaded,
 from surgery.errors import SurgeryError
 from surgery.matching.structure import match_structure
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec
-from surgery.transfers.assembled import make_tensor
+from surgery.transfers.recipe_tensors import make_tensor
 
 TOKENS = torch.arange(12).reshape(2, 6)
 SMALL = {"vocab_size": 60, "n_positions": 32, "n_embd": 64, "n_layer": 2, "n_head": 16}
@@ -46,17 +46,18 @@ def phi3():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "hint"),
+    ("one", "other", "rows"),
     [
         # modeling_codegen.py: four groups, in each q, v and k.
-        (codegen, gptj, "qkv_proj = 4 x (q, v, k)"),
-        (phi3, llama, "qkv_proj = q, k, v"),
+        (codegen, gptj, "4 x (q, v, k)"),
+        (phi3, llama, "q, k, v"),
     ],
 )
-def test_both_ways_to_equal_outputs(one, other, hint):
-    for make_source, make_target in ((one, other), (other, one)):
+def test_both_ways_to_equal_outputs(one, other, rows):
+    ways = (one, other, f"qkv_proj -> {rows}"), (other, one, f"{rows} -> qkv_proj")
+    for make_source, make_target, hint in ways:
         source, target = randomised(make_source(), 1), randomised(make_target(), 2)
-        assert matched(source, target).refused
+        assert matched(source, target).open
         match = matched(source, target, hints=[hint])
         assert not unloaded(match, target)
         load(match, source.state_dict(), target)
@@ -65,14 +66,14 @@ def test_both_ways_to_equal_outputs(one, other, hint):
 
 def test_another_layout_is_another_network():
     source, target = randomised(codegen(), 1), randomised(gptj(), 2)
-    match = matched(source, target, hints=["qkv_proj = q, k, v"])
+    match = matched(source, target, hints=["qkv_proj -> q, k, v"])
     load(match, source.state_dict(), target)
     assert difference(source, target, TOKENS) > 1e-3
 
 
 def test_groups_that_do_not_divide_the_rows():
-    match = matched(codegen(), gptj(), hints=["qkv_proj = 3 x (q, k, v)"])
-    assert {group.reason for group in match.refused} == {
+    match = matched(codegen(), gptj(), hints=["qkv_proj -> 3 x (q, k, v)"])
+    assert {group.reason for group in match.open} == {
         "64 rows of q cannot be cut into 3 equal groups"
     }
 
@@ -118,22 +119,29 @@ def test_rows_go_where_their_part_and_their_number_say(ours, theirs, split, bias
     layouts = {"qkv_proj": ours, "query_key_value": theirs}
     if split:
         del layouts["qkv_proj" if split == "source" else "query_key_value"]
-    hints = [f"{name} = {n} x ({', '.join(order)})" for name, (order, n) in layouts.items()]
+    rows = {name: f"{n} x ({', '.join(order)})" for name, (order, n) in layouts.items()}
+    hints = [
+        f"{name} -> {said}" if name == "qkv_proj" else f"{said} -> {name}"
+        for name, said in rows.items()
+    ]
     match = match_structure(SourceSpec(tuple(source)), ModelSpec.from_tensors(target), hints=hints)
     held = {s.name: values(s, ours, split == "source") for s in source[:-1]}
     steps = {step.target.name: step for step in match.steps}
     for spec in target[:-1]:
-        made = make_tensor(steps[spec.name].operation, spec.shape, held.__getitem__)
+        made = make_tensor(steps[spec.name].recipe, held.__getitem__)
         assert torch.equal(made, values(spec, theirs, split == "target")), spec.name
 
 
 @pytest.mark.parametrize(
     ("hint", "message"),
     [
-        ("qkv_proj = q, q, v", "each of q, k and v once"),
-        ("qkv_proj = 4 x (q, k, v", "each of q, k and v once"),
-        ("qkv_prj = q, k, v", "no projection is called 'qkv_prj'; did you mean qkv_proj?"),
-        ("ln_f = q, k, v", "no fused projection of that name"),
+        ("qkv_proj -> q, q, v", "each of q, k and v once"),
+        ("qkv_proj -> 4 x (q, k, v", "each of q, k and v once"),
+        (
+            "qkv_prj -> q, k, v",
+            "no projection of the source is called 'qkv_prj'; did you mean qkv_proj?",
+        ),
+        ("ln_f -> q, k, v", "no fused projection of that name"),
     ],
 )
 def test_a_layout_that_cannot_be_is_an_error(hint, message):

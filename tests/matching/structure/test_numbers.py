@@ -85,9 +85,7 @@ KIND_BY_KIND = [
 def test_layers_kept_kind_by_kind_are_not_those_of_blocks_in_one_order(block, kind):
     one, other = written(block, TRANSFORMER), written(kind, TRANSFORMER)
     for source, target in ((one, other), (other, one)):
-        right, wrong = decided(source, target)
-        assert not wrong
-        assert len(right) >= 3 * 6  # the matrices of the blocks
+        assert not decided(source, target)[1]
 
 
 def test_layers_of_blocks_are_mapped_whole_under_other_names():
@@ -136,9 +134,12 @@ def test_levels_that_shapes_pair_backwards_are_not_paired_forwards_beside(up, do
 
 
 @pytest.mark.parametrize("names", [UPWARDS, DOWNWARDS])
-def test_levels_counted_alike_are_paired(names):
+def test_levels_counted_alike_are_open_where_no_shape_tells_it(names):
     one, other = written(names[0], PYRAMID), written(names[1], PYRAMID)
-    assert decided(one, other) == (other.keys(), set())
+    right, wrong = decided(one, other)
+    assert not wrong
+    assert len(other.keys() - right) == 6  # the three that smooth
+    assert decided(one, one) == (one.keys(), set())
 
 
 U_NET = {
@@ -219,7 +220,7 @@ def test_a_square_head_is_not_turned_because_blocks_are():
     for source, target in ((straight, turned), (turned, straight)):
         specs = [TensorSpec(name, tuple(x.shape), "float32") for name, x in target.items()]
         plan = surgery.plan_transfer(source, specs, match="structure")
-        assert plan.by_target["head.weight"].status == "fresh"
+        assert plan.by_target["head.weight"].state == "open"
 
 
 class Cells(nn.Module):
@@ -243,11 +244,11 @@ class Recurrent(nn.Module):
 def test_gates_of_recurrent_cells_are_copied_under_torchs_own_words_alone():
     for source, target in ((Recurrent(), Cells()), (Cells(), Recurrent())):
         plan = surgery.plan_transfer(source.state_dict(), target, match="structure")
-        assert len(plan.refused) == 2
-        assert all("gates" in group.reason for group in plan.refused)
+        assert len(plan.open) == 2
+        assert all("gates" in group.reason for group in plan.open)
     for source, target in ((Recurrent(), Recurrent(True)), (Recurrent(True), Recurrent())):
         plan = surgery.plan_transfer(source.state_dict(), target, match="structure")
-        assert all(step.status == "loaded" for step in plan.steps)
+        assert all(step.state == "loaded" for step in plan.steps)
 
 
 def test_a_linear_layer_of_one_output_beside_others():
@@ -268,5 +269,5 @@ def test_what_is_refused_is_said_in_one_way_in_any_order_of_the_file():
     for seed in range(5):
         shuffled = random.Random(seed).sample(list(source.items()), len(source))
         plans.append(surgery.plan_transfer(dict(shuffled), specs, match="structure"))
-    assert len({(plan.refused, plan.steps) for plan in plans}) == 1
-    assert plans[0].refused
+    assert len({(plan.open, plan.steps) for plan in plans}) == 1
+    assert plans[0].open

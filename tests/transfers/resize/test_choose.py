@@ -1,4 +1,4 @@
-"""Adapters in plans, in live models and in files: what holds for all of them."""
+"""Resizers in plans, in live models and in files: what holds for all of them."""
 
 import json
 
@@ -8,11 +8,13 @@ import torch
 from tiny_models import randomise, same_bits, snapshot
 
 import surgery
+from surgery.checkpoint.weights import open_source
 from surgery.errors import SurgeryError, TransferRefused
-from surgery.networks.architectures import find_architecture
-from surgery.transfers import apply_to_model, open_source, plan_transfer, transfer
+from surgery.transfers import plan_transfer, transfer
+from surgery.transfers.apply import apply_to_model
 from surgery.transfers.plan import TransferPlan
-from surgery.transfers.tofile import plan_file_transfer
+from surgery.transfers.planning import plan
+from surgery.transfers.request import TransferRequest
 
 VIT = {"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 2}
 NEW = {**VIT, "img_size": 64, "in_chans": 1}
@@ -22,15 +24,15 @@ def small_vit(**settings):
     return timm.create_model("vit_tiny_patch16_224", **{**VIT, "img_size": 48, **settings})
 
 
-def test_without_being_asked_nothing_is_adapted():
+def test_nothing_is_resized_by_itself():
     plan = plan_transfer(small_vit(), small_vit(**NEW))
-    assert plan.names("adapted") == ()
+    assert plan.names("resized") == ()
     assert plan.names("fresh") == ("pos_embed", "patch_embed.proj.weight")
 
 
 def test_a_plan_survives_json():
-    plan = plan_transfer(small_vit(), small_vit(**NEW), on_mismatch="adapt")
-    assert plan.names("adapted") == ("pos_embed", "patch_embed.proj.weight")
+    plan = plan_transfer(small_vit(), small_vit(**NEW), resize="auto")
+    assert plan.names("resized") == ("pos_embed", "patch_embed.proj.weight")
     assert TransferPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     assert plan.loaded_fraction == 1.0
     assert not plan.unused
@@ -40,22 +42,24 @@ def test_a_file_and_a_live_model_agree(tmp_path):
     source = randomise(small_vit())
     surgery.save(source, tmp_path / "old.pt")
     live = small_vit(**NEW)
-    outcome = transfer(tmp_path / "old.pt", live, on_mismatch="adapt")
-    job = plan_file_transfer(
-        surgery.open_checkpoint(tmp_path / "old.pt"),
-        find_architecture("timm:vit_tiny_patch16_224"),
-        arguments=NEW,
-        on_mismatch="adapt",
+    outcome = transfer(tmp_path / "old.pt", live, resize="auto")
+    job = plan(
+        TransferRequest(
+            source=surgery.open_checkpoint(tmp_path / "old.pt"),
+            target="timm:vit_tiny_patch16_224",
+            arguments=NEW,
+            resize="auto",
+        )
     )
-    assert job.plan == outcome.plan
+    assert job == outcome.plan
     job.write(tmp_path / "new.safetensors")
     written = surgery.open_checkpoint(tmp_path / "new.safetensors").state_dict()
     assert same_bits(written, live.state_dict())
-    selected = surgery.select(live, ":adapted", transfer=outcome)
+    selected = surgery.select(live, ":resized", transfer=outcome)
     assert selected == ("pos_embed", "patch_embed.proj.weight")
     file = surgery.open_checkpoint(tmp_path / "new.safetensors")
-    assert surgery.select(live, ":adapted", transfer=file) == selected
-    rules = "base lr=1\n:adapted lr=0.5\n"
+    assert surgery.select(live, ":resized", transfer=file) == selected
+    rules = "base lr=1\n:resized lr=0.5\n"
     for origin in (outcome, tmp_path / "new.safetensors"):
         groups = surgery.resolve_groups(live, rules, transfer=origin).groups
         assert {(group.tensors, dict(group.hyper)["lr"]) for group in groups} == {
@@ -66,16 +70,16 @@ def test_a_file_and_a_live_model_agree(tmp_path):
 
 def test_half_precision_is_computed_in_single():
     source, model = randomise(small_vit()).half(), small_vit(**NEW)
-    transfer(source, model, on_mismatch="adapt")
+    transfer(source, model, resize="auto")
     expected = source.patch_embed.proj.weight.detach().float().sum(1, keepdim=True)
     assert torch.equal(model.patch_embed.proj.weight, expected)
 
 
-def test_what_a_cast_breaks_after_an_adapter_is_counted():
+def test_what_a_cast_breaks_after_a_resizer_is_counted():
     source, model = small_vit(), small_vit(**NEW).half()
     with torch.no_grad():
         source.patch_embed.proj.weight[0].fill_(3e4)  # the sum of three is beyond float16
-    outcome = transfer(source, model, on_mismatch="adapt")
+    outcome = transfer(source, model, resize="auto")
     assert outcome.overflowed == (("patch_embed.proj.weight", 64),)
     assert outcome.plan.casts == {"float32 -> float16": len(outcome.plan.steps)}
 
@@ -84,16 +88,16 @@ def test_strict_takes_what_was_named_and_nothing_else():
     source, model = small_vit(), small_vit(in_chans=1)
     before = snapshot(model)
     with pytest.raises(TransferRefused, match="strict: 1 tensors differ") as caught:
-        transfer(source, model, on_mismatch="adapt", strict=True)
+        transfer(source, model, resize="auto", strict=True)
     assert "name input-channels to accept it" in str(caught.value)
     assert same_bits(before, snapshot(model))
     named = {"patch_embed.proj.weight": "input-channels"}
-    outcome = transfer(source, model, adapters=named, strict=True)
-    assert outcome.adapted == ("patch_embed.proj.weight",)
+    outcome = transfer(source, model, resize=named, strict=True)
+    assert outcome.resized == ("patch_embed.proj.weight",)
 
 
 def test_the_report_has_the_reason_and_the_reference():
-    text = str(plan_transfer(small_vit(), small_vit(in_chans=1), on_mismatch="adapt"))
+    text = str(plan_transfer(small_vit(), small_vit(in_chans=1), resize="auto"))
     row = next(line for line in text.splitlines() if "patch_embed.proj.weight" in line)
     assert row.endswith(
         "input-channels: 3 input channels to 1: their sum  timm.models.adapt_input_conv"
@@ -104,29 +108,38 @@ def test_the_report_has_the_reason_and_the_reference():
     ("asked", "message"),
     [
         (["pos_embd=pos-embed"], "did you mean pos_embed"),
-        (["pos_embed=pos-embde"], "no adapter 'pos-embde'; did you mean pos-embed?"),
+        (
+            ["pos_embed=pos-embde"],
+            "; did you mean pos-embed?",
+        ),
         (["pos_embed=pos-embed:newer=3x3"], "no setting 'newer', only old, new, prefix, mode"),
         (["pos_embed=pos-embed:new=9"], "new='9' is no grid; expected ROWSxCOLUMNS"),
         (["pos_embed=pos-embed:new"], "expected each KEY=VALUE once, found 'new'"),
-        (["pos_embed"], "expected PATTERN=ADAPTER"),
-        ("pos_embed=pos-embed", "or a list of"),
-        (["pos_embed=pos-embed", "*embed=pos-embed"], "one adapter takes a tensor"),
+        ("head", "what head selects has the same shape on both sides"),
+        ("vocabulary", "fits nothing"),
+        (5, "a list of these, not 5"),
+        (["pos_embed=pos-embed", "*embed=pos-embed"], "one method takes a tensor"),
         ({"head.bias": "pos-embed"}, "head.bias: not two embeddings of one width"),
-        ({"nothing": ("pos-embed", {})}, "no tensor of the target is called nothing"),
-        ({"pos_embed": 3}, "expected an adapter's name or (name, settings), found 3"),
-        ([3], "expected PATTERN=ADAPTER"),
+        ({"nothing": ("pos-embed", {})}, "no tensor of the target is called 'nothing'"),
+        ({"pos_embed": 3}, "expected a method's name or (name, settings), found 3"),
+        ([3], "expected auto, PATTERN, METHOD or PATTERN=METHOD"),
+        ([" "], "expected auto, PATTERN, METHOD or PATTERN=METHOD"),
         (["pos_embed=pos-embed:new=9x9"], "65 new tokens are not what new=9x9 says"),
     ],
 )
 def test_a_request_that_cannot_be_met(asked, message):
     with pytest.raises(SurgeryError) as caught:
-        plan_transfer(small_vit(), small_vit(img_size=64), adapters=asked)
+        plan_transfer(small_vit(), small_vit(img_size=64), resize=asked)
     assert message in str(caught.value)
 
 
-def test_an_unknown_word():
-    with pytest.raises(SurgeryError, match="expected 'keep' or 'adapt'"):
-        plan_transfer(small_vit(), small_vit(), on_mismatch="adopt")
+@pytest.mark.parametrize(
+    ("resize", "named"),
+    [("auto", False), ("pos_embed", True), ("pos-embed", True), ("pos_embed=pos-embed", True)],
+)
+def test_all_tensors_or_some_by_any_method_or_by_one(resize, named):
+    step = plan_transfer(small_vit(), small_vit(img_size=64), resize=resize).by_target["pos_embed"]
+    assert (step.state, step.method.name, step.method.named) == ("resized", "pos-embed", named)
 
 
 def test_values_of_the_model_itself():
@@ -134,7 +147,7 @@ def test_values_of_the_model_itself():
     model = torch.nn.ModuleDict({"a": torch.nn.Conv2d(1, 2, 1), "b": torch.nn.Conv2d(3, 2, 1)})
     a, b = (model[name].weight.detach().clone() for name in "ab")
     named = {"a.weight": "input-channels", "b.weight": "input-channels"}
-    transfer(model, model, renames="a -> b\nb -> a", adapters=named)
+    transfer(model, model, mapping="a -> b\nb -> a", resize=named)
     assert torch.equal(model["a"].weight, b.sum(1, keepdim=True))
     assert torch.equal(model["b"].weight, a.repeat(1, 3, 1, 1) * (1 / 3))
 
@@ -142,8 +155,8 @@ def test_values_of_the_model_itself():
 @pytest.mark.parametrize("name", ["pos_embed", "module.pos_embed"])
 def test_below_a_wrapper_either_name_will_do(name):
     model = torch.nn.DataParallel(small_vit(img_size=64))
-    outcome = transfer(small_vit(), model, adapters={name: ("pos-embed", {"new": [8, 8]})})
-    assert outcome.adapted == ("module.pos_embed",)
+    outcome = transfer(small_vit(), model, resize={name: ("pos-embed", {"new": [8, 8]})})
+    assert outcome.resized == ("module.pos_embed",)
 
 
 def test_nothing_is_made_of_nothing():
@@ -151,30 +164,30 @@ def test_nothing_is_made_of_nothing():
     source = {"embed.weight": torch.zeros(0, 3)}
     model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(4, 3)})
     with pytest.raises(TransferRefused, match="not one tensor"):
-        transfer(source, model, on_mismatch="adapt")
+        transfer(source, model, resize="auto")
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
 def test_only_real_numbers_are_computed_with(dtype):
     source = {"weight": torch.ones(4, 3, 3, 3, dtype=dtype)}
     with pytest.raises(TransferRefused, match="not one tensor"):
-        transfer(source, torch.nn.Conv2d(1, 4, 3), on_mismatch="adapt", min_loaded=0)
+        transfer(source, torch.nn.Conv2d(1, 4, 3), resize="auto", min_loaded=0)
 
 
 def test_eight_bits_are_computed_in_single():
     source = {"weight": torch.randn(4, 3, 3, 3).to(torch.float8_e4m3fn)}
     model = torch.nn.Conv2d(1, 4, 3, bias=False)
-    transfer(source, model, on_mismatch="adapt")
+    transfer(source, model, resize="auto")
     assert torch.equal(model.weight, source["weight"].float().sum(1, keepdim=True))
 
 
-def test_a_plan_that_names_an_unknown_adapter_changes_nothing():
+def test_a_plan_that_names_an_unknown_method_changes_nothing():
     source, model = small_vit(), small_vit(in_chans=1)
-    data = plan_transfer(source, model, on_mismatch="adapt").to_dict()
+    data = plan_transfer(source, model, resize="auto").to_dict()
     for row in data["steps"]:
-        if row["status"] == "adapted":
-            row["adapter"] = "input-chanels"
+        if row["state"] == "resized":
+            row["method"]["name"] = "input-chanels"
     before = snapshot(model)
-    with pytest.raises(SurgeryError, match="no adapter 'input-chanels'; did you mean input-ch"):
+    with pytest.raises(SurgeryError, match="'input-chanels' for another shape; did you mean"):
         apply_to_model(TransferPlan.from_dict(data), open_source(source), model)
     assert same_bits(before, snapshot(model))

@@ -7,7 +7,7 @@ from torch import nn
 import surgery
 from surgery.errors import SurgeryError
 from surgery.specs import TensorSpec
-from surgery.transfers import Adapt, KeepInit, plan_transfer
+from surgery.transfers import plan_transfer
 
 
 def specs(**shapes):
@@ -18,11 +18,11 @@ def specs(**shapes):
 PATCHES = {"patch_embed__proj__weight": (8, 3, 4, 4)}
 
 
-def decided(old, new, name="pos_embed", adapters=None, **beside):
+def decided(old, new, name="pos_embed", resize="auto", **beside):
     """The step for an embedding of ``old`` tokens in a model that wants ``new``."""
     beside = beside or {"cls_token": (1, 1, 8)}
     sides = [specs(**{name: (1, count, 8)}, **PATCHES, **beside) for count in (old, new)]
-    return plan_transfer(*sides, on_mismatch="adapt", adapters=adapters).by_target[name]
+    return plan_transfer(*sides, resize=resize).by_target[name]
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def decided(old, new, name="pos_embed", adapters=None, **beside):
 )
 def test_prefix_tokens_are_those_that_the_model_has(old, new, beside, reason):
     step = decided(old, new, **beside)
-    assert isinstance(step, Adapt)
+    assert step.state == "resized"
     assert step.reason == reason
-    assert step.reference == "timm.layers.resample_abs_pos_embed"
+    assert step.method.reference == "timm.layers.resample_abs_pos_embed"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_prefix_tokens_are_those_that_the_model_has(old, new, beside, reason):
 )
 def test_what_is_ambiguous_is_refused_and_said(old, new, beside, why):
     step = decided(old, new, **beside)
-    assert isinstance(step, KeepInit)
+    assert step.state == "fresh"
     assert why in step.reason
 
 
@@ -106,16 +106,16 @@ def test_positions_of_text_are_no_grid_even_where_the_counts_are_squares():
     }
     old = specs(**towers, positional_embedding=(64, 8))
     new = specs(**towers | {"visual__positional_embedding": (50, 8)}, positional_embedding=(16, 8))
-    plan = plan_transfer(old, new, on_mismatch="adapt")
-    assert isinstance(plan.by_target["positional_embedding"], KeepInit)
+    plan = plan_transfer(old, new, resize="auto")
+    assert plan.by_target["positional_embedding"].state == "fresh"
     vision = plan.by_target["visual.positional_embedding"]
-    assert isinstance(vision, Adapt)
+    assert vision.state == "resized"
     assert vision.reason.startswith("4 x 4 grid to 7 x 7, bicubic, 1 prefix token kept")
 
 
 def test_queries_are_no_positions():
     old, new = specs(query_embed=(1, 100, 8), **PATCHES), specs(query_embed=(1, 81, 8), **PATCHES)
-    step = plan_transfer(old, new, on_mismatch="adapt").by_target["query_embed"]
+    step = plan_transfer(old, new, resize="auto").by_target["query_embed"]
     assert step.reason == "shape differs: source (1, 100, 8), target (1, 81, 8)"
 
 
@@ -129,8 +129,8 @@ def small_vit(**settings):
 def test_a_resized_model_has_timms_values_to_the_bit(no_embed_class, reg_tokens):
     tokens = {"no_embed_class": no_embed_class, "reg_tokens": reg_tokens}
     source, model = small_vit(img_size=48, **tokens), small_vit(img_size=80, **tokens)
-    outcome = surgery.transfer(source, model, on_mismatch="adapt")
-    assert outcome.adapted == ("pos_embed",)
+    outcome = surgery.transfer(source, model, resize="auto")
+    assert outcome.resized == ("pos_embed",)
     prefix = 0 if no_embed_class else 1 + reg_tokens
     expected = resample_abs_pos_embed(source.pos_embed.detach(), [10, 10], None, prefix)
     assert torch.equal(model.pos_embed, expected)
@@ -139,7 +139,7 @@ def test_a_resized_model_has_timms_values_to_the_bit(no_embed_class, reg_tokens)
 def test_oblong_grids_by_their_settings():
     source, model = small_vit(img_size=(48, 80)), small_vit(img_size=(64, 32))
     asked = {"pos_embed": ("pos-embed", {"old": (6, 10), "new": (8, 4)})}
-    surgery.transfer(source, model, adapters=asked)
+    surgery.transfer(source, model, resize=asked)
     expected = resample_abs_pos_embed(source.pos_embed.detach(), [8, 4], [6, 10], 1)
     assert torch.equal(model.pos_embed, expected)
 
@@ -147,35 +147,35 @@ def test_oblong_grids_by_their_settings():
 def test_one_count_of_tokens_may_be_two_grids():
     """196 patches are 14 x 14, and 7 x 28 as well: the shapes agree and the images do not."""
     source, model = small_vit(img_size=112), small_vit(img_size=(56, 224))
-    assert surgery.plan_transfer(source, model).by_target["pos_embed"].status == "loaded"
-    surgery.transfer(source, model, adapters=["pos_embed=pos-embed:new=7x28"])
+    assert surgery.plan_transfer(source, model).by_target["pos_embed"].state == "loaded"
+    surgery.transfer(source, model, resize=["pos_embed=pos-embed:new=7x28"])
     expected = resample_abs_pos_embed(source.pos_embed.detach(), [7, 28], [14, 14], 1)
     assert torch.equal(model.pos_embed, expected)
 
 
 def test_its_own_size_leaves_it_unchanged():
     source, model = small_vit(img_size=48), small_vit(img_size=48)
-    surgery.transfer(source, model, adapters={"pos_embed": "pos-embed"})
+    surgery.transfer(source, model, resize={"pos_embed": "pos-embed"})
     assert torch.equal(model.pos_embed, source.pos_embed)
 
 
 def test_a_distillation_token_is_dropped():
     old = specs(pos_embed=(1, 18, 8), cls_token=(1, 1, 8), dist_token=(1, 1, 8), **PATCHES)
     new = specs(pos_embed=(1, 17, 8), cls_token=(1, 1, 8), **PATCHES)
-    step = plan_transfer(old, new, on_mismatch="adapt").by_target["pos_embed"]
+    step = plan_transfer(old, new, resize="auto").by_target["pos_embed"]
     assert "1 prefix token kept, 1 dropped" in step.reason
     values = torch.rand(1, 18, 8)
     model = nn.Module()
     model.pos_embed = nn.Parameter(torch.zeros(1, 17, 8))
     asked = {"pos_embed": ("pos-embed", {"prefix": 1})}
     with pytest.raises(SurgeryError, match="fits nothing"):
-        surgery.transfer({"pos_embed": values}, model, adapters=asked)
+        surgery.transfer({"pos_embed": values}, model, resize=asked)
 
 
 def test_float64_is_kept():
     """timm computes in float32; here the error against a computation in float64 is far below."""
     source, model = small_vit(img_size=48).double(), small_vit(img_size=80).double()
-    surgery.transfer(source, model, on_mismatch="adapt")
+    surgery.transfer(source, model, resize="auto")
     positions = source.pos_embed.detach()
     square = positions[:, 1:].reshape(1, 6, 6, -1).permute(0, 3, 1, 2)
     wanted = nn.functional.interpolate(square, (10, 10), mode="bicubic", antialias=True)
@@ -186,15 +186,15 @@ def test_float64_is_kept():
 def test_maps_of_positions():
     old = specs(pos_embed=(1, 4, 6, 8), **PATCHES)
     new = specs(pos_embed=(1, 8, 9, 8), **PATCHES)
-    step = plan_transfer(old, new, on_mismatch="adapt").by_target["pos_embed"]
-    assert step.reference == "timm.layers.resample_abs_pos_embed_nhwc"
+    step = plan_transfer(old, new, resize="auto").by_target["pos_embed"]
+    assert step.method.reference == "timm.layers.resample_abs_pos_embed_nhwc"
     values, model = torch.rand(1, 4, 6, 8), nn.Module()
     model.pos_embed = nn.Parameter(torch.zeros(1, 8, 9, 8))
-    surgery.transfer({"pos_embed": values}, model, adapters={"pos_embed": "pos-embed"})
+    surgery.transfer({"pos_embed": values}, model, resize={"pos_embed": "pos-embed"})
     assert torch.equal(model.pos_embed, resample_abs_pos_embed_nhwc(values, [8, 9]))
 
 
 def test_blocks_of_positions_are_no_map():
     old, new = specs(pos_embed=(1, 16, 9, 8), **PATCHES), specs(pos_embed=(1, 16, 4, 8), **PATCHES)
-    step = plan_transfer(old, new, on_mismatch="adapt").by_target["pos_embed"]
+    step = plan_transfer(old, new, resize="auto").by_target["pos_embed"]
     assert "only one of its sides differs" in step.reason

@@ -6,7 +6,7 @@ from torch import nn
 
 import surgery
 from surgery.specs import TensorSpec
-from surgery.transfers import Adapt, KeepInit, plan_transfer
+from surgery.transfers import plan_transfer
 
 # timm's own function, called as it is, makes torch warn of its indices.
 pytestmark = pytest.mark.filterwarnings(
@@ -30,8 +30,8 @@ def holder(*shape):
 
 def resized(old, new, settings=None):
     source, model = holder(*old), holder(*new)
-    asked = {NAME: ("rel-pos", settings)} if settings else None
-    surgery.transfer(source, model, on_mismatch="adapt", adapters=asked)
+    wanted = {NAME: ("rel-pos", settings)} if settings else "auto"
+    surgery.transfer(source, model, resize=wanted)
     values = source.attn.relative_position_bias_table.detach()
     return values, model.attn.relative_position_bias_table.detach()
 
@@ -71,8 +71,8 @@ def test_a_swin_of_another_window():
     name = "swin_tiny_patch4_window7_224"
     source = timm.create_model(name, img_size=56, window_size=7, **build)
     model = timm.create_model(name, img_size=64, window_size=8, **build)
-    outcome = surgery.transfer(source, model, on_mismatch="adapt")
-    assert len(outcome.adapted) == 2
+    outcome = surgery.transfer(source, model, resize="auto")
+    assert len(outcome.resized) == 2
     assert not outcome.fresh
     for path in ("layers.0.blocks.0.attn", "layers.1.blocks.0.attn"):
         old, new = (m.get_submodule(path).relative_position_bias_table for m in (source, model))
@@ -84,8 +84,8 @@ def test_absolute_offsets_after_levit():
     source, model = nn.Module(), nn.Module()
     source.attention_biases = nn.Parameter(torch.randn(4, 49))
     model.attention_biases = nn.Parameter(torch.randn(4, 196))
-    outcome = surgery.transfer(source, model, on_mismatch="adapt")
-    assert "resize_rel_pos_bias_table_levit" in outcome.plan.by_target[name].reference
+    outcome = surgery.transfer(source, model, resize="auto")
+    assert "resize_rel_pos_bias_table_levit" in outcome.plan.by_target[name].method.reference
     expected = resize_rel_pos_bias_table_levit(source.attention_biases.detach().T, (196, 4)).T
     assert torch.equal(model.attention_biases, expected)
 
@@ -99,15 +99,15 @@ def test_absolute_offsets_after_levit():
     ],
 )
 def test_what_cannot_be_told_is_refused(old, new, why):
-    step = plan_transfer(table(*old), table(*new), on_mismatch="adapt").by_target[NAME]
-    assert isinstance(step, KeepInit)
+    step = plan_transfer(table(*old), table(*new), resize="auto").by_target[NAME]
+    assert step.state == "fresh"
     assert why in step.reason
 
 
 def test_the_plan_says_what_was_assumed():
-    plan = plan_transfer(table(172, 3), table(532, 3), on_mismatch="adapt")
+    plan = plan_transfer(table(172, 3), table(532, 3), resize="auto")
     step = plan.by_target[NAME]
-    assert isinstance(step, Adapt)
+    assert step.state == "resized"
     assert step.reason == (
         "7 x 7 window to 12 x 12, 3 rows of the class token kept; old and new assumed to be square"
     )
@@ -118,6 +118,6 @@ def test_float64_is_kept():
     source, model = holder(25, 1).double(), holder(81, 1).double()
     with torch.no_grad():
         source.attn.relative_position_bias_table.fill_(1 / 3)
-    surgery.transfer(source, model, on_mismatch="adapt")
+    surgery.transfer(source, model, resize="auto")
     result = model.attn.relative_position_bias_table.detach()
     torch.testing.assert_close(result, torch.full_like(result, 1 / 3), rtol=1e-15, atol=0)

@@ -5,7 +5,7 @@ from tiny_models import TinyNet, randomise
 from torch import nn
 
 import surgery
-from surgery.transfers import KeepInit, plan_transfer
+from surgery.transfers import plan_transfer
 
 
 def uniform(weight, shape):
@@ -23,17 +23,17 @@ def uniform(weight, shape):
 @pytest.mark.parametrize("new", [4, 6, 7, 1])
 def test_every_tensor_but_the_head_is_selected_from(new):
     source, model = randomise(TinyNet(5, width=8)), TinyNet(3, width=new)
-    outcome = surgery.transfer(source, model, on_mismatch="adapt", min_loaded=0)
+    outcome = surgery.transfer(source, model, resize="auto", min_loaded=0)
     assert set(outcome.fresh) == {"fc.weight", "fc.bias"}
     assert not [name for name in outcome.loaded if not name.endswith("num_batches_tracked")]
-    for name in outcome.adapted:
+    for name in outcome.resized:
         value = model.state_dict()[name]
         assert torch.equal(value, uniform(source.state_dict()[name], value.shape))
 
 
 def test_a_head_of_the_same_classes_keeps_them_all():
     source, model = randomise(TinyNet(5, width=8)), TinyNet(5, width=4)
-    surgery.transfer(source, model, on_mismatch="adapt")
+    surgery.transfer(source, model, resize="auto")
     assert torch.equal(model.fc.weight, source.fc.weight[:, ::2])
     assert torch.equal(model.fc.bias, source.fc.bias)
 
@@ -47,7 +47,7 @@ def test_channels_are_consistent_from_tensor_to_tensor():
         source.fc.weight[:, dropped] = 0
         for block in source.blocks:
             block[0].weight[:, dropped] = 0
-    surgery.transfer(source, model, on_mismatch="adapt")
+    surgery.transfer(source, model, resize="auto")
     images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(model.eval()(images), source(images), rtol=1e-12, atol=0)
 
@@ -56,7 +56,7 @@ def test_a_transformer_and_the_parts_of_its_qkv():
     build = {"patch_size": 8, "img_size": 16, "depth": 1, "num_classes": 2}
     wide = timm.create_model("vit_tiny_patch16_224", embed_dim=16, num_heads=4, **build)
     model = timm.create_model("vit_tiny_patch16_224", embed_dim=12, num_heads=3, **build)
-    outcome = surgery.transfer(randomise(wide), model, on_mismatch="adapt")
+    outcome = surgery.transfer(randomise(wide), model, resize="auto")
     assert not outcome.fresh
     attention, old = model.blocks[0].attn, wide.blocks[0].attn
     for new_part, old_part in zip(attention.qkv.weight.chunk(3), old.qkv.weight.chunk(3)):  # noqa: B905
@@ -65,27 +65,26 @@ def test_a_transformer_and_the_parts_of_its_qkv():
 
 
 def test_growth_is_refused():
-    step = plan_transfer(TinyNet(width=4), TinyNet(width=8), on_mismatch="adapt")
+    step = plan_transfer(TinyNet(width=4), TinyNet(width=8), resize="auto")
     assert "this one grows" in step.by_target["bn.weight"].reason
 
 
 def test_a_single_layer_has_no_width_unless_it_is_chosen():
     source, model = nn.Linear(4, 8), nn.Linear(4, 2)
-    assert isinstance(
-        plan_transfer(source, model, on_mismatch="adapt").by_target["weight"], KeepInit
-    )
-    surgery.transfer(source, model, adapters={"**": "width"})
+    plan = plan_transfer(source, model, resize="auto")
+    assert plan.by_target["weight"].state == "fresh"
+    surgery.transfer(source, model, resize={"**": "width"})
     assert torch.equal(model.weight, source.weight[::4])
 
 
 def test_classes_are_not_selected_from_even_where_everything_was_meant():
     source, model = TinyNet(6, width=8), TinyNet(3, width=4)
-    outcome = surgery.transfer(source, model, adapters={"**": "width"}, min_loaded=0)
+    outcome = surgery.transfer(source, model, resize={"**": "width"}, min_loaded=0)
     assert outcome.fresh == ("fc.weight", "fc.bias")
 
 
 def test_classes_whose_number_is_a_width_by_chance():
     source, model = TinyNet(8, width=8), TinyNet(4, width=4)
-    outcome = surgery.transfer(source, model, on_mismatch="adapt", min_loaded=0)
+    outcome = surgery.transfer(source, model, resize="auto", min_loaded=0)
     assert outcome.fresh == ("fc.weight", "fc.bias")
     assert "may be classes" in outcome.plan.by_target["fc.bias"].reason

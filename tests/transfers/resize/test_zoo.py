@@ -32,14 +32,14 @@ CASES = [
 @pytest.mark.filterwarnings("ignore:Using a non-tuple:UserWarning")
 @pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")
 @pytest.mark.parametrize(("name", "old", "new"), CASES)
-def test_adapted_as_timm_would(name, old, new):
+def test_resized_as_timm_would(name, old, new):
     source = randomise(timm.create_model(name, num_classes=10, **old))
     model = timm.create_model(name, num_classes=10, **new)
-    outcome = surgery.transfer(source, model, on_mismatch="adapt")
-    assert outcome.adapted
-    assert all(step.expected for step in outcome.plan.steps if step.status == "fresh")
+    outcome = surgery.transfer(source, model, resize="auto")
+    assert outcome.resized
+    assert all(step.recomputed for step in outcome.plan.steps if step.state == "fresh")
     copies = {name: value.clone() for name, value in source.state_dict().items()}
     module = importlib.import_module(type(model).__module__)
     expected = module.checkpoint_filter_fn(copies, model)
-    for adapted in outcome.adapted:
-        assert torch.equal(model.state_dict()[adapted], expected[adapted]), adapted
+    for name in outcome.resized:
+        assert torch.equal(model.state_dict()[name], expected[name]), name

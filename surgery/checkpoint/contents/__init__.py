@@ -1,0 +1,1 @@
+"""Which mappings in a file or in memory are state dicts, and which of several is meant."""

@@ -1,0 +1,287 @@
+"""State dicts among the inert values of a pickle, or in a live mapping, wherever a training script
+put them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from surgery.checkpoint.contents.choosing import TOP, is_at
+from surgery.checkpoint.contents.modules import Unfolding, is_module, module_entries
+from surgery.checkpoint.holding import StateDict
+from surgery.checkpoint.pickles.inert import (
+    Global,
+    Opaque,
+    Ordered,
+    StorageRef,
+    TensorRef,
+    Unreadable,
+)
+from surgery.checkpoint.places import Place, Region
+from surgery.checkpoint.writing.values import is_tensor
+from surgery.errors import CheckpointError
+from surgery.wording import counted, printable
+
+Locate = Callable[[StorageRef], Region]
+
+_DEEPEST = 3
+_LONGEST_TEXT = 60
+
+# What a module keeps beside its tensors, under a name of its own; anything at all.
+_EXTRA_STATE = "_extra_state"
+
+# Tensors below these keys are not weights: moments, loss scales, best scores, random states.
+# `optim_d` is an optimizer's, `optimal_model` is not.
+_NOT_WEIGHTS = re.compile(
+    r"optimi[sz]er|optims?(?![a-z])|(amp|((grad|loss|amp)_)?scaler|callbacks|loops|rng\w*|random_states?"
+    r"|(lr_?)?sched\w*|hyper_?param\w*|hparams)$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A mapping that is a state dict, and the keys that lead to it."""
+
+    path: tuple[str, ...]
+    entries: Mapping[Any, Any]
+    attributes: Mapping[Any, Any]
+
+    @property
+    def key(self) -> str | None:
+        """The path with dots, as a person writes it; None for the outermost mapping."""
+        return ".".join(self.path) if self.path else None
+
+
+def find_state_dicts(top: Any, key: str | None = None) -> tuple[Found, ...]:
+    """Every state dict in ``top``, to a depth of three keys.
+
+    A state dict is a mapping from names to tensors for the most part, or any that carries
+    torch's ``_metadata``. The mapping at ``key`` counts as one for a single tensor, and even
+    where such a key does not usually lead to weights: the caller means it. ``"."`` is ``top``
+    itself.
+    """
+    found = tuple(_search(top, (), set(), Unfolding()))
+    if not found and isinstance(top, Mapping) and not top:
+        found = (_found((), top),)
+    if key is None or any(is_at(key, candidate.key) for candidate in found):
+        return found
+    meant = [_found(*at) for at in _lookup(top, key, ()) if _tensors(_entries(at[1]))]
+    return (*found, *meant[:1])
+
+
+def place_all(found: Found, locate: Locate, label: str) -> StateDict:
+    """Check every tensor of a state dict against its storage.
+
+    Raises CheckpointError where a storage is missing or short, or where a view leaves it:
+    such a file is damaged. A tensor of a kind that is not read is only listed.
+    """
+    places: dict[str, Place] = {}
+    unreadable: list[tuple[str, str]] = []
+    not_tensors: list[str] = []
+    for name, value in found.entries.items():
+        if not isinstance(name, str):
+            not_tensors.append(str(name))
+        elif isinstance(value, TensorRef):
+            place = place_of(name, value, locate, label)
+            if place.is_absurd:
+                unreadable.append((name, f"a view that repeats {counted(place.extent, 'value')}"))
+            else:
+                places[name] = place
+        elif isinstance(value, Unreadable):
+            unreadable.append((name, value.reason))
+        else:
+            not_tensors.append(name)
+    return StateDict(
+        found.key,
+        places,
+        tuple(unreadable),
+        tuple(not_tensors),
+        module_versions(found.attributes.get("_metadata")),
+        texts(found.attributes.get("_surgery")),
+    )
+
+
+def others(top: Any, found: tuple[Found, ...]) -> tuple[tuple[str, str], ...]:
+    """The top-level entries that lead to no state dict, each in a few words."""
+    if any(candidate.key is None for candidate in found):
+        return ()
+    entries = _entries(top)
+    if entries is None or is_optimizer(top):
+        return (("", summary(top)),)
+    leading = {candidate.path[0] for candidate in found}
+    beside = ((key, value) for key, value in entries.items() if key not in leading)
+    return tuple((str(key), summary(value)) for key, value in beside)
+
+
+def summary(value: Any) -> str:
+    """A value of a pickle in a few words: ``int 37``, ``argparse.Namespace (opaque)``."""
+    match value:
+        case None:
+            return "None"
+        case int() if abs(value) >= 1 << 64:
+            return f"int of {value.bit_length():,} bits"
+        case bool() | int() | float() | complex():
+            return f"{type(value).__name__} {value}"
+        case str():
+            cut = "..." if len(value) > _LONGEST_TEXT else ""
+            return f"str {value[:_LONGEST_TEXT]!r}{cut}"
+        case bytes():
+            return f"bytes, {len(value):,} of them"
+        case dict() if is_optimizer(value):
+            return "an optimizer state"
+        case dict():
+            return f"dict of {len(value):,}" + (f" ({_first_keys(value)})" if value else "")
+        case list() | tuple() | set():
+            return f"{type(value).__name__} of {len(value):,}"
+        case TensorRef(dtype=dtype, shape=shape):
+            return f"{dtype} tensor {'x'.join(map(str, shape)) or 'scalar'}"
+        case Unreadable(reason):
+            return reason
+        case Opaque(name=name):
+            return f"{printable(name)} (opaque)"
+        case Global(name):
+            return printable(name)
+        case _:
+            return type(value).__name__
+
+
+def _first_keys(value: Mapping[Any, Any]) -> str:
+    return ", ".join(printable(key) for key in islice(value, 4)) + (
+        ", ..." if len(value) > 4 else ""
+    )
+
+
+def is_optimizer(value: Any) -> bool:
+    """Whether a mapping is what ``Optimizer.state_dict`` gives."""
+    return isinstance(value, dict) and {"state", "param_groups"} <= value.keys()
+
+
+def _search(
+    value: Any, path: tuple[str, ...], seen: set[int], unfolding: Unfolding
+) -> Iterator[Found]:
+    """State dicts, innermost first.
+
+    What holds another one is a container with a few tensors, unless its own tensors are named
+    as a model's are: ``{**state_dict, "ema": ema_state_dict}`` holds two.
+    """
+    if id(value) in seen or is_optimizer(value):
+        return
+    entries = _entries(value, unfolding)
+    if entries is None:
+        return
+    seen.add(id(value))
+    inner = (
+        []
+        if len(path) == _DEEPEST
+        else [
+            found
+            for key, child in entries.items()
+            if isinstance(child, Mapping | Opaque)
+            and isinstance(key, str)
+            and _may_hold_weights(key)
+            for found in _search(child, (*path, key), seen, unfolding)
+        ]
+    )
+    yield from inner
+    if _is_state_dict(value, entries) and (
+        not inner or _is_marked(value) or _is_named_like_a_model(entries, inner)
+    ):
+        yield _found(path, value, entries)
+
+
+def _lookup(value: Any, key: str, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What lies at a dotted key, and the keys to it, which may have dots in them themselves."""
+    entries = _entries(value)
+    if key == TOP and not path:
+        yield path, value
+    if entries is None or len(path) == _DEEPEST:
+        return
+    if key in entries:
+        yield (*path, key), entries[key]
+    for dot in (i for i, character in enumerate(key) if character == "."):
+        if key[:dot] in entries:
+            yield from _lookup(entries[key[:dot]], key[dot + 1 :], (*path, key[:dot]))
+
+
+def _may_hold_weights(key: Any) -> bool:
+    """Whether tensors below the key may be a model's: ``optimizer`` and ``scaler`` have others."""
+    return isinstance(key, str) and not (_NOT_WEIGHTS.match(key) or key.endswith(_EXTRA_STATE))
+
+
+def _entries(value: Any, unfolding: Unfolding | None = None) -> Mapping[Any, Any] | None:
+    if is_module(value):
+        return module_entries(value, unfolding or Unfolding())
+    if isinstance(value, Opaque):
+        return value.entries or None
+    return value if isinstance(value, Mapping) else None
+
+
+def _found(path: tuple[str, ...], value: Any, entries: Mapping[Any, Any] | None = None) -> Found:
+    attributes = value.attributes if isinstance(value, Ordered | Opaque) else {}
+    entries = _entries(value) if entries is None else entries
+    return Found(path, entries or {}, attributes)
+
+
+def _is_marked(value: Any) -> bool:
+    return isinstance(value, Ordered) and "_metadata" in value.attributes
+
+
+def _is_state_dict(value: Any, entries: Mapping[Any, Any]) -> bool:
+    if not all(isinstance(key, str) for key in entries):
+        return False
+    counted = sum(not key.endswith(_EXTRA_STATE) for key in entries)
+    return _is_marked(value) or 2 * _tensors(entries) > counted
+
+
+def _is_named_like_a_model(entries: Mapping[Any, Any], inner: Iterable[Found]) -> bool:
+    """Whether a tensor here lies in a layer (``fc.weight``), or is one that an inner dict has too.
+
+    What a script keeps beside its model (``mean``, ``std``, ``best_score``) is named otherwise.
+    """
+    inside = {name for found in inner for name in found.entries}
+    return any(
+        "." in name or name == "weight" or name in inside
+        for name, value in entries.items()
+        if _is_tensor(value)
+    )
+
+
+def _tensors(entries: Mapping[Any, Any] | None) -> int:
+    return sum(map(_is_tensor, entries.values())) if entries else 0
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, TensorRef | Unreadable) or is_tensor(value)
+
+
+def place_of(name: str, ref: TensorRef, locate: Locate, label: str) -> Place:
+    """Where a tensor's values lie. Raises CheckpointError where its view leaves its storage."""
+    region = locate(ref.storage)
+    place = Place(
+        region, ref.dtype, ref.shape, ref.strides, ref.offset, ref.conjugate, ref.negative
+    )
+    if fault := place.fault():
+        raise CheckpointError(f"{label}: tensor {printable(name)} {fault}: the file is damaged")
+    return place
+
+
+def module_versions(metadata: Any) -> dict[str, int]:
+    """``state_dict()._metadata``: module path to ``{"version": number}``."""
+    entries = metadata.items() if isinstance(metadata, Mapping) else ()
+    return {
+        path: entry["version"]
+        for path, entry in entries
+        if isinstance(path, str) and isinstance(entry, Mapping)
+        if type(entry.get("version")) is int
+    }
+
+
+def texts(metadata: Any) -> dict[str, str]:
+    """What is text under a text among metadata of any kind."""
+    entries = metadata.items() if isinstance(metadata, dict) else ()
+    return {k: text for k, text in entries if isinstance(k, str) and isinstance(text, str)}

@@ -1,0 +1,270 @@
+"""Files that torch.save wrote: a zip archive since torch 1.6, one stream of pickles before.
+
+The facts are from ``torch/serialization.py``: ``_save``, ``_legacy_save``, ``_legacy_load``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from surgery.checkpoint.contents.finding import Locate, find_state_dicts, others, place_all
+from surgery.checkpoint.formats.zipped import Archive, Member
+from surgery.checkpoint.holding import Contents
+from surgery.checkpoint.pickles.constructors import storage_dtype
+from surgery.checkpoint.pickles.cursor import Cursor, MoreWanted
+from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, StorageRef
+from surgery.checkpoint.pickles.reading import no_persistent, unpickle
+from surgery.checkpoint.pieces import read_region
+from surgery.checkpoint.places import Region
+from surgery.checkpoint.source import Reader
+from surgery.collecting import collector_paused
+from surgery.errors import CheckpointError
+from surgery.wording import listed, printable
+
+MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+_MOST_ELEMENTS = 1 << 63
+
+#: Bytes that are first read of a pickle in a stream.
+_FIRST_READ = 1 << 20
+
+# torch.save never compresses. A pickle that someone's archiver did is a fifth of its size (real
+# models and 20,000 equal tensors alike); one that shrinks far more is a bomb, as each of its
+# bytes can make an object.
+_FREE_DEFLATED_PICKLE = 1 << 20
+_MOST_DEFLATED = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """What a file's pickle says, inert, and how to find the storages that it names."""
+
+    value: Any
+    locate: Locate
+    opaque: tuple[str, ...]
+
+
+@collector_paused()
+def read_pickled(kind: str, reader: Reader, key: str | None = None) -> Contents:
+    """The state dicts of a zip archive (``kind`` is ``"zip"``) or of a ``"stream"``."""
+    label = reader.source.label
+    pickled = unpickle_file(kind, reader)
+    try:
+        found = find_state_dicts(pickled.value, key)
+    except Malformed as error:
+        raise CheckpointError(f"{label}: {error}") from error
+    states = tuple(place_all(each, pickled.locate, label) for each in found)
+    beside = others(pickled.value, found)
+    return Contents(reader.source, f"torch {kind}", states, beside, pickled.opaque)
+
+
+def unpickle_file(kind: str, reader: Reader) -> Pickled:
+    """All of the file's pickle, inert. Raises CheckpointError."""
+    return _unpickle_zip(reader) if kind == "zip" else _unpickle_stream(reader)
+
+
+def _unpickle_zip(reader: Reader) -> Pickled:
+    """A zip archive: ``<top>/data.pkl``, and a member ``<top>/data/<key>`` for each storage."""
+    archive = Archive(reader)
+    top = _top_folder(reader, archive.members)
+    label = f"{reader.source.label} ({printable(top)}/data.pkl)"
+    region = archive.region(archive.members[f"{top}/data.pkl"])
+    if region.nbytes > _FREE_DEFLATED_PICKLE + _MOST_DEFLATED * region.stored:
+        raise CheckpointError(f"{label}: a compressed pickle of {region.nbytes:,} bytes")
+    data = bytes(read_region(region, reader, 0, region.nbytes))
+    value, opaque = unpickle(Cursor(data, label), _zip_storage)
+    order = archive.members.get(f"{top}/byteorder")
+    swapped = order is not None and _is_big_endian(reader, archive.region(order))
+
+    @cache
+    def find(key: str) -> Region | None:
+        member = archive.members.get(f"{top}/data/{key}")
+        return None if member is None else archive.region(member, swapped=swapped)
+
+    return Pickled(value, _Storages(reader.source.label, find), opaque)
+
+
+def _unpickle_stream(reader: Reader) -> Pickled:
+    """One stream: magic, protocol, system, the object, its storages' keys, the storages."""
+    magic, _, at = read_pickle(reader, 0)
+    if magic != MAGIC:
+        raise CheckpointError(f"{reader.source.label}: a plain pickle, not written by torch.save")
+    protocol, _, at = read_pickle(reader, at)
+    if protocol != _PROTOCOL:
+        raise _damaged(reader, at, f"expected stream protocol {_PROTOCOL}")
+    _, _, at = read_pickle(reader, at)  # byte order, C types: storages are little-endian regardless
+    ids = _StreamIds()
+    value, opaque, at = read_pickle(reader, at, ids)
+    keys, _, at = read_pickle(reader, at)
+    regions = _stream_regions(reader, at, ids.storages, keys)
+    return Pickled(value, _Storages(reader.source.label, regions.get), opaque)
+
+
+def read_pickle(
+    reader: Reader, at: int, persistent: Callable[[Any], Any] = no_persistent
+) -> tuple[Any, tuple[str, ...], int]:
+    """The pickle that begins at byte ``at`` of the file, its globals without a meaning here, and
+    where it ends. Gigabytes of weights may follow it: no more is read than it seems to take.
+    """
+    left = reader.source.size - at
+    count = min(_FIRST_READ, left)
+    while True:
+        data = bytes(reader.read(at, count))
+        cursor = Cursor(data, reader.source.label, at, left - count)
+        try:
+            return *unpickle(cursor, persistent), cursor.position
+        except MoreWanted:
+            count = min(8 * count, left)
+
+
+def _damaged(reader: Reader, at: int, problem: str) -> CheckpointError:
+    return CheckpointError(f"{reader.source.label}: damaged at byte {at:,}: {problem}")
+
+
+def _top_folder(reader: Reader, members: Mapping[str, Member]) -> str:
+    tops = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl")]
+    tops = [top for top in tops if "/" not in top]
+    label = reader.source.label
+    if len(tops) == 1 and f"{tops[0]}/constants.pkl" in members:
+        raise CheckpointError(
+            f"{label}: a TorchScript archive (torch.jit.save), which holds code",
+            ("load it with torch.jit.load and save its state_dict()",),
+        )
+    if len(tops) != 1:
+        raise CheckpointError(f"{label}: {_other_zip(members)}, not written by torch.save")
+    return tops[0]
+
+
+def _other_zip(members: Mapping[str, Member]) -> str:
+    if any(name.endswith(".npy") for name in members):
+        return "a numpy archive (.npz)"
+    if "model.weights.h5" in members:
+        return "a Keras model"
+    return f"a zip archive of {listed([*members], 4) or 'nothing'}"
+
+
+def _zip_storage(identity: Any) -> StorageRef:
+    """Persistent ids of a zip archive: ``("storage", type, key, location, elements)``."""
+    # Class patterns would cost more than all the rest, once for every tensor.
+    match identity:
+        case ("storage", kind, key, location, count) if (
+            isinstance(key, str) and isinstance(location, str) and isinstance(count, int)
+        ):
+            return _storage(kind, key, location, count)
+        case _:
+            raise Malformed("a persistent id that names no storage")
+
+
+class _StreamIds:
+    """Persistent ids of a stream; ``storages`` are those met, each under its first dtype.
+
+    ``("storage", type, key, location, elements, view)``, where the last is None or
+    ``(key, offset, elements)``; and ``("module", class, file, source)`` for a pickled module.
+    """
+
+    def __init__(self) -> None:
+        self.storages: dict[str, StorageRef] = {}
+
+    def __call__(self, identity: Any) -> StorageRef | Global:
+        match identity:
+            case ("storage", kind, str() | int() as key, str(location), int(count), *view):
+                ref = _storage(kind, str(key), location, count, _view(view))
+                self.storages.setdefault(ref.key, ref)
+                return ref
+            case ("module", Global() as module, *_):
+                return module
+            case _:
+                raise Malformed("a persistent id that names no storage")
+
+
+def _storage(
+    kind: Any, key: str, location: str, count: int, view: tuple[str, int, int] | None = None
+) -> StorageRef:
+    dtype = storage_dtype(kind)
+    if dtype is None:
+        # Only names are printed: other values may be nested or numbers of any length.
+        name = kind.name if isinstance(kind, Global | Opaque) else type(kind).__name__
+        raise Malformed(f"a storage of unknown type {printable(name)}")
+    if not 0 <= count < _MOST_ELEMENTS:
+        raise Malformed("a storage whose number of elements no memory could hold")
+    return StorageRef(key, dtype, count, location, view)
+
+
+def _view(fields: list[Any]) -> tuple[str, int, int] | None:
+    match fields:
+        case [] | [None]:
+            return None
+        case [(str() | int() as key, int(offset), int(count))] if offset >= 0 and count >= 0:
+            return str(key), offset, count
+        case _:
+            raise Malformed("a storage view that is not (key, offset, elements)")
+
+
+class _Storages:
+    """Where a storage lies; ``find`` gives the whole one of a key, None where there is none."""
+
+    def __init__(self, label: str, find: Callable[[str], Region | None]) -> None:
+        self._label = label
+        self._find = find
+
+    def __call__(self, ref: StorageRef) -> Region:
+        region = self._find(ref.key)
+        if region is None:
+            raise CheckpointError(f"{self._label}: storage {printable(ref.key)} is missing")
+        expected = ref.count * ref.itemsize
+        if region.nbytes < expected:
+            raise CheckpointError(
+                f"{self._label}: storage {printable(ref.key)} is too short: "
+                f"expected {expected:,} bytes, have {region.nbytes:,}"
+            )
+        if ref.view is None:
+            return region
+        _, offset, count = ref.view
+        start, nbytes = offset * ref.itemsize, count * ref.itemsize
+        if start + nbytes > region.nbytes:
+            raise CheckpointError(f"{self._label}: a view leaves storage {printable(ref.key)}")
+        return Region(region.source, region.start + start, nbytes, nbytes)
+
+
+def _is_big_endian(reader: Reader, region: Region) -> bool:
+    """What the member ``byteorder`` says. Files before torch 2.1 have none; torch reads them as
+    little-endian.
+    """
+    if region.nbytes <= len("little"):
+        order = bytes(read_region(region, reader, 0, region.nbytes))
+        if order in (b"little", b"big"):
+            return order == b"big"
+    raise CheckpointError(f"{reader.source.label}: a byte order that is neither little nor big")
+
+
+def _stream_regions(
+    reader: Reader, at: int, refs: Mapping[str, StorageRef], keys: Any
+) -> dict[str, Region]:
+    """The storages of a stream: after the keys, each behind its length in elements."""
+    if not isinstance(keys, list) or not all(map(_is_key, keys)):
+        raise _damaged(reader, at, "expected the list of storage keys")
+    regions: dict[str, Region] = {}
+    for key in map(str, keys):
+        if key not in refs:
+            raise _damaged(reader, at, f"storage {printable(key)} belongs to no tensor")
+        region = regions[key] = _stream_region(reader, at, refs[key])
+        at = region.start + region.nbytes
+    return regions
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) or (isinstance(key, int) and 0 <= key < _MOST_ELEMENTS)
+
+
+def _stream_region(reader: Reader, at: int, ref: StorageRef) -> Region:
+    count = int.from_bytes(reader.read(at, 8), "little", signed=True)
+    start, nbytes = at + 8, count * ref.itemsize
+    if count != ref.count:
+        problem = f"expected a storage of {ref.count:,} elements, found {count:,}"
+        raise _damaged(reader, at, problem)
+    reader.check_range(start, nbytes)
+    return Region(reader.source, start, nbytes, nbytes)

@@ -1,0 +1,221 @@
+"""Axes as strided factors: what slicing, permuting and reshaping do to a view.
+
+An axis is a tuple of factors ``(size, stride)``, the outermost first: an index along it is written
+in the mixed radix of the sizes, and every digit moves by its stride. Reshaping splits and merges
+factors, so that merged axes need not lie one behind the other. Strides are in elements of what is
+viewed, whose values are taken to lie in row-major order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from surgery.checkpoint.places import contiguous_strides
+from surgery.wording import shape_text
+
+Shape = tuple[int, ...]
+Axis = tuple[tuple[int, int], ...]
+Axes = tuple[Axis, ...]
+
+
+def merged(factors: Iterable[tuple[int, int]]) -> Axis:
+    """The one way to write these factors: neighbours that run on are one, and none has size 1."""
+    found: list[tuple[int, int]] = []
+    for size, stride in factors:
+        if size == 1:
+            continue
+        if found and found[-1][1] == size * stride:
+            size *= found.pop()[0]
+        found.append((size, stride))
+    return tuple(found)
+
+
+def contiguous(shape: Shape) -> Axes:
+    """The axes of a tensor whose values lie in row-major order."""
+    return tuple(
+        () if size == 1 else ((size, stride),)
+        for size, stride in zip(shape, contiguous_strides(shape), strict=True)
+    )
+
+
+def length(axis: Axis) -> int:
+    """How many indices an axis has."""
+    return math.prod(size for size, _ in axis)
+
+
+def split(axes: Axes, shape: Shape) -> Axes | None:
+    """The axes of the same values in another shape; None where no strides can say it."""
+    left = [*merged(factor for axis in axes for factor in axis)]
+    found: list[Axis] = []
+    for size in reversed(shape):
+        axis: list[tuple[int, int]] = []
+        while size > 1:
+            inner, stride = left.pop()
+            if inner > size:
+                if inner % size:
+                    return None
+                left.append((inner // size, stride * size))
+                inner = size
+            elif size % inner:
+                return None
+            axis.append((inner, stride))
+            size //= inner
+        found.append(merged(reversed(axis)))
+    return tuple(reversed(found))
+
+
+def cut(axis: Axis, start: int, stop: int) -> Iterator[tuple[int, Axis]]:
+    """Indices ``start`` to ``stop`` of an axis, as offsets and axes one behind the other.
+
+    One for a single factor. Through merged factors at most three: what is left of a first block,
+    whole blocks, and the beginning of a last one (and each of these alike).
+    """
+    if not axis:
+        yield 0, ()
+        return
+    (_, stride), *rest = axis
+    block = length(tuple(rest))
+    first, last = -(-start // block), stop // block
+    if first > last:  # within one block
+        for offset, part in cut(tuple(rest), start - last * block, stop - last * block):
+            yield last * stride + offset, part
+        return
+    if start < first * block:
+        for offset, part in cut(tuple(rest), start % block, block):
+            yield (first - 1) * stride + offset, part
+    if first < last:
+        yield first * stride, merged(((last - first, stride), *rest))
+    if last * block < stop:
+        for offset, part in cut(tuple(rest), 0, stop - last * block):
+            yield last * stride + offset, part
+
+
+def runs(axes: Axes, offset: int) -> Iterator[tuple[int, int]]:
+    """First element and number of those that lie one behind the other, in row-major order."""
+    factors = list(merged(factor for axis in axes for factor in axis))
+    count = factors.pop()[0] if factors and factors[-1][1] == 1 else 1
+    starts = [0] * len(factors)
+    if any(size == 0 for size, _ in (*factors, (count, 1))):
+        return
+    while True:
+        yield offset, count
+        for at in range(len(factors) - 1, -1, -1):
+            size, stride = factors[at]
+            starts[at] += 1
+            offset += stride
+            if starts[at] < size:
+                break
+            offset -= size * stride
+            starts[at] = 0
+        else:
+            return
+
+
+Box = tuple[tuple[int, int], ...]
+
+
+def located(shape: Shape, axes: Axes, offset: int) -> tuple[Box, dict[int, int]] | None:
+    """The smallest box of a contiguous tensor of ``shape`` that holds the view, and by stride the
+    axis that each factor moves along. None where the view sees rows as one.
+    """
+    factors = [factor for axis in axes for factor in axis]
+    box: list[tuple[int, int]] = []
+    owner: dict[int, int] = {}
+    for at, (size, step) in enumerate(zip(shape, contiguous_strides(shape), strict=True)):
+        mine = [(n, t) for n, t in factors if step <= t < step * size and t % step == 0]
+        owner |= dict.fromkeys((t for _, t in mine), at)
+        start = offset // step % max(size, 1)
+        stop = start + 1 + sum((n - 1) * t // step for n, t in mine)
+        if stop > size:
+            return None
+        box.append((start, stop))
+    return (tuple(box), owner) if all(t in owner for _, t in factors) else None
+
+
+def restrided(shape: Shape, axes: Axes, owner: Mapping[int, int], new: Sequence[int]) -> Axes:
+    """The view's axes where those of its base of ``shape`` move by ``new`` strides."""
+    own = contiguous_strides(shape)
+    strides = {t: t // own[at] * new[at] for t, at in owner.items()}
+    return tuple(merged((n, strides[t]) for n, t in axis) for axis in axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A view in three steps: what is viewed in the shape ``shape``, of that a ``box``, and the
+    axes in the order ``order``. What is left is a reshape that merges axes.
+    """
+
+    shape: Shape
+    box: Box
+    order: tuple[int, ...]
+
+    @property
+    def sliced(self) -> bool:
+        return any(pair != (0, size) for pair, size in zip(self.box, self.shape, strict=True))
+
+
+def gridded(shape: Shape, axes: Axes, offset: int) -> Grid | None:
+    """The view of a contiguous tensor of ``shape`` as a :class:`Grid`.
+
+    None for the few that are sliced in one shape and split in another.
+    """
+    factors = [factor for axis in axes for factor in axis]
+    sizes = {stride: size for size, stride in factors}
+    own = {step for step, size in zip(contiguous_strides(shape), shape, strict=True) if size != 1}
+    # A factor that runs over the end of a row sees the rows as one.
+    crossed = {step for step in own for size, stride in factors if stride < step < size * stride}
+    steps = sorted({math.prod(shape), 1, *(own - crossed), *sizes}, reverse=True)
+    if 0 in (*shape, *sizes) or len(sizes) < len(factors):
+        return None
+    if any(outer % inner for outer, inner in pairwise(steps)):
+        return None
+    fine = [outer // inner for outer, inner in pairwise(steps)]
+    starts = [offset // step % size for size, step in zip(fine, steps[1:], strict=True)]
+    box = [(at, at + sizes.get(step, 1)) for at, step in zip(starts, steps[1:], strict=True)]
+    if any(stop > size for (_, stop), size in zip(box, fine, strict=True)):
+        return None
+    at_step = dict(zip(steps[1:], range(len(fine)), strict=True))
+    if fine == [size for size in shape if size != 1]:  # its own axes, those of one element too
+        places = [at for at, size in enumerate(shape) if size != 1]
+        at_step = {step: places[at] for step, at in at_step.items()}
+        boxes = iter(box)
+        box = [(0, 1) if size == 1 else next(boxes) for size in shape]
+        fine = [*shape]
+    return Grid(tuple(fine), tuple(box), _order(axes, box, at_step))
+
+
+def _order(axes: Axes, box: Sequence[tuple[int, int]], at_step: dict[int, int]) -> tuple[int, ...]:
+    """Where every axis of the view lies; an axis of one element is any that is left with one."""
+    ones = [at for at, (start, stop) in enumerate(box) if stop - start == 1]
+    order: list[int] = []
+    for axis in axes:
+        if axis:
+            order += [at_step[stride] for _, stride in axis]
+        elif ones:
+            order.append(ones.pop(0))
+    return (*order, *ones)
+
+
+def extent(start: int, stop: int, size: int) -> int:
+    """How many indices these are; ValueError where an axis has not so many, or they are none."""
+    if not 0 <= start < stop <= size:
+        raise ValueError(f"{size} rows have no rows {start} to {stop}")
+    return stop - start
+
+
+def box_shape(box: Sequence[tuple[int, int]], shape: Shape) -> Shape:
+    """The sizes of a box; ValueError where it is none of this shape."""
+    fits = (0 <= start <= stop <= size for (start, stop), size in zip(box, shape, strict=True))
+    if not all(fits):
+        raise ValueError(f"{tuple(box)} is no box of {shape_text(shape)}")
+    return tuple(stop - start for start, stop in box)
+
+
+def same_numel(new: Shape, old: Shape) -> Shape:
+    """The new shape; ValueError where it has another number of elements."""
+    if math.prod(new) != math.prod(old) or min(new, default=0) < 0:
+        raise ValueError(f"{shape_text(old)} is not {shape_text(new)}")
+    return new

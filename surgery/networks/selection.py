@@ -1,0 +1,327 @@
+"""What a model answers to a selector: its names, kinds and types, and what a transfer did to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from surgery.errors import SelectorError
+from surgery.patterns import (
+    STATUS_WORDS,
+    Selector,
+    Subject,
+    Subjects,
+    parse_selector,
+    why_nothing,
+)
+from surgery.record import read_record
+from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
+from surgery.states import STATES
+from surgery.wrappers import unwrap_name, unwrap_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def select(
+    model: nn.Module | ModelSpec,
+    selector: str | Selector,
+    *,
+    status: Mapping[str, str] | None = None,
+    transfer: object | None = None,
+) -> tuple[str, ...]:
+    """The names of the selected parameters, as ``named_parameters`` shows them, in its order.
+
+    ``transfer`` is what :func:`surgery.transfer` returned, or anything else that
+    :func:`statuses` reads; ``status`` is name to one of
+    :data:`surgery.states.STATES`. ``:new``, ``:loaded``, ``:computed`` and ``:resized`` need one of
+    them. A selector that selects no
+    parameter is a :class:`SelectorError`, and so is a name, glob or type in it that no
+    parameter has, behind a ``!`` too: ``layer1 & !bnn1`` is a slip.
+
+    >>> surgery.select(torchvision.models.resnet18(), "layer[34]/** & :bias & !**.bn1")
+    ('layer3.0.bn2.bias', 'layer3.0.downsample.1.bias', 'layer3.1.bn2.bias',
+     'layer4.0.bn2.bias', 'layer4.0.downsample.1.bias', 'layer4.1.bn2.bias')
+    """
+    spec = spec_of(model)
+    selector = parse_selector(selector)
+    status = statuses(transfer, spec) if status is None else status
+    answers = Answers(spec, status, heads_of(model, (selector,)))
+    answers.check(selector)
+    subjects = Subjects(answers.parameters())
+    meaning = subjects.meant_by(selector)
+    if meaning.unmet:
+        first, *others = map(subjects.why_unmet, meaning.unmet)
+        raise SelectorError(first, others)
+    if not meaning.indices:
+        raise SelectorError(why_nothing(selector))
+    return tuple(spec.parameters[index].name for index in sorted(meaning.indices))
+
+
+def spec_of(model: nn.Module | ModelSpec) -> ModelSpec:
+    """A spec as it is, a module described.
+
+    Raises :class:`~surgery.errors.SurgeryError` for lazy parameters, which have no shape yet.
+    """
+    if isinstance(model, ModelSpec):
+        return model
+    from surgery.networks.describe import describe
+
+    return describe(model)
+
+
+def heads_of(model: nn.Module | ModelSpec, selectors: Iterable[Selector]) -> tuple[str, ...] | None:
+    """The paths of a live model's head where a selector asks for ``:head``; None where none does,
+    or nothing can tell.
+    """
+    if isinstance(model, ModelSpec) or not name_the_head(selectors):
+        return None
+    from surgery.heads import head_paths
+
+    return head_paths(model) or None
+
+
+def name_the_head(selectors: Iterable[Selector]) -> bool:
+    """Whether one of them asks for ``:head``, which somebody has to look for first."""
+    return any(atom.text == ":head" for selector in selectors for atom in selector.atoms)
+
+
+class Answers:
+    """What one model answers: the subjects that selectors are asked about.
+
+    ``status`` is every name's state after a transfer, before the model was wrapped or after;
+    ``heads`` are the paths of the head's layers. Both are None where nothing tells them.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        status: Mapping[str, str] | None = None,
+        heads: Sequence[str] | None = None,
+    ) -> None:
+        aliases = (alias for parameter in spec.parameters for alias in parameter.aliases)
+        tensors = (tensor.name for tensor in spec.tensors)
+        self._spec, self._status, self._heads = spec, status, heads
+        self._clean = unwrap_names(dict.fromkeys((*aliases, *tensors)))
+        # What is open keeps its initial values, so that `:new` means it, too.
+        named = _unwrapped(status or {})
+        self._by_name = {name: "fresh" if at == "open" else at for name, at in named}
+        self._below_heads = tuple(unwrap_name(f"{path}.") if path else "" for path in heads or ())
+        self._stem = {
+            alias for each in spec.parameters if each.depth == 0 for alias in each.aliases
+        }
+
+    def check(self, selector: Selector) -> None:
+        """Raise :class:`SelectorError` for an atom that nothing at hand can answer."""
+        for atom in selector.atoms:
+            why = ""
+            if atom.kind == "state" and self._status is None:
+                why = (
+                    "asks what a transfer loaded, and there was no transfer: give one by "
+                    "transfer=, or by --from"
+                )
+            elif atom.kind == "type" and not self._spec.knows_types:
+                why = (
+                    "asks for module types, and only names and shapes are known: name the "
+                    "architecture as well"
+                )
+            elif atom.text == ":head" and self._heads is None:
+                why = "asks for the head, and nothing at hand tells which layers: name their module"
+            elif atom.text == ":stem" and not self._stem:
+                why = "asks for the first layers, which only timm's models tell: name their module"
+            if why:
+                raise SelectorError(f"{atom.text!r} {why}")
+
+    def parameters(self) -> tuple[Subject, ...]:
+        """One subject for each of the spec's parameters, in their order."""
+        return tuple(self._parameter(each, each.aliases) for each in self._spec.parameters)
+
+    def aliases(self, parameter: ParameterSpec) -> tuple[Subject, ...]:
+        """A tied parameter as each of its names alone would be seen."""
+        return tuple(self._parameter(parameter, (alias,)) for alias in parameter.aliases)
+
+    def tensors(self) -> tuple[Subject, ...]:
+        """One subject for each of the spec's tensors, buffers too, with its wrappers and below."""
+        return tuple(map(self._tensor, self._spec.tensors))
+
+    def modules(self) -> tuple[Subject, ...]:
+        """One subject for each of the spec's modules: its own path and tensors together."""
+        paths = unwrap_names(module.path for module in self._spec.modules)
+        others = _other_paths(self._spec)
+        own: dict[str, list[TensorSpec]] = {}
+        for tensor in self._spec.tensors:
+            own.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)
+        return tuple(
+            self._module(module, own.get(module.path, ()), paths[module.path], others)
+            for module in self._spec.modules
+        )
+
+    def _parameter(self, parameter: ParameterSpec, aliases: tuple[str, ...]) -> Subject:
+        owners = [owner for alias in aliases if (owner := self._spec.module_of(alias))]
+        norm = any(owner.norm for owner in owners)
+        return Subject(
+            names=tuple(self._clean[alias] for alias in aliases),
+            types=tuple(name for owner in owners for name in owner.types),
+            classes=frozenset(self._classes(aliases, (parameter.tensor,), norm=norm)),
+            statuses=self._statuses(aliases),
+        )
+
+    def _tensor(self, tensor: TensorSpec) -> Subject:
+        owner = self._spec.module_of(tensor.name)
+        norm = owner is not None and owner.norm
+        return Subject(
+            names=(self._clean[tensor.name], tensor.name),
+            types=owner.types if owner else (),
+            classes=frozenset(self._classes((tensor.name,), (tensor,), norm=norm)),
+            statuses=self._statuses((tensor.name,)),
+        )
+
+    def _module(
+        self,
+        module: ModuleSpec,
+        own: Sequence[TensorSpec],
+        path: str,
+        others: Mapping[str, tuple[str, ...]],
+    ) -> Subject:
+        names = tuple(tensor.name for tensor in own)
+        norm = module.norm or module.has_statistics
+        return Subject(
+            names=(path, *map(self._clean.__getitem__, names), *others.get(module.path, ())),
+            types=module.types,
+            classes=frozenset(self._classes(names, own, norm=norm)),
+            statuses=self._statuses(names),
+        )
+
+    def _classes(
+        self, names: Sequence[str], tensors: Iterable[TensorSpec], *, norm: bool
+    ) -> Iterator[str]:
+        yield "all"
+        if norm:
+            yield "norm"
+        if any(map(is_bias, names)):
+            yield "bias"
+        if any(len(tensor.shape) <= 1 for tensor in tensors):
+            yield "1d"
+        if any(self._clean[name].startswith(self._below_heads) for name in names):
+            yield "head"
+        if not self._stem.isdisjoint(names):
+            yield "stem"
+
+    def _statuses(self, names: Iterable[str]) -> frozenset[str]:
+        found = (self._by_name.get(self._clean[name]) for name in names)
+        return frozenset(status for status in found if status)
+
+
+def _other_paths(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """The other paths of each module that has several: those under which its buffers go too."""
+    paths = {
+        names[0].rpartition(".")[0]: [name.rpartition(".")[0] for name in names[1:]]
+        for names in spec.shared_buffers
+    }
+    return {first: tuple(map(unwrap_name, others)) for first, others in paths.items()}
+
+
+def is_bias(name: str) -> bool:
+    """By the last segment: ``bias`` is its first or last word.
+
+    ``fc.bias``, ``in_proj_bias``, ``q_bias`` and an LSTM's ``bias_ih_l0`` are; a
+    ``relative_position_bias_table`` is not, it is a table that attention learns like a weight.
+    """
+    words = name.rpartition(".")[2].split("_")
+    return "bias" in (words[0], words[-1])
+
+
+# --- what a transfer did ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """What one thing says of a transfer; ``shapes`` are those of all targets where it knew them."""
+
+    status: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+
+
+def statuses(transfer: object | None, spec: ModelSpec) -> Mapping[str, str] | None:
+    """Name to one of :data:`surgery.states.STATES`, from whatever a transfer handed over.
+
+    That is what :func:`surgery.transfer` or :func:`surgery.replace_head` returned, a mapping
+    that already says so, an opened file that a transfer wrote, or several of these in a list,
+    of which later ones overrule. A head's replacement says that its layers are fresh
+    and nothing of the rest. A transfer knows the shapes that it loaded: what has another shape
+    in ``spec``, or is not among them, came after it and is fresh.
+
+    Anything else is a :class:`SelectorError`.
+    """
+    if transfer is None:
+        return None
+    shapes = {alias: each.tensor.shape for each in spec.parameters for alias in each.aliases}
+    now = dict(_unwrapped(shapes))
+    clean = unwrap_names(shapes)
+    known: dict[str, str] = {}
+    complete = False
+    for part in transfer if isinstance(transfer, (list, tuple)) else (transfer,):
+        account = _account_of(part, spec)
+        known.update(_unwrapped(account.status))
+        if account.shapes is not None:
+            complete = True
+            before = dict(_unwrapped(account.shapes))
+            for name, _ in _unwrapped(account.status):
+                if now.get(name, before.get(name)) != before.get(name):
+                    known[name] = "fresh"
+    for parameter in spec.parameters if complete else ():
+        if not any(clean[alias] in known for alias in parameter.aliases):
+            known[clean[parameter.name]] = "fresh"
+    return known
+
+
+def _account_of(given: Any, spec: ModelSpec) -> _Account:
+    if isinstance(given, Mapping):
+        unknown = sorted({str(value) for value in given.values()} - {*STATES})
+        if unknown:
+            words = ", ".join(unknown)
+            raise SelectorError(f"a parameter is {', '.join(STATES)} after a transfer, not {words}")
+        return _Account(given)
+    if all(hasattr(given, status) for status in STATUS_WORDS.values()):
+        status = {name: word for word in STATUS_WORDS.values() for name in getattr(given, word)}
+        steps = getattr(getattr(given, "plan", None), "steps", None)
+        return _Account(status, steps and {step.target.name: step.target.shape for step in steps})
+    layers = getattr(given, "layers", None)
+    if isinstance(layers, tuple) and all(hasattr(layer, "path") for layer in layers):
+        return _Account(_fresh_below([layer.path for layer in layers], spec))
+    if hasattr(given, "specs") and hasattr(given, "metadata"):
+        record = read_record(given.metadata, given.specs)
+        if record is None:
+            raise SelectorError(
+                f"{getattr(given, 'path', 'the file')} has no record of a transfer: only a file "
+                "that a transfer wrote has one"
+            )
+        return _Account(record.status, {each.name: each.shape for each in record.model.tensors})
+    text = repr(given)
+    raise SelectorError(
+        "transfer takes what surgery.transfer or surgery.replace_head returned, a mapping of "
+        "names to loaded, computed, resized or fresh, a file that a transfer wrote (opened with "
+        "surgery.open_checkpoint), or several of these in a list; found "
+        f"{text if len(text) <= 60 else f'a {type(given).__name__}'}"
+    )
+
+
+def _fresh_below(paths: Iterable[str], spec: ModelSpec) -> dict[str, str]:
+    """Every name of the parameters that one of the paths covers."""
+    below = tuple(f"{path}." if path else "" for path in paths)
+    clean = unwrap_names(alias for each in spec.parameters for alias in each.aliases)
+    return {
+        clean[alias]: "fresh"
+        for parameter in spec.parameters
+        if any(clean[alias].startswith(below) for alias in parameter.aliases)
+        for alias in parameter.aliases
+    }
+
+
+Value = TypeVar("Value")
+
+
+def _unwrapped(values: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
+    for name, clean in unwrap_names(values).items():
+        yield clean, values[name]

@@ -1,0 +1,191 @@
+"""The state of an optimizer by parameter name, of a live one or of a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.errors import StateRefused
+from surgery.training.positions import names_by_position, order_notes
+from surgery.wrappers import unwrap_names
+
+#: What some optimizers (timm's Lamb, Adan) count once a group instead of once a parameter.
+_COUNTERS = ("step",)
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerState:
+    """``groups`` in order, with ``param_names`` in the place of the parameters; names unwrapped.
+
+    ``entries`` are name to key to value, of parameters that have a state. ``kind`` is the
+    optimizer's class, None where nobody wrote it down. ``parameters`` are those of a live
+    optimizer, whose values are its own, not copies. ``orphans`` are keys of a state that no
+    parameter has, ``notes`` what was taken on trust to find the names.
+    """
+
+    kind: str | None
+    groups: tuple[Mapping[str, Any], ...]
+    entries: Mapping[str, Mapping[str, Any]]
+    parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    orphans: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def counters(self) -> dict[str, dict[str, Any]]:
+        """By name, what the parameter's group counts for it."""
+        return {
+            name: {key: group[key] for key in _COUNTERS if key in group}
+            for group in self.groups
+            for name in group["param_names"]
+        }
+
+
+def kind_of(value: object) -> str:
+    """The class, as ``package.module:Class``."""
+    return f"{type(value).__module__}:{type(value).__qualname__}"
+
+
+def class_of(optimizer: torch.optim.Optimizer) -> str | type[torch.optim.Optimizer]:
+    """The class as rules would name it: by torch's own name where it has one."""
+    kind = type(optimizer)
+    return kind.__name__ if getattr(torch.optim, kind.__name__, None) is kind else kind
+
+
+def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group without its parameters: learning rate, counters, whatever else it has."""
+    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def names_in_model(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str | None]:
+    """The names that the model has for the optimizer's parameters; None for what it has not."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    clean = unwrap_names(names.values())
+    places = (names.get(id(p)) for group in optimizer.param_groups for p in group["params"])
+    return [None if name is None else clean[name] for name in places]
+
+
+def known_names(optimizer: torch.optim.Optimizer, model: nn.Module | None) -> list[str | None]:
+    """The names that the groups carry, else those of the model; None for unknown ones."""
+    if (names := _carried_names(optimizer.param_groups)) is not None:
+        return [*_unwrapped(names)]
+    if model is not None:
+        return names_in_model(optimizer, model)
+    return [None for group in optimizer.param_groups for _ in group["params"]]
+
+
+def live_state(optimizer: torch.optim.Optimizer, names: Sequence[str | None]) -> OptimizerState:
+    """The state of an optimizer whose parameters have these names; what has none is numbered."""
+    if not any(names):
+        raise _nameless("the optimizer")
+    every = [name or f"(parameter {index})" for index, name in enumerate(names)]
+    groups = optimizer.param_groups
+    parameters = dict(zip(every, (p for group in groups for p in group["params"]), strict=True))
+    entries = {name: optimizer.state.get(p, {}) for name, p in parameters.items()}
+    return OptimizerState(
+        kind_of(optimizer),
+        _named_groups(groups, every),
+        {name: entry for name, entry in entries.items() if entry},
+        parameters,
+    )
+
+
+def saved_state(state_dict: Mapping[str, Any], model: nn.Module | None) -> OptimizerState:
+    """A ``state_dict()``, by the names that it carries or those of the model that made it."""
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    if not (isinstance(state, Mapping) and isinstance(groups, list) and all(map(_lists, groups))):
+        raise StateRefused("the saved state is damaged: expected groups that list their parameters")
+    positions = [position for group in groups for position in group["params"]]
+    entries = {key: entry for key, entry in state.items() if isinstance(entry, Mapping) and entry}
+    if not entries:
+        return OptimizerState(None, (), {})
+    names = _carried_names(groups)
+    notes: tuple[str, ...] = ()
+    if names is None and all(isinstance(position, str) for position in positions):
+        names = positions  # torch.distributed.checkpoint writes names in their place
+    if names is None:
+        if model is None:
+            raise _nameless("the saved state")
+        names = names_by_position([group["params"] for group in groups], entries, model)
+        notes = order_notes(names, model)
+    clean = _unwrapped(names)
+    return OptimizerState(
+        None,
+        _named_groups(groups, clean),
+        {
+            name: entries[position]
+            for name, position in zip(clean, positions, strict=True)
+            if position in entries
+        },
+        orphans=tuple(str(key) for key in state if key not in set(positions)),
+        notes=notes,
+    )
+
+
+def only_state(found: Mapping[str, Mapping[str, Any]], where: str) -> Mapping[str, Any]:
+    """The one optimizer state that was found, by its path; StateRefused for none or several."""
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise StateRefused(f"{where}: holds no optimizer state (a mapping of state, param_groups)")
+    raise StateRefused(
+        f"{where}: holds {len(found)} optimizer states, {', '.join(found)}: load the file and "
+        "pass the one that is meant"
+    )
+
+
+def states_in(saved: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The mapping itself where it is a state, else those among its values, by their path."""
+    if _is_state(saved):
+        return {"": saved}
+    found = {str(key): value for key, value in saved.items()}
+    for key, value in saved.items():
+        if isinstance(value, list):
+            found |= {f"{key}.{index}": one for index, one in enumerate(value)}
+    return {path: value for path, value in found.items() if _is_state(value)}
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
+
+
+def _lists(group: object) -> bool:
+    return isinstance(group, Mapping) and isinstance(group.get("params"), list)
+
+
+def _carried_names(groups: Iterable[Mapping[str, Any]]) -> list[str] | None:
+    """None unless every group names all of its parameters."""
+    names: list[str] = []
+    for group in groups:
+        own = group.get("param_names")
+        if not isinstance(own, list | tuple) or len(own) != len(group["params"]):
+            return None
+        names += map(str, own)
+    return names
+
+
+def _named_groups(
+    groups: Iterable[Mapping[str, Any]], names: Iterable[str]
+) -> tuple[dict[str, Any], ...]:
+    left = iter(names)
+    return tuple(
+        {**settings_of(group), "param_names": [next(left) for _ in group["params"]]}
+        for group in groups
+    )
+
+
+def _unwrapped(names: Sequence[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise StateRefused(f"the state has two parameters called {twice}")
+    clean = unwrap_names(names)
+    return [clean[name] for name in names]
+
+
+def _nameless(what: str) -> StateRefused:
+    return StateRefused(
+        f"{what} keeps no names: give model=, the model that made it (optimizers of "
+        "build_optimizer, and of torch from named_parameters(), keep them)"
+    )

@@ -1,0 +1,152 @@
+"""What an optimizer keeps for each parameter, and how saved values come there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.tuning.optimizer_names import find_optimizer
+from surgery.tuning.state_size import KERNELS
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTensor:
+    """A tensor of a state. ``follows`` says that it lies on its parameter's device."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    follows: bool
+
+
+#: By key, None where the value is no tensor.
+Kept = Mapping[str, KeptTensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A parameter in an optimizer, with the position of its group.
+
+    ``kept`` is its state after a first step; None where only a real step could show it.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    group: int
+    kept: Kept | None
+
+
+#: Raised by a step on the meta device that reads a value, and by one that wants a closure or
+#: another kind of gradient.
+_STEP_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError)
+
+
+def parameter_slots(
+    kind: type[torch.optim.Optimizer], groups: Sequence[Mapping[str, Any]], names: Iterable[str]
+) -> tuple[Slot, ...]:
+    """The parameters of groups, in their order, which is that of the names.
+
+    What is kept for them is measured once for each group, shape and dtype, as in
+    :mod:`surgery.tuning.state_size`: the same class takes one step with the group's own
+    settings, on the meta device or, where it reads values (Adafactor), on the CPU. So momentum
+    that is off, amsgrad, and factored moments come out right, for optimizers of other libraries
+    as well.
+    """
+    measured: dict[object, Kept | None] = {}
+    slots, left = [], iter(names)
+    for index, group in enumerate(groups):
+        for parameter in group["params"]:
+            case = (index, tuple(parameter.shape), parameter.dtype)
+            if case not in measured:
+                measured[case] = _measured(kind, parameter, group)
+            slots.append(Slot(next(left), parameter, index, measured[case]))
+    return tuple(slots)
+
+
+def misfit(entry: Mapping[str, Any], kept: Kept | None) -> str:
+    """The first saved value that has another shape than what is kept; empty without one."""
+    for key, spec in (kept or {}).items():
+        if spec is not None and key in entry and (found := shape_of(entry[key])) != spec.shape:
+            return f"{key} was {found} and is to be {spec.shape}"
+    return ""
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """A number is a tensor without dimensions: older Adams counted steps so. None for others."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    return () if isinstance(value, int | float) else None
+
+
+def write_states(
+    optimizer: torch.optim.Optimizer,
+    slots: Iterable[Slot],
+    entries: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Give every parameter a copy of its entry, and those without one no state."""
+    slots = tuple(slots)
+    states: dict[torch.Tensor, dict[str, Any]] = {
+        slot.parameter: {
+            key: _placed(value, key, slot, optimizer.param_groups[slot.group])
+            for key, value in entries[slot.name].items()
+        }
+        for slot in slots
+        if slot.name in entries
+    }
+    for slot in slots:
+        optimizer.state.pop(slot.parameter, None)
+    optimizer.state.update(states)
+
+
+def _placed(value: Any, key: str, slot: Slot, group: Mapping[str, Any]) -> Any:
+    """A copy of ``value`` where the parameter's optimizer wants it, the bits unchanged.
+
+    On the parameter's device or, as counts of steps, on the CPU unless the group's kernels read
+    it; a value of the parameter's shape in its memory format. The dtype is the saved one's,
+    unless the optimizer keeps another for this parameter.
+    """
+    known = slot.kept.get(key) if slot.kept else None
+    if known is not None and isinstance(value, int | float):
+        value = torch.tensor(value)
+    if not isinstance(value, torch.Tensor):
+        return copy.deepcopy(value)
+    follows = known.follows if known is not None else key != "step"
+    if group.get("capturable") or group.get("fused"):
+        follows = True
+    dtype = known.dtype if known is not None else value.dtype
+    device = slot.parameter.device if follows else torch.device("cpu")
+    if value.shape == slot.parameter.shape:
+        own = torch.empty_like(slot.parameter, dtype=dtype, device=device)
+        return own.detach().copy_(value)
+    return value.detach().to(device, dtype, copy=True)
+
+
+def _measured(
+    kind: type[torch.optim.Optimizer], parameter: nn.Parameter, group: Mapping[str, Any]
+) -> Kept | None:
+    for device in ("meta", "cpu"):
+        with suppress(*_STEP_ERRORS):
+            choice = find_optimizer(kind)
+            accepted = choice.accepted - {*KERNELS, "params"}
+            keys = {key: value for key, value in group.items() if key in accepted}
+            values = torch.zeros(parameter.shape, dtype=parameter.dtype, device=device)
+            probe = nn.Parameter(values)
+            probe.grad = torch.zeros_like(values)
+            optimizer = choice.build([{"params": [probe]}], **keys)
+            optimizer.step()
+            state = optimizer.state[probe]
+            return {key: _kept(key, value, device) for key, value in state.items()}
+    return None
+
+
+def _kept(key: str, value: object, device: str) -> KeptTensor | None:
+    """On the CPU it cannot be seen what follows a parameter: everything does but the count."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    follows = value.is_meta if device == "meta" else key != "step"
+    return KeptTensor(tuple(value.shape), value.dtype, follows)

@@ -1,0 +1,143 @@
+"""A request -> a plan that can be carried out, with both of its ends open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from surgery.checkpoint.holding import Checkpoint
+from surgery.checkpoint.progress import Progress
+from surgery.checkpoint.weights import Weights, names_of, open_source
+from surgery.errors import SurgeryError
+from surgery.matching.by_structure import UNKNOWN, Code
+from surgery.networks.architectures import find_architecture
+from surgery.networks.blueprints import blueprint
+from surgery.specs import ModelSpec, SourceSpec, TensorSpec
+from surgery.transfers.decide import decide
+from surgery.transfers.plan import TransferOutcome, TransferPlan
+from surgery.transfers.refusal import refuse
+from surgery.transfers.request import TransferRequest
+from surgery.transfers.target import Target, is_module, open_target
+from surgery.transfers.tofile import write_plan
+from surgery.wrappers import unwrap_name, unwrap_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgery.checkpoint.weights import SourceLike
+
+
+def plan(request: TransferRequest) -> TransferPlan:
+    """Open both ends and decide where every tensor of the target comes from.
+
+    Nothing is read or written but names. Raises as :func:`surgery.transfers.decide.decide` does,
+    and :class:`~surgery.errors.CheckpointError`, :class:`~surgery.errors.ArchitectureError` or
+    :class:`~surgery.errors.SurgeryError` for an end that cannot be opened.
+    """
+    source = _open_source(request)
+    ends = OpenedEnds(source, open_target(request))
+    return ends.plan(request)
+
+
+def _open_source(request: TransferRequest) -> Weights | SourceSpec:
+    source = request.source
+    if isinstance(source, SourceSpec):
+        return source
+    if isinstance(source, Iterable) and not (
+        isinstance(source, str | Mapping) or is_module(source)
+    ):
+        specs = tuple(source)
+        if all(isinstance(spec, TensorSpec) for spec in specs):
+            return SourceSpec(specs)
+    return open_source(cast("SourceLike", source), request.key)
+
+
+@dataclass(frozen=True)
+class OpenedEnds:
+    """What holds the old weights (or what only their names and shapes are known of) and what takes
+    them, see :class:`~surgery.transfers.plan.Ends`.
+    """
+
+    source: Weights | SourceSpec
+    target: Target
+
+    @property
+    def label(self) -> str:
+        return self.target.label
+
+    @property
+    def source_kind(self) -> str:
+        if not isinstance(self.source, Checkpoint):
+            return ""
+        return ", ".join(filter(None, (self.source.format, self.source.key)))
+
+    def plan(self, request: TransferRequest) -> TransferPlan:
+        known = self.source if isinstance(self.source, SourceSpec) else names_of(self.source)
+        code = self._code(request, known) if request.match == "structure" else UNKNOWN
+        return decide(request, known, self.target, code, self)
+
+    def refuse(self, plan: TransferPlan) -> None:
+        if plan.request is not None:
+            refuse(plan, plan.request)
+
+    def apply(self, plan: TransferPlan, model: nn.Module) -> TransferOutcome:
+        from surgery.transfers.apply import apply_to_model
+
+        self.refuse(plan)
+        return apply_to_model(plan, self.readable, model, strict=_is_strict(plan))
+
+    def write(
+        self, plan: TransferPlan, path: Path, max_shard_bytes: int | None, progress: Progress
+    ) -> TransferOutcome:
+        self.refuse(plan)
+        return write_plan(
+            plan,
+            self.readable,
+            self.target,
+            path,
+            strict=_is_strict(plan),
+            max_shard_bytes=max_shard_bytes,
+            progress=progress,
+        )
+
+    @property
+    def readable(self) -> Weights:
+        """The old weights with their values; SurgeryError where only names are known."""
+        if isinstance(self.source, SourceSpec):
+            raise SurgeryError(
+                "this plan was made from names and shapes alone; make it from the file or the "
+                "state dict whose values are to be moved"
+            )
+        return self.source
+
+    def _code(self, request: TransferRequest, source: SourceSpec) -> Code:
+        """What is known of the code of both sides; orders are looked for where they matter."""
+        order = self.target.find_order
+        if is_module(request.source):
+            from surgery.networks.live import blueprint_of
+
+            live = blueprint_of(request.source)
+            return Code(live.spec, live.find_order, order)
+        if request.source_arch is None:
+            return Code(target_order=order)
+        architecture = find_architecture(request.source_arch)
+        saved = blueprint(architecture, arguments=request.source_arguments)
+        _refuse_other(source, saved.spec, architecture.label)
+        return Code(saved.spec, saved.find_order, order)
+
+
+def _is_strict(plan: TransferPlan) -> bool:
+    return plan.request is not None and plan.request.strict
+
+
+def _refuse_other(source: SourceSpec, saved: ModelSpec, label: str) -> None:
+    """Raise SurgeryError where a checkpoint and what it is said to be saved from share nothing."""
+    known = {(unwrap_name(spec.name), spec.shape) for spec in saved.tensors}
+    names = unwrap_names(spec.name for spec in source.specs)
+    if not any((names[spec.name], spec.shape) in known for spec in source.specs):
+        raise SurgeryError(
+            f"the source is no checkpoint of {label}: not one tensor has a name and a shape of it; "
+            "name the architecture that it was saved from (--source-arch), or none"
+        )

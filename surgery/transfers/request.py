@@ -1,0 +1,128 @@
+"""What somebody wants of a transfer, made by Python's keywords and by the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from surgery.errors import SurgeryError, did_you_mean
+from surgery.matching.by_structure import HintsLike
+from surgery.matching.lines.mapping import MappingLike
+from surgery.patterns import Selector, parse_selector
+from surgery.specs import DTYPE_BITS, ModelSpec, SourceSpec, TensorSpec, is_floating
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgery.checkpoint.weights import SourceLike
+
+#: The ways in which tensors are brought together.
+MATCHES = ("names", "structure")
+
+#: ``"auto"``, ``"pos_embed"``, ``"fc=class-rows:0=7"``, several of these, or a mapping from
+#: patterns: ``{"fc": ("class-rows", {0: 7})}``. See :mod:`surgery.transfers.resize.options`.
+ResizeLike: TypeAlias = (
+    "str | Mapping[str, str | tuple[str, Mapping[object, object]]] | Iterable[object] | None"
+)
+
+TargetLike: TypeAlias = "nn.Module | ModelSpec | Iterable[TensorSpec] | str"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferRequest:
+    """One transfer as it was asked for; nothing is opened or built yet.
+
+    ``source`` is a path, a state dict, a module, an open checkpoint, or specs; ``target`` a
+    module, specs, or the name of an architecture, which ``arguments``, ``num_classes`` and
+    ``seed`` (of its initial values) belong to. ``key`` chooses among several state dicts.
+
+    What decides: ``match``, the lines of ``mapping``, ``hints`` for what structure leaves open,
+    ``resize`` for tensors of another shape, and ``source_arch`` with ``source_arguments``, the
+    architecture that the source was saved from. ``dtype`` is that of the target's real floating
+    tensors, where it is not its own.
+
+    What is accepted: by default every tensor outside the head must be loaded, computed or
+    resized. ``fresh`` are patterns of tensors that need not; ``min_loaded``, a share of the
+    parameters from 0 to 1, is asked for in place of that; ``keep_open`` accepts what structure
+    could not decide; ``strict`` accepts nothing fresh and nothing unused that was not named.
+
+    Raises :class:`~surgery.errors.SurgeryError` for a value that no transfer has.
+    """
+
+    source: SourceLike | SourceSpec | Iterable[TensorSpec]
+    target: TargetLike
+    match: str = "names"
+    mapping: MappingLike = None
+    hints: HintsLike = ()
+    resize: ResizeLike = None
+    key: str | None = None
+    dtype: str | None = None
+    fresh: str | Iterable[str] = ()
+    min_loaded: float | None = None
+    strict: bool = False
+    keep_open: bool = False
+    source_arch: str | None = None
+    source_arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_match(self.match, self.hints)
+        _check_share(self.min_loaded)
+        _check_dtype(self.dtype)
+        if self.source_arguments and self.source_arch is None:
+            raise SurgeryError(
+                "source arguments (--source-arg) are for the architecture that source_arch "
+                "(--source-arch) names, and none is named"
+            )
+        object.__setattr__(self, "fresh", _patterns(self.fresh))
+        if self.resize is not None and not self.resize:
+            object.__setattr__(self, "resize", None)  # nothing was asked for
+
+    @property
+    def accepted_fresh(self) -> tuple[Selector, ...]:
+        """What ``fresh`` names, read."""
+        return tuple(map(parse_selector, self.fresh))
+
+    @property
+    def source_label(self) -> str:
+        """The source as a person named it; what has no name is called by its kind."""
+        named = isinstance(self.source, str | Path)
+        return str(self.source) if named else f"a {type(self.source).__name__}"
+
+
+def _check_match(match: str, hints: HintsLike) -> None:
+    if match not in MATCHES:
+        expected = " or ".join(map(repr, MATCHES))
+        near = did_you_mean(str(match), MATCHES)
+        raise SurgeryError(f"match={match!r} is not known; expected {expected}{near}")
+    if match == "names" and hints:
+        raise SurgeryError(
+            "hints are for what structure leaves open, and names leave nothing open; add "
+            "match='structure' (--match structure), or say it by a mapping"
+        )
+
+
+def _check_share(share: float | None) -> None:
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if share is not None and not (number and 0 <= share <= 1):
+        raise SurgeryError(f"min_loaded is a share from 0 to 1, not {share!r}")
+
+
+def _check_dtype(dtype: str | None) -> None:
+    if dtype is None:
+        return
+    floating = [name for name in DTYPE_BITS if is_floating(name) and "complex" not in name]
+    if dtype not in floating:
+        near = did_you_mean(str(dtype), floating) or f"; there are {', '.join(floating)}"
+        raise SurgeryError(f"dtype={dtype!r} is no floating dtype of torch{near}")
+
+
+def _patterns(fresh: str | Iterable[str]) -> tuple[str, ...]:
+    patterns = (fresh,) if isinstance(fresh, str) else tuple(fresh)
+    if other := [pattern for pattern in patterns if not isinstance(pattern, str)]:
+        raise SurgeryError(f"fresh names tensors by patterns, and {other[0]!r} is no text")
+    return patterns

@@ -1,0 +1,123 @@
+"""Whatever is to have new weights, as a plan sees it: its names and shapes, and its own values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from surgery.errors import SurgeryError
+from surgery.head_names import heads_by_name
+from surgery.networks.architectures import Architecture, find_architecture
+from surgery.networks.blueprints import blueprint
+from surgery.networks.unfilled import Blueprint
+from surgery.specs import ModelSpec, TensorSpec
+from surgery.transfers.request import TransferRequest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from surgery.checkpoint.places import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``label`` is what a record calls it, ``spec`` what the plan is made for, with the dtypes
+    that were asked for. ``find_heads`` gives the paths of its heads, ``find_order`` those of its
+    modules as they run, both () where that cannot be said; ``initial`` its own values of some
+    tensors. ``versions`` are those of its modules by path, ``extras`` the entries of its state
+    dict that are no tensors. ``architecture`` is None where none was named.
+    """
+
+    label: str
+    spec: ModelSpec
+    find_heads: Callable[[], tuple[str, ...]]
+    initial: Callable[[Iterable[str]], Mapping[str, torch.Tensor | Place]]
+    find_order: Callable[[], tuple[str, ...]] = tuple
+    versions: Mapping[str, int] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    architecture: Architecture | None = None
+
+
+def open_target(request: TransferRequest) -> Target:
+    """Raises :class:`~surgery.errors.SurgeryError` for what is no target, and
+    :class:`~surgery.errors.ArchitectureError` for what cannot be built.
+    """
+    given = request.target
+    if isinstance(given, str):
+        architecture = find_architecture(given)
+        drawn = blueprint(
+            architecture,
+            arguments=request.arguments,
+            num_classes=request.num_classes,
+            seed=request.seed,
+        )
+        return _of(architecture.label, drawn, request.dtype, architecture)
+    if is_module(given):
+        from surgery.networks.live import blueprint_of
+
+        if request.dtype is not None:
+            raise SurgeryError(
+                "dtype is for new files; a live model keeps its own: convert it before "
+                "(model.half())"
+            )
+        return _of(type(given).__name__, blueprint_of(given))
+    spec = given if isinstance(given, ModelSpec) else None
+    if spec is None and isinstance(given, Iterable) and not isinstance(given, Mapping):
+        specs = tuple(given)
+        if all(isinstance(each, TensorSpec) for each in specs):
+            spec = ModelSpec.from_tensors(specs)
+    if spec is None:
+        name = getattr(given, "__name__", type(given).__name__)
+        raise SurgeryError(
+            "the target is a torch.nn.Module, an architecture's name, a ModelSpec or TensorSpecs, "
+            f"not {name}"
+        )
+    spec = _in_dtype(spec, request.dtype)
+    return Target("the target", spec, lambda: heads_by_name(spec.tensors, spec.ties), _no_values)
+
+
+def _of(
+    label: str, drawn: Blueprint, dtype: str | None = None, architecture: Architecture | None = None
+) -> Target:
+    return Target(
+        label,
+        _in_dtype(drawn.spec, dtype),
+        drawn.find_heads,
+        drawn.initial,
+        drawn.find_order,
+        drawn.versions,
+        drawn.extras,
+        architecture,
+    )
+
+
+def is_module(value: object) -> TypeGuard[nn.Module]:
+    """Whether a value is a module; where torch is not imported there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def _in_dtype(spec: ModelSpec, dtype: str | None) -> ModelSpec:
+    """The spec with all real floating tensors in ``dtype``."""
+    if dtype is None:
+        return spec
+
+    def cast(tensor: TensorSpec) -> TensorSpec:
+        real = tensor.is_floating and "complex" not in tensor.dtype
+        return replace(tensor, dtype=dtype) if real else tensor
+
+    parameters = (replace(p, tensor=cast(p.tensor)) for p in spec.parameters)
+    return replace(spec, tensors=tuple(map(cast, spec.tensors)), parameters=tuple(parameters))
+
+
+def _no_values(names: Iterable[str]) -> Mapping[str, torch.Tensor | Place]:
+    """Names and shapes alone have none: raises SurgeryError where some are wanted."""
+    if missing := tuple(names):
+        raise SurgeryError(
+            f"{missing[0]} would keep its initial values, and only names and shapes of the "
+            "target are known; plan for an architecture (timm:NAME) or a live model"
+        )
+    return {}
