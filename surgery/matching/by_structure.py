@@ -28,8 +28,6 @@ INDEXES = frozenset(
     }
 )
 
-HintsLike = str | Iterable[str] | Mapping[str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -50,7 +48,7 @@ def match_by_structure(
     sources: Mapping[str, TensorSpec],
     ties: Iterable[tuple[str, ...]],
     target: ModelSpec,
-    hints: HintsLike,
+    hints: Iterable[str],
     code: Code,
 ) -> Matches:
     """Bring two implementations together; ``sources`` map names after renames to specs.
@@ -72,8 +70,9 @@ def match_by_structure(
     )
 
 
-def _found(source: SourceSpec, target: ModelSpec, hints: HintsLike, code: Code) -> StructureMatch:
-    hints = hints if isinstance(hints, str | Mapping) else tuple(hints)
+def _found(
+    source: SourceSpec, target: ModelSpec, hints: Iterable[str], code: Code
+) -> StructureMatch:
     if code.source is None:
         return match_structure(source, target, hints=hints)
     return match_structure(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from surgery.errors import SurgeryError
 from surgery.transfers.plan import TransferOutcome, TransferPlan
 from surgery.transfers.planning import plan
-from surgery.transfers.request import ResizeLike, TargetLike, TransferRequest
+from surgery.transfers.request import HintsLike, ResizeLike, TargetLike, TransferRequest
 from surgery.transfers.step import Evidence, Step, Unused
 from surgery.transfers.target import is_module
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from surgery.checkpoint.weights import SourceLike
-    from surgery.matching.by_structure import HintsLike
     from surgery.matching.lines.mapping import MappingLike
     from surgery.specs import TensorSpec
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from surgery.errors import SurgeryError, did_you_mean
-from surgery.matching.by_structure import HintsLike
 from surgery.matching.lines.mapping import MappingLike
 from surgery.patterns import Selector, parse_selector
 from surgery.specs import DTYPE_BITS, ModelSpec, SourceSpec, TensorSpec, is_floating
+from surgery.wording import shortened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +26,9 @@ MATCHES = ("names", "structure")
 ResizeLike: TypeAlias = (
     "str | Mapping[str, str | tuple[str, Mapping[object, object]]] | Iterable[object] | None"
 )
+
+#: ``"conv3 -> reduce"``, several of these, or a mapping from one side to the other.
+HintsLike: TypeAlias = "str | Iterable[str] | Mapping[str, str]"
 
 TargetLike: TypeAlias = "nn.Module | ModelSpec | Iterable[TensorSpec] | str"
 
@@ -70,6 +73,11 @@ class TransferRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("key", "source_arch"):
+            _check_type(name, getattr(self, name), "a text", str, type(None))
+        for name in ("strict", "keep_open"):
+            _check_type(name, getattr(self, name), "True or False", bool)
+        object.__setattr__(self, "hints", _lines("hints", self.hints))
         _check_match(self.match, self.hints)
         _check_share(self.min_loaded)
         _check_dtype(self.dtype)
@@ -78,7 +86,7 @@ class TransferRequest:
                 "source arguments (--source-arg) are for the architecture that source_arch "
                 "(--source-arch) names, and none is named"
             )
-        object.__setattr__(self, "fresh", _patterns(self.fresh))
+        object.__setattr__(self, "fresh", _texts("fresh", self.fresh))
         if self.resize is not None and not self.resize:
             object.__setattr__(self, "resize", None)  # nothing was asked for
 
@@ -121,8 +129,23 @@ def _check_dtype(dtype: str | None) -> None:
         raise SurgeryError(f"dtype={dtype!r} is no floating dtype of torch{near}")
 
 
-def _patterns(fresh: str | Iterable[str]) -> tuple[str, ...]:
-    patterns = (fresh,) if isinstance(fresh, str) else tuple(fresh)
-    if other := [pattern for pattern in patterns if not isinstance(pattern, str)]:
-        raise SurgeryError(f"fresh names tensors by patterns, and {other[0]!r} is no text")
-    return patterns
+def _texts(name: str, given: object) -> tuple[str, ...]:
+    """One text or several as a row of them."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    texts: list[Any] = [*cast("Iterable[object]", given)] if several else [given]
+    for text in texts:
+        _check_type(name, text, "a text or several", str)
+    return tuple(texts)
+
+
+def _lines(name: str, given: object) -> tuple[str, ...]:
+    """``left -> right`` as they are, or of a mapping from one side to the other."""
+    if not isinstance(given, Mapping):
+        return _texts(name, given)
+    sides = zip(_texts(name, given.keys()), _texts(name, given.values()), strict=True)
+    return tuple(f"{left} -> {right}" for left, right in sides)
+
+
+def _check_type(name: str, value: object, expected: str, *types: type) -> None:
+    if not isinstance(value, types):
+        raise SurgeryError(f"{name}: expected {expected}, found {shortened(repr(value))}")

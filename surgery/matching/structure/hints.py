@@ -10,12 +10,13 @@ a time; ``q, k, v -> qkv_proj`` are three blocks of the target's. ``fc1 -> gate,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from surgery.errors import SurgeryError, did_you_mean
 from surgery.matching.structure.layers import Path
 from surgery.matching.structure.words import attention_part, gate_part
+from surgery.wording import shortened
 
 SIDES = ("source", "target")
 
@@ -143,13 +144,18 @@ class Hints:
             raise SurgeryError(problems[0], problems[1:])
 
 
+def _called(hint: Hint | LayoutHint) -> str:
+    return f"hint '{shortened(str(hint))}'"
+
+
 def _why_unused(hint: Hint, paths: Sequence[Sequence[Path]]) -> str:
     for side, part in enumerate(hint.ends):
         if not any(hint.names(path, side) for path in paths[side]):
             near = did_you_mean(part[-1], _segments(paths[side]))
-            return f"hint '{hint}': no {SIDES[side]} name has the segments {'.'.join(part)!r}{near}"
+            segments = shortened(".".join(part))
+            return f"{_called(hint)}: no {SIDES[side]} name has the segments {segments!r}{near}"
     return (
-        f"hint '{hint}' decides nothing: both names are there, but no layers of one shape that "
+        f"{_called(hint)} decides nothing: both names are there, but no layers of one shape that "
         "they could pair were left open; remove it"
     )
 
@@ -158,9 +164,10 @@ def _why_no_layout(hint: LayoutHint, paths: Sequence[Path]) -> str:
     name = ".".join(hint.name)
     if not any(_ends(path, hint.name) for path in paths):
         near = did_you_mean(hint.name[-1], _segments(paths))
-        return f"hint '{hint}': no projection of the {SIDES[hint.side]} is called {name!r}{near}"
+        side = SIDES[hint.side]
+        return f"{_called(hint)}: no projection of the {side} is called {shortened(name)!r}{near}"
     return (
-        f"hint '{hint}' decides nothing: no fused projection of that name has rows that make "
+        f"{_called(hint)} decides nothing: no fused projection of that name has rows that make "
         f"{', '.join(hint.names)} and could be left open by them"
     )
 
@@ -169,15 +176,12 @@ def _segments(paths: Iterable[Path]) -> dict[str, None]:
     return dict.fromkeys(segment for path in paths for segment in path)
 
 
-def read_hints(hints: Iterable[str] | Mapping[str, str]) -> Hints:
-    """Texts ``"source -> target"``, or a mapping, -> Hints.
+def read_hints(hints: Iterable[str]) -> Hints:
+    """Texts ``"source -> target"`` -> Hints.
 
     Raises :class:`~surgery.errors.SurgeryError` for a text that is not of this form.
     """
-    if isinstance(hints, str):
-        hints = [hints]
-    texts = [f"{a} -> {b}" for a, b in hints.items()] if isinstance(hints, Mapping) else hints
-    read = list(dict.fromkeys(map(_read_hint, texts)))
+    read = list(dict.fromkeys(map(_read_hint, [hints] if isinstance(hints, str) else hints)))
     return Hints(
         tuple(hint for hint in read if isinstance(hint, Hint)),
         tuple(hint for hint in read if isinstance(hint, LayoutHint)),
@@ -189,7 +193,7 @@ def _read_hint(text: str) -> Hint | LayoutHint:
     if len(ends) != 2 or not all(ends):
         raise SurgeryError(
             "a hint is 'source -> target', whole names or segments of them, or "
-            f"'fused -> 8 x (q, k, v)', not {text!r}"
+            f"'fused -> 8 x (q, k, v)', not {shortened(text)!r}"
         )
     text = " -> ".join(ends)
     layouts = [_LAYOUT.fullmatch(end) for end in ends]
@@ -197,7 +201,7 @@ def _read_hint(text: str) -> Hint | LayoutHint:
         if layout:
             return _read_layout(text, ends[side], side, layout)
     if any("," in end or "(" in end for end in ends):
-        raise SurgeryError(_EACH_ONCE.format(text))
+        raise SurgeryError(_EACH_ONCE.format(shortened(text)))
     turned = [end.endswith("^T") for end in ends]
     source, target = (tuple(end.removesuffix("^T").split(".")) for end in ends)
     return Hint(text, (source, target), turned[0] != turned[1])
@@ -209,5 +213,5 @@ _EACH_ONCE = "hint {!r}: rows are each of q, k and v once, as in 'q, k, v' or '8
 def _read_layout(text: str, name: str, side: int, layout: re.Match[str]) -> LayoutHint:
     names = tuple(part.strip() for part in (layout[2] or layout[3]).split(","))
     if len({*names}) != len(names) or not all(names) or "," in name or "(" in name:
-        raise SurgeryError(_EACH_ONCE.format(text))
+        raise SurgeryError(_EACH_ONCE.format(shortened(text)))
     return LayoutHint(text, tuple(name.split(".")), side, names, int(layout[1] or 1))

@@ -62,7 +62,7 @@ def match_structure(
     source: SourceSpec,
     target: ModelSpec,
     *,
-    hints: Iterable[str] | Mapping[str, str] = (),
+    hints: Iterable[str] = (),
     target_calls: Sequence[str] = (),
     source_model: ModelSpec | None = None,
     source_calls: Sequence[str] = (),
