@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def resolve(
     from surgery.tuning import resolve_groups
     from surgery.tuning.rules import read_what_can_be
 
-    if not rules.exists():
+    if not os.path.exists(rules):
         raise SurgeryError(
             f"there is no {rules}; `surgery groups {model or 'MODEL'} --init --rules {rules}` "
             "writes one to start from"
@@ -77,7 +78,7 @@ def look_at(
     num_classes: int | None,
 ) -> Look:
     """An architecture or a file, with the status that ``origin`` gives its tensors."""
-    is_file = Path(name).exists()
+    is_file = os.path.exists(name)
     paths = ([Path(name)] if is_file else []) + ([origin] if origin else [])
     files = open_files(paths, key)
     look = (

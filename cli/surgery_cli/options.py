@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -81,7 +82,7 @@ class ArchitectureName(click.ParamType[str]):
     ) -> list[CompletionItem]:
         from surgery.networks.architectures import list_architectures
 
-        if "/" in incomplete or Path(incomplete).exists():
+        if "/" in incomplete or os.path.exists(incomplete):
             return [CompletionItem(incomplete, type="file")]
         names = list_architectures(f"{incomplete}*")
         qualified = any(incomplete.startswith(p) for p in ("timm:", "torchvision:"))
@@ -238,5 +239,5 @@ def refuse_existing(path: Path, force: bool, *, other: str = "-o") -> None:
 
     ``other`` is the option or argument that names another file.
     """
-    if path.exists() and not force:
+    if os.path.exists(path) and not force:
         raise SurgeryError(f"{path} exists already; --force replaces it; or choose another {other}")

@@ -29,6 +29,7 @@ Everything wrong in a text is raised at once, as one :class:`~surgery.errors.Rul
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -145,7 +146,7 @@ def _names_a_file(source: str) -> bool:
     if "\n" in source or not words:
         return False
     is_text = "=" in source or any(map(is_action, words)) or (words[0] in _LINES and words[1:])
-    return not is_text or Path(source).is_file()
+    return not is_text or os.path.isfile(source)
 
 
 def _parse(text: str, path: str) -> tuple[Rules, tuple[Problem, ...]]:

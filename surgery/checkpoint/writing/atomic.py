@@ -59,8 +59,8 @@ def writable(path: Path) -> Path:
     Raises CheckpointError where a folder or a pipe is in its place, or where no folder would
     hold it.
     """
-    target = Path(os.path.realpath(path))
     try:
+        target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():
             kind = kind_of(target.stat().st_mode)
             raise CheckpointError(f"{printable(path)}: {kind}, and a file was to be written")
@@ -70,6 +70,8 @@ def writable(path: Path) -> Path:
             )
     except OSError as error:  # such as a name that is too long
         raise denied(path, error, "cannot be written") from error
+    except ValueError as error:  # no name: a NUL, or half of a character
+        raise CheckpointError(f"{printable(path)}: cannot be written: {error}") from error
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,6 @@ class Like(Origin):
 def _file_and_key(name: str) -> tuple[Path, str | None]:
     """The two sides of ``file#key``; a file whose own name has a ``#`` is that file."""
     path, _, key = name.partition("#")
-    if not key or Path(name).exists():
+    if not key or os.path.exists(name):
         return Path(name), None
     return Path(path), key

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 
 from surgery.errors import ArchitectureError, did_you_mean
 from surgery.networks.origins.origin import Origin
+from surgery.wording import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class OwnCode(Origin):
         the path is as it was, whatever was done to it.
         """
         place = name.rpartition(":")[0]
-        folder = Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
+        folder = _existing(place).resolve().parent if place.endswith(".py") else Path.cwd()
         before = tuple(sys.path)
         sys.path.insert(0, str(folder))
         try:
@@ -54,7 +56,7 @@ class OwnCode(Origin):
     def factory(self, name: str) -> Any:
         place, _, attribute = name.rpartition(":")
         is_file = place.endswith(".py")
-        module = _import_file(Path(place)) if is_file else _import_module(place, self.others)
+        module = _import_file(_existing(place)) if is_file else _import_module(place, self.others)
         if not hasattr(module, attribute):
             public = [known for known in vars(module) if not known.startswith("_")]
             raise ArchitectureError(
@@ -82,9 +84,13 @@ def named_errors(what: str) -> Iterator[None]:
         ) from error
 
 
+def _existing(path: str) -> Path:
+    if not os.path.isfile(path):
+        raise ArchitectureError(f"there is no file {printable(path)}")
+    return Path(path)
+
+
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ArchitectureError(f"there is no file {path}")
     name = f"surgery_factory_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
