@@ -74,7 +74,7 @@ _TURNING = frozenset({"pre", "post", "before", "after"})
 _STACK = frozenset(
     {"layer", "layers", "block", "blocks", "stage", "stages", "features", "encoder", "h", "s", "b"}
     | {"body", "trunk", "backbone", "model", "transformer", "resblocks", "denseblock", "output"}
-    | {"denselayer", "modules", "units", "unit"}
+    | {"denselayer", "modules", "units", "unit", "cells", "cell", "l"}
 )
 #: Words for the norm of what a network puts out; one that says nothing else is that by custom.
 _END = frozenset(
