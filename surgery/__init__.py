@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from surgery.lazy import on_first_use
+from surgery.showing import Shown
 
 if TYPE_CHECKING:
     from surgery.checkpoint import Checkpoint, open_checkpoint
@@ -122,5 +123,14 @@ __all__ = [
 __getattr__ = on_first_use(__name__, _HOMES)
 
 
+def _text_of(value: object) -> str:
+    from surgery.report import report_of
+
+    return report_of(value).text()
+
+
+Shown.text_of = _text_of
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 
 class Shown:
     """A value whose ``str()`` is its report, and ``to_dict()`` the same for a program.
 
-    No value knows what prints it: :func:`surgery.report.report_of` does by the value's type, and
-    is imported when somebody looks.
+    No value knows what prints it: ``text_of`` is set where the package is put together, in
+    :mod:`surgery` itself, and imports the reports when somebody looks.
     """
 
     __slots__ = ()
+
+    text_of: ClassVar[Callable[[object], str]]
 
     def to_dict(self) -> dict[str, Any]:
         """The value as JSON values."""
         raise NotImplementedError
 
     def __str__(self) -> str:
-        text: str = importlib.import_module("surgery.report").report_of(self).text()
-        return text
+        return Shown.text_of(self)

@@ -52,7 +52,7 @@ def parsed(module: str) -> ast.Module:
 
 
 def imports_in(tree: ast.AST) -> Iterator[str]:
-    """Every module that is imported anywhere in it, for types alone too."""
+    """Every module that is imported anywhere in it, for types alone and by its name too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
@@ -60,6 +60,8 @@ def imports_in(tree: ast.AST) -> Iterator[str]:
                 yield inner if inner in MODULES else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and node.value in MODULES.keys() - {"surgery"}:
+            yield str(node.value)  # for importlib; "surgery" is the name of the program
 
 
 GRAPH = {
