@@ -1,13 +1,19 @@
-"""A cache folder of the tests' own, and how many inputs the fuzz tests tried."""
+"""One thread, a cache folder of the tests' own, and how many inputs the fuzz tests tried."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 Tally = Callable[[str], None]
+
+#: Before torch is imported, and for what tests start. On a machine that is busy, threads that wait
+#: for each other make a depthwise convolution take a minute; models here gain nothing by several.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _TALLIES = pytest.StashKey[dict[str, Counter[str]]]()
 
 
