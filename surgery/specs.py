@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -54,6 +54,11 @@ def is_floating(dtype: str) -> bool:
     return dtype.startswith(_FLOATING)
 
 
+def is_real(dtype: str) -> bool:
+    """Whether values of the dtype are real numbers, which can be computed with."""
+    return is_floating(dtype) and not dtype.startswith("complex")
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """A tensor without its values: its name, its shape and its dtype (``"float32"``)."""
@@ -95,6 +100,16 @@ class TensorSpec:
         return is_floating(self.dtype)
 
 
+def specs_in(value: object) -> tuple[TensorSpec, ...] | None:
+    """The specs that a row of them holds; None for what is no such row, which is not read."""
+    if isinstance(value, str | bytes) or hasattr(value, "read"):
+        return None
+    if not isinstance(value, Sequence | Set | Iterator | ValuesView):
+        return None
+    specs = tuple(value)
+    return specs if all(isinstance(spec, TensorSpec) for spec in specs) else None
+
+
 def _checked(value: Any, kind: type[_Json]) -> _Json:
     """A JSON value of exactly this type: true is no number, and 3.0 no size. Raises TypeError."""
     if type(value) is not kind:
@@ -116,9 +131,13 @@ class SourceSpec:
     unread: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        counts = Counter(spec.name for spec in self.specs)
-        if doubled := [name for name, count in counts.items() if count > 1]:
-            raise CheckpointError(f"the source has {doubled[0]!r} more than once")
+        _refuse_doubled(self.specs, "source")
+
+
+def _refuse_doubled(specs: Iterable[TensorSpec], side: str) -> None:
+    counts = Counter(spec.name for spec in specs)
+    if doubled := [name for name, count in counts.items() if count > 1]:
+        raise CheckpointError(f"the {side} has {doubled[0]!r} more than once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +288,10 @@ class ModelSpec:
 
         Integers and running statistics are buffers, everything else is a parameter; ``ties`` are
         names of one tensor. A module is a norm where it keeps running statistics or has a
-        one-dimensional ``weight``.
+        one-dimensional ``weight``. Raises CheckpointError for a name that is there twice.
         """
         tensors, ties = tuple(tensors), tuple(map(tuple, ties))
+        _refuse_doubled(tensors, "model")
         aliases = {names[0]: names for names in ties}
         repeated = {name for names in aliases.values() for name in names[1:]}
         by_path: dict[str, dict[str, TensorSpec]] = {}

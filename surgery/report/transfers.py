@@ -9,7 +9,7 @@ from typing import Any
 
 from surgery.collapse import counterpart, patterns, template
 from surgery.matching.matches import OpenGroup
-from surgery.matching.recipes.recipe import Joined, Zeros
+from surgery.matching.recipes.recipe import Joined
 from surgery.report import report_of
 from surgery.report.folding import TENSORS, broken_notes, fold_tensors, tensor_rows
 from surgery.report.tables import Column, Report, Table, text_table
@@ -148,7 +148,7 @@ def _parts(step: Step) -> tuple[str, ...]:
     recipe = step.recipe
     if not isinstance(recipe, Joined) or len(recipe.parts) > _MOST_PARTS:
         return tuple([source.name for source in step.sources])
-    return tuple("0" if isinstance(part, Zeros) else part.sources[0].name for part in recipe.parts)
+    return tuple(part.sources[0].name if part.sources else "0" for part in recipe.parts)
 
 
 def _origins(sources: dict[str, tuple[str, ...]], how: str) -> str:

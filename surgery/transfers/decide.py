@@ -15,7 +15,7 @@ from surgery.matching.names import match_names
 from surgery.matching.recipes.recipe import Recipe, View
 from surgery.matching.recipes.words import in_words
 from surgery.networks.selection import name_the_head
-from surgery.specs import ModelSpec, SourceSpec, TensorSpec
+from surgery.specs import ModelSpec, SourceSpec, TensorSpec, is_real
 from surgery.transfers.plan import Ends, TransferPlan
 from surgery.transfers.renamed import Renamed, refuse_flattened, renamed_by
 from surgery.transfers.request import TransferRequest
@@ -53,7 +53,7 @@ def decide(
     _refuse_unknown_fresh(request, target)
     mapping = read_mapping(request.mapping)
     renamed, given = renamed_by(mapping, source, spec)
-    code = code if mapping is None else replace(code, source=None)
+    code = replace(code, source=None) if mapping and mapping.renames else code
     found = given.added_to(_matches(request, source, given.left(renamed), spec, code))
     undecided = {name: group.reason for group in found.open for name in group.targets}
     decision = _Decision(renamed, found, spec, dict(source.unread), given.left_out, undecided)
@@ -250,6 +250,8 @@ class _Decision:
         source, target = self.spec(match), self.target.by_name[match.target]
         if match.recipe:
             dtypes = dict.fromkeys(source.dtype for source in match.recipe.sources)
+            if not match.recipe.moves:
+                return _uncomputable([*dtypes, target.dtype])
             if len(dtypes) > 1:
                 count = len(match.recipe.sources)
                 return f"its {count} sources have different dtypes: {', '.join(dtypes)}"
@@ -314,6 +316,11 @@ class _Decision:
             reason = "an index that the constructor computes"
             return Step(tensor, None, "fresh", reason, recomputed=True)
         return Step(tensor, None, "fresh", self.matches.unmatched_target)
+
+
+def _uncomputable(dtypes: Iterable[str]) -> str:
+    others = [dtype for dtype in dtypes if not is_real(dtype) or "float4" in dtype]
+    return f"only real numbers are computed with, not {others[0]}" if others else ""
 
 
 def _uncastable(source: TensorSpec, target: TensorSpec) -> str:

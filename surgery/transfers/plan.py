@@ -188,17 +188,20 @@ class TransferPlan(Shown):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TransferPlan:
         """The inverse of :meth:`to_dict`. Other data raise KeyError, TypeError or ValueError."""
+        steps = tuple(map(Step.from_dict, data["steps"]))
+        ties = tuple(tuple(names) for names in data["ties"])
         return cls(
-            steps=tuple(map(Step.from_dict, data["steps"])),
+            steps=steps,
             unused=tuple(
                 Unused(TensorSpec.from_row(row["source"]), row["reason"], row["expected"])
                 for row in data["unused"]
             ),
             parameters=tuple(data["parameters"]),
-            ties=tuple(tuple(names) for names in data["ties"]),
+            ties=ties,
             unread=tuple((name, reason) for name, reason in data["unread"]),
             open=tuple(map(OpenGroup.from_dict, data["open"])),
             head=tuple(data["head"]),
+            target=ModelSpec.from_tensors((step.target for step in steps), ties),
         )
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,7 +13,7 @@ from surgery.errors import SurgeryError
 from surgery.matching.by_structure import UNKNOWN, Code
 from surgery.networks.architectures import find_architecture
 from surgery.networks.blueprints import blueprint
-from surgery.specs import ModelSpec, SourceSpec, TensorSpec
+from surgery.specs import ModelSpec, SourceSpec, specs_in
 from surgery.transfers.decide import decide
 from surgery.transfers.plan import TransferOutcome, TransferPlan
 from surgery.transfers.refusal import refuse
@@ -37,20 +36,16 @@ def plan(request: TransferRequest) -> TransferPlan:
     :class:`~surgery.errors.SurgeryError` for an end that cannot be opened.
     """
     source = _open_source(request)
-    ends = OpenedEnds(source, open_target(request))
-    return ends.plan(request)
+    names = source if isinstance(source, SourceSpec) else names_of(source)
+    return OpenedEnds(source, names, open_target(request)).plan(request)
 
 
 def _open_source(request: TransferRequest) -> Weights | SourceSpec:
     source = request.source
     if isinstance(source, SourceSpec):
         return source
-    if isinstance(source, Iterable) and not (
-        isinstance(source, str | Mapping) or is_module(source)
-    ):
-        specs = tuple(source)
-        if all(isinstance(spec, TensorSpec) for spec in specs):
-            return SourceSpec(specs)
+    if (specs := specs_in(source)) is not None:
+        return SourceSpec(specs)
     return open_source(cast("SourceLike", source), request.key)
 
 
@@ -61,6 +56,7 @@ class OpenedEnds:
     """
 
     source: Weights | SourceSpec
+    names: SourceSpec
     target: Target
 
     @property
@@ -74,9 +70,8 @@ class OpenedEnds:
         return ", ".join(filter(None, (self.source.format, self.source.key)))
 
     def plan(self, request: TransferRequest) -> TransferPlan:
-        known = self.source if isinstance(self.source, SourceSpec) else names_of(self.source)
-        code = self._code(request, known) if request.match == "structure" else UNKNOWN
-        return decide(request, known, self.target, code, self)
+        code = self._code(request) if request.match == "structure" else UNKNOWN
+        return decide(request, self.names, self.target, code, self)
 
     def refuse(self, plan: TransferPlan) -> None:
         if plan.request is not None:
@@ -112,10 +107,15 @@ class OpenedEnds:
             )
         return self.source
 
-    def _code(self, request: TransferRequest, source: SourceSpec) -> Code:
+    def _code(self, request: TransferRequest) -> Code:
         """What is known of the code of both sides; orders are looked for where they matter."""
         order = self.target.find_order
         if is_module(request.source):
+            if request.source_arch is not None:
+                raise SurgeryError(
+                    "source_arch (--source-arch) names what a file was saved from, and the source "
+                    "is a live model"
+                )
             from surgery.networks.live import blueprint_of
 
             live = blueprint_of(request.source)
@@ -124,7 +124,7 @@ class OpenedEnds:
             return Code(target_order=order)
         architecture = find_architecture(request.source_arch)
         saved = blueprint(architecture, arguments=request.source_arguments)
-        _refuse_other(source, saved.spec, architecture.label)
+        _refuse_other(self.names, saved.spec, architecture.label)
         return Code(saved.spec, saved.find_order, order)
 
 

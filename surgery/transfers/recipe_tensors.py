@@ -27,9 +27,12 @@ def make_tensor(
     return _made(recipe, tensor, named[0] if named else torch.empty(0, dtype=dtype))
 
 
-def whole_tensor(recipe: Recipe, values: Mapping[str, Values]) -> torch.Tensor:
-    """The same on values in files or in memory, all of it at once."""
-    return make_tensor(recipe, lambda name: _tensor(values[name]))
+def whole_tensor(
+    recipe: Recipe, values: Mapping[str, Values], dtype: str | None = None
+) -> torch.Tensor:
+    """The same on values in files or in memory, all of it at once, computed in ``dtype``."""
+    wanted = getattr(torch, dtype) if dtype else None
+    return make_tensor(recipe, lambda name: _tensor(values[name]).to(wanted))
 
 
 def flat_pieces_of(

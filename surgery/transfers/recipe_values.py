@@ -27,15 +27,14 @@ def values_of(recipe: Recipe, values: Mapping[str, Values]) -> Values:
     held = [values[spec.name] for spec in recipe.sources]
     if recipe.is_copy:
         return held[0]
+    dtypes = [TensorSpec.of("", each).dtype for each in held]
+    dtype = dtypes[0] if recipe.moves else "float64" if "float64" in dtypes else "float32"
     if any(map(is_tensor, held)):
         from surgery.transfers.recipe_tensors import whole_tensor
 
-        return whole_tensor(recipe, values)
+        return whole_tensor(recipe, values, dtype)
     if place := place_of(recipe, values):
         return place
-    dtype = TensorSpec.of("", held[0]).dtype
-    if not recipe.moves:
-        dtype = "float64" if "float64" in {TensorSpec.of("", v).dtype for v in held} else "float32"
 
     def pieces() -> Iterator[torch.Tensor]:
         from surgery.transfers.recipe_tensors import flat_pieces_of

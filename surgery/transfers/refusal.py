@@ -7,6 +7,7 @@ it is offered where planning with it does load it.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,9 @@ from surgery.matching.matches import OpenGroup
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import names_selected
 from surgery.transfers.step import Step
-from surgery.transfers.subtrees import covering
-from surgery.wording import first_lines, shape_text
+from surgery.transfers.subtrees import covering, whole_subtrees
+from surgery.wording import counted, first_lines, shape_text
+from surgery.wrappers import unwrap_names
 
 if TYPE_CHECKING:
     from surgery.transfers.plan import TransferPlan
@@ -36,13 +38,21 @@ def refuse(plan: TransferPlan, request: TransferRequest) -> None:
         why = f"{len(missing)} of {len(plan.steps)} tensors would stay fresh{but}"
         raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
     if request.min_loaded is not None and plan.loaded_fraction < request.min_loaded:
+        missing = tuple(step for step in _unnamed(plan, request) if step.state == "fresh")
         why = (
             f"only {plan.loaded_fraction * 100:.4g}% of the parameters would be loaded, and at "
             f"least {request.min_loaded * 100:.4g}% was asked for (min_loaded)"
         )
         raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
-    if plan.open and not request.keep_open:
-        raise TransferRefused(f"{_open_count(plan)}; nothing was changed", _open_details(plan))
+    if groups := _open_groups(plan, request):
+        raise TransferRefused(
+            f"{_open_count(groups)}; nothing was changed",
+            [
+                *first_lines([str(group) for group in groups], 5),
+                *_ways(plan, request, groups),
+                "--keep-open (keep_open=True) accepts that they keep their initial values",
+            ],
+        )
     if request.strict and (differences := _differences(plan, request)):
         raise TransferRefused(
             f"strict: {len(differences)} tensors differ between source and target; "
@@ -74,13 +84,16 @@ def _details(plan: TransferPlan, request: TransferRequest, missing: Sequence[Ste
     lines = [_cause_line(pattern, steps) for pattern, steps in causes]
     lines += _unused_lines(plan)
     lines += _remedies(plan, request, missing)
-    if plan.open:
-        lines += [_open_count(plan), *hints_for(plan.open)]
-    if request.min_loaded is None and _gives_anything(plan):
+    if groups := _open_groups(plan, request):
+        lines += [_open_count(groups), *_ways(plan, request, groups)]
+    if not _gives_anything(plan):
+        return lines
+    if request.min_loaded is None:
         lines += [
             f"--fresh {shlex.quote(pattern)} (fresh=) accepts their initial values"
             for pattern, _ in causes
         ]
+    if not (groups or request.strict):
         share = int(plan.loaded_fraction * 100) / 100
         lines.append(f"--min-loaded {share:g} (min_loaded=) accepts all of it")
     return lines
@@ -116,6 +129,8 @@ def _unused_lines(plan: TransferPlan) -> list[str]:
     return first_lines([f"the source has {line}" for line in shown], 3)
 
 
+#: Networks of the same names in one file of which each is offered.
+_MOST_WAYS = 4
 #: Tensors for which another plan is tried; of more, a person would wait.
 _MOST_TRIED = 20_000
 
@@ -124,8 +139,11 @@ def _remedies(plan: TransferPlan, request: TransferRequest, missing: Sequence[St
     """The options with which more would be loaded, as planning with them says."""
     if plan.ends is None or len(plan.steps) > _MOST_TRIED:
         return []
-    found = []
+    found: list[str] = []
+    loaded = 0
     for wanted, option in _candidates(plan, request, missing):
+        if loaded == len(missing):
+            break  # structure is asked last, since it takes the longest
         try:
             other = plan.ends.plan(wanted)
         except SurgeryError:
@@ -153,14 +171,14 @@ def _candidates(
         if fitting:
             pattern = _pattern(plan, fitting)
             yield replace(request, resize=pattern), f"--resize {shlex.quote(pattern)} (resize=)"
-    if request.match == "names" and len(misfits) < len(missing):
-        yield replace(request, match="structure"), "--match structure (match=)"
     if request.mapping is None and (swap := _common_swap(plan, missing)):
         old, new = swap
         yield (
             replace(request, mapping={old: new}),
             f"a --mapping file with the line '{old} -> {new}' (mapping=)",
         )
+    if request.match == "names" and len(misfits) < len(missing):
+        yield replace(request, match="structure"), "--match structure (match=)"
 
 
 def _common_swap(plan: TransferPlan, missing: Sequence[Step]) -> tuple[str, str] | None:
@@ -185,18 +203,37 @@ def _common_swap(plan: TransferPlan, missing: Sequence[Step]) -> tuple[str, str]
     return swap if count >= enough else None
 
 
-def _open_count(plan: TransferPlan) -> str:
-    tensors = sum(len(group.targets) for group in plan.open)
-    groups = "1 group" if len(plan.open) == 1 else f"{len(plan.open)} groups"
-    return f"{groups} of {tensors} tensors stay open"
+def _open_groups(plan: TransferPlan, request: TransferRequest) -> list[OpenGroup]:
+    """What stays open and is not accepted, as a whole by ``keep_open`` or by name."""
+    if request.keep_open or not plan.open:
+        return []
+    accepted = _accepted(plan, request)
+    return [group for group in plan.open if not accepted.issuperset(group.targets)]
 
 
-def _open_details(plan: TransferPlan) -> list[str]:
+def _open_count(groups: Sequence[OpenGroup]) -> str:
+    tensors = sum(len(group.targets) for group in groups)
+    return f"{counted(len(groups), 'group')} of {tensors} tensors stay open"
+
+
+def _ways(plan: TransferPlan, request: TransferRequest, groups: Sequence[OpenGroup]) -> list[str]:
+    """How to decide what stays open: by hints, or between networks of the same names by lines."""
+    if request.match == "structure":
+        return hints_for(groups)
+    pairs = ((s, t) for group in groups for t in group.targets for s in group.sources)
+    below = dict.fromkeys(s.removesuffix(f".{t}") for s, t in pairs if s.endswith(f".{t}"))
+    if plan.ends is None or request.mapping is not None:
+        return []
+    tried = ((p, plan.ends.plan(replace(request, mapping={p: ""}))) for p in [*below][:_MOST_WAYS])
     return [
-        *first_lines([str(group) for group in plan.open], 5),
-        *hints_for(plan.open),
-        "--keep-open (keep_open=True) accepts that they keep their initial values",
+        f"a --mapping file with the line '{prefix} -> ' (mapping=) takes that one"
+        for prefix, other in tried
+        if len(other.open) < len(plan.open)
     ]
+
+
+#: Lines of a mapping in one message.
+_MOST_LINES = 20
 
 
 def _differences(plan: TransferPlan, request: TransferRequest) -> list[str]:
@@ -224,11 +261,17 @@ def _accepting_differences(plan: TransferPlan, request: TransferRequest) -> Iter
     if fresh := _unnamed(plan, request):
         pattern = shlex.quote(_pattern(plan, fresh))
         yield f"--fresh {pattern} (fresh=) accepts initial values in the target"
-    unused = [u.source.name for u in plan.unused if not u.expected]
-    if unused:
-        used = (spec.name for step in plan.steps for spec in step.sources)
-        lines = ", ".join(f"'{pattern} -> (unused)'" for pattern in covering(unused, used))
-        yield f"a --mapping file with {lines} (mapping=) accepts what the source has more"
+    clean = unwrap_names((*(u.source.name for u in plan.unused), *_used(plan)))
+    unused = [clean[u.source.name] for u in plan.unused if not u.expected]
+    paths = whole_subtrees(unused, [clean[name] for name in _used(plan)])
+    if 0 < len(paths) <= _MOST_LINES:
+        lines = ", ".join(f"'^{re.escape(path)} -> (unused)'" for path in paths)
+        more = "with" if request.mapping is None else "that also has"
+        yield f"a --mapping file {more} {lines} (mapping=) accepts what the source has more"
+
+
+def _used(plan: TransferPlan) -> Iterator[str]:
+    return (spec.name for step in plan.steps for spec in step.sources)
 
 
 def hints_for(groups: Sequence[OpenGroup]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from surgery.errors import SurgeryError, did_you_mean
 from surgery.matching.lines.mapping import MappingLike
 from surgery.patterns import Selector, parse_selector
-from surgery.specs import DTYPE_BITS, ModelSpec, SourceSpec, TensorSpec, is_floating
+from surgery.specs import DTYPE_BITS, ModelSpec, SourceSpec, TensorSpec, is_real
 from surgery.wording import shortened
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class TransferRequest:
                 "(--source-arch) names, and none is named"
             )
         object.__setattr__(self, "fresh", _texts("fresh", self.fresh))
-        if self.resize is not None and not self.resize:
+        if self.resize in ((), [], {}, ""):
             object.__setattr__(self, "resize", None)  # nothing was asked for
 
     @property
@@ -123,7 +123,7 @@ def _check_share(share: float | None) -> None:
 def _check_dtype(dtype: str | None) -> None:
     if dtype is None:
         return
-    floating = [name for name in DTYPE_BITS if is_floating(name) and "complex" not in name]
+    floating = list(filter(is_real, DTYPE_BITS))
     if dtype not in floating:
         near = did_you_mean(str(dtype), floating) or f"; there are {', '.join(floating)}"
         raise SurgeryError(f"dtype={dtype!r} is no floating dtype of torch{near}")

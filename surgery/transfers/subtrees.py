@@ -20,14 +20,14 @@ def covering(names: Sequence[str], others: Iterable[str]) -> tuple[str, ...]:
     ('neck', 'l.[67]')
     """
     others = list(others)
-    exact = tuple(_folded(_whole_subtrees(names, others), others))
+    exact = tuple(_folded(whole_subtrees(names, others), others))
     if len(exact) <= _MOST:
         return exact
-    tops = dict.fromkeys(".".join(path.split(".")[:1]) for path in _whole_subtrees(names, others))
+    tops = dict.fromkeys(".".join(path.split(".")[:1]) for path in whole_subtrees(names, others))
     return tuple(map(_quoted, tops)) if len(tops) <= _MOST else ("**",)
 
 
-def _whole_subtrees(names: Sequence[str], others: Iterable[str]) -> list[str]:
+def whole_subtrees(names: Sequence[str], others: Iterable[str]) -> list[str]:
     """The highest paths below which there is nothing but ``names``."""
     taken = {path for name in others for path in _paths(name)}
     return list(

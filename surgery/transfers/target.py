@@ -12,7 +12,7 @@ from surgery.head_names import heads_by_name
 from surgery.networks.architectures import Architecture, find_architecture
 from surgery.networks.blueprints import blueprint
 from surgery.networks.unfilled import Blueprint
-from surgery.specs import ModelSpec, TensorSpec
+from surgery.specs import ModelSpec, TensorSpec, is_real, specs_in
 from surgery.transfers.request import TransferRequest
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ def open_target(request: TransferRequest) -> Target:
     :class:`~surgery.errors.ArchitectureError` for what cannot be built.
     """
     given = request.target
+    if not isinstance(given, str) and (request.arguments or request.num_classes is not None):
+        raise SurgeryError(
+            "arguments (--arg) and num_classes (--num-classes) are for an architecture that is "
+            "named; build the model with them"
+        )
     if isinstance(given, str):
         architecture = find_architecture(given)
         drawn = blueprint(
@@ -64,12 +69,11 @@ def open_target(request: TransferRequest) -> Target:
                 "(model.half())"
             )
         return _of(type(given).__name__, blueprint_of(given))
-    spec = given if isinstance(given, ModelSpec) else None
-    if spec is None and isinstance(given, Iterable) and not isinstance(given, Mapping):
-        specs = tuple(given)
-        if all(isinstance(each, TensorSpec) for each in specs):
-            spec = ModelSpec.from_tensors(specs)
-    if spec is None:
+    if isinstance(given, ModelSpec):
+        spec = given
+    elif (specs := specs_in(given)) is not None:
+        spec = ModelSpec.from_tensors(specs)
+    else:
         name = getattr(given, "__name__", type(given).__name__)
         raise SurgeryError(
             "the target is a torch.nn.Module, an architecture's name, a ModelSpec or TensorSpecs, "
@@ -106,8 +110,7 @@ def _in_dtype(spec: ModelSpec, dtype: str | None) -> ModelSpec:
         return spec
 
     def cast(tensor: TensorSpec) -> TensorSpec:
-        real = tensor.is_floating and "complex" not in tensor.dtype
-        return replace(tensor, dtype=dtype) if real else tensor
+        return replace(tensor, dtype=dtype) if is_real(tensor.dtype) else tensor
 
     parameters = (replace(p, tensor=cast(p.tensor)) for p in spec.parameters)
     return replace(spec, tensors=tuple(map(cast, spec.tensors)), parameters=tuple(parameters))

@@ -12,6 +12,7 @@ import surgery
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.tensors.reading import flat_pieces
 from surgery.checkpoint.writing.values import Computed
+from surgery.errors import TransferRefused
 from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
 from surgery.matching.recipes.recipe import View, Zeros, join
 from surgery.matching.recipes.rows import join_rows, stack
@@ -161,3 +162,47 @@ def test_slicing_undoes_joining(heights, width, turned, into):
         start += rows_
         made = make_tensor(cut, {"fused": whole}.__getitem__)
         assert torch.equal(made, parts[f"part{at}"])
+
+
+class Holding(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.register_buffer("w", value)
+
+
+COMPUTED = {
+    "half-to-single": (torch.float16, torch.float16, 60_000.0, 10_000.0, 70_000.0),
+    "two-dtypes": (torch.bfloat16, torch.float32, 256.0, 1.0, 257.0),
+    "double": (torch.float64, torch.float32, 2.0**40, 1.0, 2.0**40 + 1),
+}
+
+
+@pytest.mark.parametrize("held", ["in-memory", "in-a-file"])
+@pytest.mark.parametrize("case", COMPUTED)
+def test_what_is_computed_is_computed_in_single_precision_at_least(case, held, tmp_path):
+    one, other, first, second, expected = COMPUTED[case]
+    source = {"a": torch.full((2,), first, dtype=one), "b": torch.full((2,), second, dtype=other)}
+    if held == "in-a-file":
+        torch.save(source, tmp_path / "old.pt")
+        source = tmp_path / "old.pt"
+    wide = torch.float64 if one == torch.float64 else torch.float32
+    model = Holding(torch.zeros(2, dtype=wide))
+    outcome = surgery.transfer(source, model, mapping="add(a, b) -> w")
+    assert model.w.tolist() == [expected, expected]
+    assert outcome.computed == ("w",)
+    assert not outcome.overflowed
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_only_real_numbers_are_computed_with(dtype):
+    model = Holding(torch.ones(2, dtype=dtype))
+    with pytest.raises(TransferRefused, match=r"real numbers.*not (int64|bool|complex64)"):
+        surgery.transfer({"w": torch.ones(2, dtype=dtype)}, model, mapping="scale(w, 2.0) -> w")
+    assert torch.equal(model.w, torch.ones(2, dtype=dtype))
+
+
+def test_a_part_of_zeros_has_a_report():
+    source = {"y": torch.ones(4, 4)}
+    line = "scale(zeros(2x4), 2.0) + y[1/2] -> w"
+    outcome = surgery.transfer(source, Holding(torch.ones(4, 4)), mapping=line)
+    assert "0 + y" in str(outcome)

@@ -191,3 +191,60 @@ def test_another_nesting_is_offered_the_line_that_loads_it():
 def test_two_networks_that_both_fit_stay_open():
     error = refused(nn.ModuleDict({"q": TinyNet(), "k": TinyNet()}), TinyNet())
     assert "open" in error.message or "not one tensor" in error.message
+
+
+def test_what_strict_offers_for_the_source_leaves_out_nothing_that_is_used():
+    state = dict(TinyNet().state_dict())
+    spare = {"blocks.9.fc.w": torch.ones(2), "a b.w": torch.ones(3), "stem2.weight": torch.ones(3)}
+    spare |= {f"more{at}.w": torch.ones(1) for at in range(10)}
+    error = refused(state | spare, TinyNet(), strict=True)
+    (line,) = (line for line in error.details if "(unused)" in line)
+    mapping = "\n".join(re.findall(r"'(\^.+? -> \(unused\))'", line))
+    assert not surgery.transfer(state | spare, TinyNet(), strict=True, mapping=mapping).fresh
+
+
+def test_of_networks_with_the_same_names_the_line_that_takes_one_is_offered():
+    model = randomise(TinyNet(), 1)
+    source = {f"teacher.{name}": torch.ones_like(v) for name, v in model.state_dict().items()}
+    source |= {f"student.{name}": value for name, value in model.state_dict().items()}
+    error = refused(source, TinyNet())
+    lines = re.findall(r"with the line '(.+?)'", "".join(error.details))
+    assert sorted(lines) == ["student -> ", "teacher -> "]
+    target = TinyNet()
+    surgery.transfer(source, target, mapping="student -> ")
+    assert torch.equal(target.fc.weight, model.fc.weight)
+
+
+class Pair(nn.Module):
+    """Two layers that nothing but their names distinguishes."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 9)
+        for name in names:
+            self.add_module(name, nn.Linear(4, 4))
+
+
+def test_what_is_open_is_accepted_by_its_names_as_well():
+    source, target = Pair("apple", "pear"), Pair("stone", "river")
+    error = refused(source, target, match="structure", fresh="stone")
+    assert any("--keep-open" in line for line in error.details)
+    outcome = surgery.transfer(source, target, match="structure", fresh=["stone", "river"])
+    assert set(outcome.fresh) == {"stone.weight", "stone.bias", "river.weight", "river.bias"}
+
+
+def test_no_share_is_offered_where_it_would_be_refused_again():
+    source, target = Pair("apple", "pear"), Pair("stone", "river", "more")
+    source.more = nn.Linear(2, 2)
+    error = refused(source, target, match="structure")
+    assert not offered(error, "min-loaded")
+    error = refused(without(TinyNet(), "stem"), TinyNet(), strict=True)
+    assert offered(error, "fresh")
+    assert not offered(error, "min-loaded")
+
+
+def test_a_share_that_the_head_alone_misses_says_so():
+    error = refused(TinyNet(num_classes=7), TinyNet(num_classes=5), min_loaded=1)
+    assert any("fc" in line and "shape differs" in line for line in error.details)
+    (share,) = offered(error, "min-loaded")
+    surgery.transfer(TinyNet(num_classes=7), TinyNet(num_classes=5), min_loaded=float(share))

@@ -1,10 +1,14 @@
 """What no transfer has is refused as the request is made, whoever makes it."""
 
+import io
+
 import pytest
 import torch
 
 from surgery.errors import SurgeryError
-from surgery.transfers import TransferRequest
+from surgery.specs import TensorSpec
+from surgery.transfers import TransferPlan, TransferRequest, plan_transfer
+from surgery.transfers.planning import plan
 
 STATE = {"weight": torch.ones(2, 2)}
 
@@ -49,3 +53,47 @@ def test_hints_are_lines_however_they_are_given(hints):
 
 def test_several_patterns_are_kept_for_the_plans_that_are_tried():
     assert request(fresh=(text for text in ["fc", "head"])).fresh == ("fc", "head")
+
+
+SPECS = [TensorSpec("weight", (2, 2), "float32")]
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        pytest.param(SPECS, iter(SPECS), id="iterator"),
+        pytest.param(tuple(SPECS), {"weight": SPECS[0]}.values(), id="values"),
+        pytest.param((spec for spec in SPECS), frozenset(SPECS), id="generator"),
+    ],
+)
+def test_specs_come_in_any_row(source, target):
+    assert plan_transfer(source, target).loaded_fraction == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "named"),
+    [
+        pytest.param(torch.tensor(1.0), SPECS, "Tensor", id="tensor"),
+        pytest.param(SPECS, torch.tensor(1.0), "Tensor", id="tensor-as-target"),
+        pytest.param(io.BytesIO(b"x"), SPECS, "BytesIO", id="open-file"),
+        pytest.param(SPECS, SPECS * 2, "'weight' more than once", id="a-name-twice"),
+    ],
+)
+def test_what_holds_no_specs_is_not_read(source, target, named):
+    with pytest.raises(SurgeryError, match=named):
+        plan_transfer(source, target)
+
+
+def test_what_would_say_nothing_is_refused():
+    with pytest.raises(SurgeryError, match="build the model with them"):
+        plan(request(num_classes=3))
+    linear = torch.nn.Linear(2, 2)
+    with pytest.raises(SurgeryError, match="the source is a live model"):
+        plan_transfer(linear, linear, match="structure", source_arch="resnet18")
+    with pytest.raises(SurgeryError, match="resize"):
+        plan_transfer(STATE, linear, resize=False)
+
+
+def test_a_plan_from_json_answers_selectors():
+    made = plan_transfer(STATE, torch.nn.Linear(2, 2, bias=False))
+    assert TransferPlan.from_dict(made.to_dict()).select("weight") == made.steps

@@ -345,6 +345,8 @@ class Joined(Nested):
 def join(parts: Sequence[Recipe], axis: int = 0) -> Recipe:
     """The parts one behind the other; what is joined along the axis already comes in its parts."""
     found: list[Recipe] = []
+    if not 0 <= axis < max(len(parts[0].shape), 1):
+        raise ValueError(f"{shape_text(parts[0].shape)} has no axis {axis} to be joined along")
     for part in parts:
         same = isinstance(part, Joined) and part.axis == axis
         for each in part.parts if same else (part,):

@@ -43,6 +43,8 @@ _ITEM = r"(?:[0-9]{1,18}[:/][0-9]{1,18}|[0-9]{1,18}|:)"
 _TERM = re.compile(
     rf"(?P<name>{NAME})(?P<turned>\^T)?(?:\[(?P<items>\s*{_ITEM}(?:\s*,\s*{_ITEM})*\s*)\])?"
 )
+#: What stands before the bracket that ends a function; ``()`` is the shape of a single number.
+_ARGUMENTS = re.compile(r"((?:[^()]|\(\))*+)\)")
 #: Functions, and how many expressions each is of; None for any number, which a ``;`` ends.
 _FUNCTIONS: Mapping[str, int | None] = {
     "add": None,
@@ -147,9 +149,10 @@ class _Reader:
             self.left = self.left[1:].lstrip()
         if self.left.startswith(";"):
             self.left = self.left[1:]
-        arguments, bracket, self.left = self.left.partition(")")
-        if not bracket or "(" in arguments:
-            raise ValueError(f"expected ')' after {call[1]}( {arguments[:60]!r}")
+        closed = _ARGUMENTS.match(self.left)
+        if not closed:
+            raise ValueError(f"expected ')' after {call[1]}( {self.left[:60]!r}")
+        arguments, self.left = closed[1], self.left[closed.end() :]
         self._depth -= 1
         found = tuple(part.strip() for part in arguments.split(",")) if arguments.strip() else ()
         return Expression(call[1], tuple(operands), found)

@@ -17,7 +17,7 @@ _WORDS = (
     "concatenate rows",
     "concatenate",
     "stack",
-    "zero third",
+    "zeros",
     "scale",
     "add",
     "product",
@@ -47,7 +47,7 @@ def _words(recipe: Recipe) -> Iterator[str]:
             stacked = stacked and one is not None and one.source.shape == recipe.shape[1:]
             yield "stack" if stacked else "concatenate" if axis else "concatenate rows"
         case Zeros():
-            yield "zero third"
+            yield "zeros"
         case Scaled():
             yield "scale"
         case Sum():

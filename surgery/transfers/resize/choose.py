@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from surgery.errors import SurgeryError
-from surgery.specs import ModelSpec, TensorSpec
+from surgery.specs import ModelSpec, TensorSpec, is_real
 from surgery.transfers.resize import RESIZERS
 from surgery.transfers.resize.options import Resize
 from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer
@@ -149,7 +149,7 @@ def _decide(resizer: Resizer, case: Case) -> Fit | NoFit:
     for spec in (case.source, case.target):
         if not spec.numel:
             return NoFit("there are no elements")
-        if not spec.is_floating or spec.dtype.startswith("complex"):
+        if not is_real(spec.dtype):
             return NoFit(f"only real numbers are computed with, and it has {spec.dtype}")
     return resizer.decide(case)
 

@@ -25,7 +25,7 @@ W, X, CONV = (
         (W.slice(1, 2, 4), "slice"),
         (CONV.slice(2, 1, 2), "slice"),
         (join([W, X]), "concatenate rows"),
-        (join([W.rows(0, 2), Zeros((2, 4))]), "slice rows, concatenate rows, zero third"),
+        (join([W.rows(0, 2), Zeros((2, 4))]), "slice rows, concatenate rows, zeros"),
         (join([W, W], 1), "concatenate"),
         (stack([W, W]), "stack"),
         (CONV.permute((2, 3, 1, 0)), "permute"),

@@ -60,7 +60,7 @@ def test_fused_to_split_is_slices():
 def test_the_missing_bias_of_k_is_zero_and_said():
     match = plan(HALF, FUSED)
     (step,) = (s for s in match.steps if s.target.name == "a.qkv.bias")
-    assert in_words(step.recipe) == "concatenate rows, zero third"
+    assert in_words(step.recipe) == "concatenate rows, zeros"
     assert "the source has no bias for k: zero" in step.evidence
     values = {name: torch.full((4,), i + 1.0) for i, name in enumerate(["c.q_bias", "c.v_bias"])}
     made = make_tensor(step.recipe, values.__getitem__)
