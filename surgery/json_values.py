@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from surgery.wording import shortened
+
 
 def fields(value: object, *names: str) -> list[Any]:
     """The values that an object has under these names, in their order."""
@@ -58,5 +60,4 @@ def flag(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return shortened(repr(value))

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError
@@ -44,7 +44,6 @@ DTYPE_BITS: Mapping[str, int] = {
     "complex128": 128,
 }
 
-_Json = TypeVar("_Json")
 
 _FLOATING = ("float", "bfloat", "complex")
 
@@ -108,18 +107,6 @@ def specs_in(value: object) -> tuple[TensorSpec, ...] | None:
         return None
     specs = tuple(value)
     return specs if all(isinstance(spec, TensorSpec) for spec in specs) else None
-
-
-def _checked(value: Any, kind: type[_Json]) -> _Json:
-    """A JSON value of exactly this type: true is no number, and 3.0 no size. Raises TypeError."""
-    if type(value) is not kind:
-        raise TypeError(f"expected {kind.__name__}, found {value!r:.60}")
-    return value
-
-
-def _tuple(values: Any, kind: type[_Json]) -> tuple[_Json, ...]:
-    """A JSON list of values of one type. Raises TypeError."""
-    return tuple([_checked(value, kind) for value in _checked(values, list)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 #: Segments that wrappers insert, wherever the wrapped module sits:
 #: DataParallel, DDP and FSDP1 (``module``), ``torch.compile``, FSDP1, activation checkpointing,
@@ -40,3 +40,16 @@ def unwrap_names(names: Iterable[str]) -> dict[str, str]:
     unwrapped = {name: unwrap_name(name) for name in names}
     counts = Counter(unwrapped.values())
     return {name: clean if counts[clean] == 1 else name for name, clean in unwrapped.items()}
+
+
+def paths_of(name: str) -> Iterator[str]:
+    """Every path above a name, the shortest first, and the name itself.
+
+    >>> list(paths_of("layer1.0.weight"))
+    ['layer1', 'layer1.0', 'layer1.0.weight']
+    """
+    end = name.find(".")
+    while end >= 0:
+        yield name[:end]
+        end = name.find(".", end + 1)
+    yield name

@@ -1,6 +1,6 @@
 import pytest
 
-from surgery.wrappers import unwrap_name, unwrap_names
+from surgery.wrappers import paths_of, unwrap_name, unwrap_names
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_names_that_would_become_one_stay_as_they_are():
         "fc.weight": "fc.weight",
         "module.bias": "bias",
     }
+
+
+def test_paths_of_a_name():
+    assert list(paths_of("layer1.0.weight")) == ["layer1", "layer1.0", "layer1.0.weight"]
+    assert list(paths_of("weight")) == ["weight"]
+    assert list(paths_of("")) == [""]
+    assert list(paths_of("a..b")) == ["a", "a.", "a..b"]

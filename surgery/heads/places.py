@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from surgery.errors import HeadError
@@ -76,7 +78,7 @@ def class_places(model: nn.Module) -> dict[str, Place]:
     paths = (
         name.removesuffix("weight").removesuffix(".") for name in unwrap_names(weights).values()
     )
-    holders = _parameter_holders(model)
+    holders = names_by_tensor(model.named_parameters(remove_duplicate=False))
     return {
         path: Place(
             path,
@@ -89,12 +91,12 @@ def class_places(model: nn.Module) -> dict[str, Place]:
     }
 
 
-def _parameter_holders(model: nn.Module) -> dict[int, list[str]]:
-    """Parameter identity to all of its names: more than one is a tied parameter."""
-    holders: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        holders.setdefault(id(parameter), []).append(name)
-    return holders
+def names_by_tensor(named: Iterable[tuple[str, torch.Tensor]]) -> dict[int, list[str]]:
+    """Identity to all names: a tensor with more than one is tied."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in named:
+        names.setdefault(id(tensor), []).append(name)
+    return names
 
 
 def _obstacle(slots: list[str], module: nn.Module, holders: dict[int, list[str]]) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from surgery.errors import SurgeryError
+from surgery.heads.places import names_by_tensor
 from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
 from surgery.wrappers import WRAPPER_SEGMENTS
 
@@ -41,7 +42,7 @@ def describe(model: nn.Module) -> ModelSpec:
         computed=tuple(name for name, _ in model.named_buffers() if name not in state),
         shared_buffers=tuple(
             tuple(names)
-            for names in _names_by_tensor(model.named_buffers(remove_duplicate=False)).values()
+            for names in names_by_tensor(model.named_buffers(remove_duplicate=False)).values()
             if len(names) > 1
         ),
     )
@@ -49,7 +50,7 @@ def describe(model: nn.Module) -> ModelSpec:
 
 def _parameters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[ParameterSpec, ...]:
     # Some wrappers (activation checkpointing) go by other names in state dicts than in modules.
-    names = _names_by_tensor((*model.named_parameters(remove_duplicate=False), *state.items()))
+    names = names_by_tensor((*model.named_parameters(remove_duplicate=False), *state.items()))
     depths = _layer_depths(model)
     return tuple(
         ParameterSpec(
@@ -60,13 +61,6 @@ def _parameters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[Pa
         )
         for name, parameter in model.named_parameters()
     )
-
-
-def _names_by_tensor(named: Iterable[tuple[str, torch.Tensor]]) -> dict[int, list[str]]:
-    names: dict[int, list[str]] = {}
-    for name, tensor in named:
-        names.setdefault(id(tensor), []).append(name)
-    return names
 
 
 def _layer_depths(model: nn.Module) -> dict[str, int]:

@@ -13,6 +13,7 @@ from surgery.patterns.globs import before_wildcards, has_wildcards
 from surgery.patterns.pattern import Pattern, names_meant
 from surgery.patterns.selectors import Atom, Selector
 from surgery.wording import shortened
+from surgery.wrappers import paths_of
 
 #: Of longer names the paths above them are not looked at for a nearest one.
 _LONGEST = 500
@@ -139,13 +140,8 @@ class Subjects:
     @cached_property
     def _paths(self) -> dict[str, None]:
         """Every name and every path above it, in the subjects' order."""
-        paths: dict[str, None] = {}
-        for name in (name for subject in self._subjects for name in subject.names):
-            if len(name) <= _LONGEST:
-                segments = name.split(".")
-                ends = range(1, len(segments) + 1)
-                paths.update(dict.fromkeys(".".join(segments[:end]) for end in ends))
-        return paths
+        names = (name for subject in self._subjects for name in subject.names)
+        return dict.fromkeys(p for name in names if len(name) <= _LONGEST for p in paths_of(name))
 
 
 def why_nothing(selector: Selector) -> str:

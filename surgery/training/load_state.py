@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from surgery.checkpoint.contents.finding import optimizers_in
 from surgery.checkpoint.tensors.optimizer_states import read_optimizer_states
 from surgery.errors import StateRefused, did_you_mean
 from surgery.networks.selection import spec_of
@@ -23,7 +24,6 @@ from surgery.training.optimizer_state import (
     live_state,
     only_state,
     saved_state,
-    states_in,
 )
 from surgery.training.parameter_states import (
     Slot,
@@ -164,7 +164,7 @@ def _read(saved: Saved, model: nn.Module | None) -> OptimizerState:
     if isinstance(saved, torch.optim.Optimizer):
         return live_state(saved, known_names(saved, model))
     if isinstance(saved, Mapping):
-        return saved_state(only_state(states_in(saved), "the mapping"), model)
+        return saved_state(only_state(dict(optimizers_in(saved)), "the mapping"), model)
     if not isinstance(saved, str | os.PathLike):
         raise StateRefused(
             f"expected an optimizer, its state_dict() or a file, found {type(saved).__name__}"

@@ -136,21 +136,6 @@ def only_state(found: Mapping[str, Mapping[str, Any]], where: str) -> Mapping[st
     )
 
 
-def states_in(saved: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The mapping itself where it is a state, else those among its values, by their path."""
-    if _is_state(saved):
-        return {"": saved}
-    found = {str(key): value for key, value in saved.items()}
-    for key, value in saved.items():
-        if isinstance(value, list):
-            found |= {f"{key}.{index}": one for index, one in enumerate(value)}
-    return {path: value for path, value in found.items() if _is_state(value)}
-
-
-def _is_state(value: object) -> bool:
-    return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
-
-
 def _lists(group: object) -> bool:
     return isinstance(group, Mapping) and isinstance(group.get("params"), list)
 

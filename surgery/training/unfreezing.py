@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -15,7 +14,7 @@ from surgery.specs import ModelSpec, ParameterSpec
 from surgery.tuning import resolve_groups
 from surgery.tuning.actions import is_action
 from surgery.tuning.stages import layer_depths
-from surgery.wrappers import unwrap_name
+from surgery.wrappers import paths_of, unwrap_name
 
 #: Words that start lines of their own.
 _LINE_WORDS = frozenset({"model", "base", "default", "split", "schedule"})
@@ -50,11 +49,13 @@ def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
     # Every path to the stages that have a parameter there; a tied one is at all its names.
     homes: dict[str, set[int]] = defaultdict(set)
     for index, stage in enumerate(stages):
-        for path in (path for p in stage for alias in p.aliases for path in _paths_to(alias)):
-            homes[path].add(index)
+        for alias in (alias for parameter in stage for alias in parameter.aliases):
+            for path in paths_of(unwrap_name(alias)):
+                homes[path].add(index)
     for index, stage in enumerate(stages):
         # The highest path above each parameter that holds nothing of another stage.
-        highest = (next(o for o in _paths_to(p.name) if homes[o] == {index}) for p in stage)
+        paths = (paths_of(unwrap_name(parameter.name)) for parameter in stage)
+        highest = (next(o for o in above if homes[o] == {index}) for above in paths)
         selector = ", ".join(map(_as_selector, dict.fromkeys(highest)))
         lines.append(f"{selector} {f'unfreeze@{index * every}' if index else 'train'}")
     text = "\n".join(lines) + "\n"
@@ -93,8 +94,3 @@ def _stages(spec: ModelSpec) -> list[list[ParameterSpec]]:
         if parameter.tensor.is_floating:
             by_depth.setdefault(depths[parameter.name], []).append(parameter)
     return [by_depth[depth] for depth in sorted(by_depth, reverse=True)]
-
-
-def _paths_to(name: str) -> Iterator[str]:
-    """``a``, ``a.b``, ``a.b.weight``, as if nothing were wrapped."""
-    return accumulate(unwrap_name(name).split("."), lambda path, segment: f"{path}.{segment}")

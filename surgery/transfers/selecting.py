@@ -9,7 +9,7 @@ from surgery.networks.selection import Answers
 from surgery.patterns import Selector, Subjects, parse_selector
 from surgery.specs import ModelSpec
 from surgery.transfers.step import Step
-from surgery.wrappers import unwrap_name
+from surgery.wrappers import paths_of, unwrap_name
 
 
 def selected(
@@ -46,16 +46,6 @@ def names_selected(
 
 def no_tensor(selector: Selector, target: ModelSpec) -> str:
     """One line for a selector that means no tensor of the target, with what may be meant."""
-    paths = _names_and_paths(map(unwrap_name, target.by_name))
+    paths = dict.fromkeys(path for name in target.by_name for path in paths_of(unwrap_name(name)))
     near = did_you_mean(selector.text, paths, 3)
     return f"no tensor of the target is called {selector.text!r}{near}"
-
-
-def _names_and_paths(names: Iterable[str]) -> list[str]:
-    """Every name and every path above it: a pattern may mean either."""
-    found: dict[str, None] = {}
-    for name in names:
-        while name and name not in found:
-            found[name] = None
-            name = name.rpartition(".")[0]
-    return list(found)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from surgery.patterns import names_meant, read_pattern
+from surgery.wrappers import paths_of
 
 _PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*\Z")
 
@@ -29,20 +30,13 @@ def covering(names: Sequence[str], others: Iterable[str]) -> tuple[str, ...]:
 
 def whole_subtrees(names: Sequence[str], others: Iterable[str]) -> list[str]:
     """The highest paths below which there is nothing but ``names``."""
-    taken = {path for name in others for path in _paths(name)}
+    taken = {path for name in others for path in paths_of(name)}
     return list(
         dict.fromkeys(
-            next(path for path in (*_paths(name), name) if path not in taken or path == name)
+            next(path for path in paths_of(name) if path not in taken or path == name)
             for name in names
         )
     )
-
-
-def _paths(name: str) -> Iterator[str]:
-    """Every path above the name and the name itself, the shortest first."""
-    for dot in re.finditer(r"\.", name):
-        yield name[: dot.start()]
-    yield name
 
 
 def _folded(paths: Sequence[str], others: Sequence[str]) -> Iterator[str]:

@@ -1,4 +1,5 @@
 import json
+from collections import UserDict
 from copy import deepcopy
 
 import pytest
@@ -202,6 +203,14 @@ class TestSources:
         saved = deepcopy(old.state_dict())
         for entry in saved["state"].values():
             entry["step"] = int(entry["step"])
+        new = surgery.build_optimizer(TinyNet(), "base lr=1")
+        surgery.load_optimizer_state(new, saved)
+        assert equal(states(new), states(old))
+
+    @pytest.mark.parametrize("wrapped", [dict, UserDict], ids=["dict", "other-mapping"])
+    def test_a_state_is_found_as_deep_in_a_mapping_as_in_a_file(self, wrapped):
+        _, old = trained()
+        saved = {"run": {"optimizers": [wrapped(old.state_dict())]}}
         new = surgery.build_optimizer(TinyNet(), "base lr=1")
         surgery.load_optimizer_state(new, saved)
         assert equal(states(new), states(old))

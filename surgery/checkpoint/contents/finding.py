@@ -158,7 +158,30 @@ def _first_keys(value: Mapping[Any, Any]) -> str:
 
 def is_optimizer(value: Any) -> bool:
     """Whether a mapping is what ``Optimizer.state_dict`` gives."""
-    return isinstance(value, dict) and {"state", "param_groups"} <= value.keys()
+    return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
+
+
+#: Mappings and lists around an optimizer's state.
+_DEEPEST_CONTAINER = 3
+
+
+def optimizers_in(
+    value: Any, path: tuple[str, ...] = (), seen: set[int] | None = None
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """What ``Optimizer.state_dict`` gave, with its path, in a value or in what it holds.
+
+    Each object once: a small pickle can name one list a million times, in a million lists.
+    """
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if is_optimizer(value):
+        yield ".".join(path), value
+    elif len(path) < _DEEPEST_CONTAINER:
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        for key, child in enumerate(value) if isinstance(value, list) else pairs:
+            yield from optimizers_in(child, (*path, str(key)), seen)
 
 
 def _search(

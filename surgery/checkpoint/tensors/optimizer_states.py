@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.contents.finding import is_optimizer, place_of, summary
+from surgery.checkpoint.contents.finding import optimizers_in, place_of, summary
 from surgery.checkpoint.formats.recognise import recognise
 from surgery.checkpoint.formats.torch_files import Pickled, unpickle_file
 from surgery.checkpoint.pickles.inert import TensorRef
@@ -16,8 +16,6 @@ from surgery.checkpoint.tensors.reading import read_tensor
 from surgery.errors import CheckpointError
 from surgery.wording import printable
 
-#: Containers that training scripts put around an optimizer's state, and what it nests itself.
-_DEEPEST_CONTAINER = 3
 _DEEPEST_VALUE = 8
 
 
@@ -37,21 +35,8 @@ def read_optimizer_states(path: str | os.PathLike[str]) -> dict[str, dict[str, A
         pickled = unpickle_file(kind, reader)
         return {
             key: _Thaw(pickled, reader, key).optimizer(value)
-            for key, value in _search(pickled.value, (), set())
+            for key, value in optimizers_in(pickled.value)
         }
-
-
-def _search(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Each object once: a small pickle can name one list a million times, in a million lists."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if is_optimizer(value):
-        yield ".".join(path), value
-    elif len(path) < _DEEPEST_CONTAINER:
-        pairs = value.items() if isinstance(value, Mapping) else ()
-        for key, child in enumerate(value) if isinstance(value, list) else pairs:
-            yield from _search(child, (*path, str(key)), seen)
 
 
 class _Unthawed(ValueError):

@@ -15,7 +15,7 @@ from functools import cached_property
 from surgery.errors import SurgeryError
 from surgery.matching.lines.folding import Fold, factored, fold_numbers, fold_pairs
 from surgery.matching.lines.renames import UNUSED, applied, read_rename
-from surgery.wrappers import unwrap_name, unwrap_names
+from surgery.wrappers import paths_of, unwrap_name, unwrap_names
 
 _PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*\Z")
 #: Times that lines are tried and mended.
@@ -105,8 +105,8 @@ class Wanted:
 
     @cached_property
     def needed(self) -> frozenset[str]:
-        """Every path above a name that is renamed."""
-        return frozenset(path for name in self.new for path in _paths(self.clean[name]))
+        """Every name that is renamed, and every path above it."""
+        return frozenset(path for name in self.new for path in paths_of(self.clean[name]))
 
     def wrong(self, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> Iterator[str]:
         """Names that do not come out as they should, or where they should not."""
@@ -210,7 +210,7 @@ def _left_out(names: Iterable[str], wanted: Wanted) -> Iterator[Line]:
     """Lines that leave names out, with all that is beside them and not needed."""
     paths = []
     for name in names:
-        above = (path for path in _paths(name) if path not in wanted.needed)
+        above = (path for path in paths_of(name) if path not in wanted.needed)
         paths.append(next(above, name))
     for each in fold_numbers([(path, path) for path in dict.fromkeys(paths)]):
         yield Line(Fold(tuple(each.texts[0].split(".")), (UNUSED,)))
@@ -226,9 +226,3 @@ def _explicit(wanted: Wanted, name: str) -> Iterator[Line]:
         if new != new.strip() or re.search(r"\s#|[\x00-\x1f\x7f-\x9f\u2028\u2029]", new):
             raise SurgeryError(f"no line of a mapping can have the target name {new!r}")
         yield Line(Fold((old,), (new,)), anchored=True, whole=True)
-
-
-def _paths(name: str) -> Iterator[str]:
-    """Every path above the name, the shortest first."""
-    for match in re.finditer(r"\.", name):
-        yield name[: match.start()]
