@@ -155,7 +155,7 @@ def _fitting(
         advice = (
             f"{name} is resized ({resizer}), and where that changes the input nothing is proven"
         )
-    raise SurgeryError(f"no input was found that both networks take; {advice}", list(refused)[:8])
+    raise SurgeryError(f"no input was found that both networks take; {advice}", list(refused))
 
 
 def _heard(side: Side, values: Mapping[str, torch.Tensor], example: Example) -> Side:

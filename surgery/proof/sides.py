@@ -18,7 +18,7 @@ from surgery.transfers.plan import TransferPlan
 from surgery.transfers.planning import plan as plan_of
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.step import Step
-from surgery.wording import shape_text
+from surgery.wording import counted, shape_text
 
 
 @dataclass(frozen=True)
@@ -162,17 +162,16 @@ def _own_plan(
     by_structure = plan_of(TransferRequest(source=names, target=spec, match="structure"))
     if not _lost(by_structure, used):
         return by_structure, (
-            f"{len(lost)} tensors have other names in the checkpoint than in {label}, and were "
-            "given their places there by structure; a mistake in that would show unless both "
-            "sides have it"
+            f"structure gave {counted(len(lost), 'tensor')}, named otherwise in the checkpoint, "
+            f"a place in {label}; a mistake in that would show unless both sides have it"
         )
     misfit = {step.source.name: step for step in plan.steps if not step.sources and step.source}
     with_arguments = ", with its arguments (--source-arg num_classes=10)" if misfit else ""
     raise SurgeryError(
-        f"the source is no checkpoint of {label}: {len(lost)} of the tensors that are transferred "
-        "have no place in it; name the architecture that it was saved from (--source-arch)"
+        f"the source is no checkpoint of {label}: it has no place for "
+        f"{counted(len(lost), 'tensor')} of those that are transferred; name the architecture that it was saved from (--source-arch)"
         f"{with_arguments}",
-        [_why_lost(spec, misfit) for spec in lost[:8]],
+        [_why_lost(spec, misfit) for spec in lost],
     )
 
 

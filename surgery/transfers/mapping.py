@@ -13,7 +13,7 @@ from dataclasses import replace
 from surgery.collapse import collapse
 from surgery.collecting import collector_paused
 from surgery.errors import MappingError, SurgeryError, TransferRefused
-from surgery.matching.lines.drafting import Line, Wanted, draft
+from surgery.matching.lines.drafting import NO_MAPPING, Line, Wanted, draft
 from surgery.matching.lines.mapping import parse_mapping
 from surgery.matching.lines.recipe_drafts import draft_recipes
 from surgery.matching.recipes.recipe import Recipe, View
@@ -23,8 +23,6 @@ from surgery.transfers.planning import plan as plan_request
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.step import Step
 from surgery.wording import printable, shape_text
-
-_NONE = "no mapping says what this plan says; transfer by it (--match structure) instead"
 
 
 @collector_paused()
@@ -49,7 +47,7 @@ def mapping_of(plan: TransferPlan) -> str:
                 )
             )
         except (MappingError, TransferRefused) as error:
-            raise SurgeryError(_NONE, [error.message, *error.details]) from error
+            raise SurgeryError(NO_MAPPING, [error.message, *error.details]) from error
         differences = list(_differences(plan, again))
         if not differences:
             return text
@@ -59,7 +57,7 @@ def mapping_of(plan: TransferPlan) -> str:
         # where one is left out they find the next.
         every = attempt == 2 or more <= wanted.out
         wanted = replace(wanted, out=frozenset(spare if every else wanted.out | more))
-    raise SurgeryError(_NONE, differences[:10])
+    raise SurgeryError(NO_MAPPING, differences)
 
 
 def _heading(plan: TransferPlan) -> list[str]:

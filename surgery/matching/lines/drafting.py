@@ -20,6 +20,7 @@ from surgery.wrappers import paths_of, unwrap_name, unwrap_names
 _PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*\Z")
 #: Times that lines are tried and mended.
 _MOST_TRIES = 12
+NO_MAPPING = "no mapping says what this plan says; transfer by it (--match structure) instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +167,7 @@ def draft(wanted: Wanted) -> list[Line]:
             lines = list(dict.fromkeys([*_mended(wanted, wrong, tried), *lines]))
         else:
             lines = [line for at, line in enumerate(lines) if at in used]
-    raise SurgeryError(
-        "no mapping says what this plan says; transfer by it (--match structure) instead",
-        wrong[:10],
-    )
+    raise SurgeryError(NO_MAPPING, wrong)
 
 
 def _longer_first(folds: Sequence[Fold]) -> list[Fold]:
