@@ -169,8 +169,8 @@ def _own_plan(
     with_arguments = ", with its arguments (--source-arg num_classes=10)" if misfit else ""
     raise SurgeryError(
         f"the source is no checkpoint of {label}: it has no place for "
-        f"{counted(len(lost), 'tensor')} of those that are transferred; name the architecture that it was saved from (--source-arch)"
-        f"{with_arguments}",
+        f"{counted(len(lost), 'tensor')} of those that are transferred; name the architecture that "
+        f"it was saved from (--source-arch){with_arguments}",
         [_why_lost(spec, misfit) for spec in lost],
     )
 

@@ -374,7 +374,7 @@ def test_a_file_whose_q_and_k_are_swapped(tmp_path):
 def test_a_file_of_another_architecture_than_was_said(tmp_path):
     plan = planned_file(tmp_path)
     other = replace(plan.request, source_arch=architecture("Turned"))
-    with pytest.raises(SurgeryError, match="have no place in it") as error:
+    with pytest.raises(SurgeryError, match="has no place for") as error:
         prove_plan(replace(plan, request=other))
     assert "query.weight (8, 8)" in str(error.value)
 

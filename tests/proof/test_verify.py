@@ -405,7 +405,7 @@ def test_no_input_suits():
 def test_a_source_model_of_another_architecture():
     plan = surgery.plan_transfer(TinyNet(7), TinyNet(7))
     with pytest.raises(
-        SurgeryError, match="no checkpoint of the source: 2 of the tensors"
+        SurgeryError, match="no checkpoint of the source: it has no place for 2 tensors"
     ) as error:
         surgery.verify_transfer(TinyNet(5), TinyNet(7), plan)
     assert "fc.weight is (7, 8), and (5, 8) there" in str(error.value)
