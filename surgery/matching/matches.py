@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgery.collapse import patterns
 from surgery.matching.recipes.recipe import Recipe
 
 
@@ -32,7 +33,7 @@ class OpenGroup:
     def __str__(self) -> str:
         targets, sources = self.question
         more = f", and {len(self.targets) - len(targets)} more in blocks alike" * bool(self.block)
-        return f"{', '.join(targets)}{more} <- one of {', '.join(sources)}: {self.reason}"
+        return f"{patterns(targets)}{more} <- one of {patterns(sources)}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values that :meth:`from_dict` turns back into an equal group."""

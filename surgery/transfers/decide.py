@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from surgery.collecting import collector_paused
-from surgery.errors import SelectorError
+from surgery.errors import SelectorError, did_you_mean
 from surgery.matching.by_structure import UNKNOWN, Code, is_index, match_by_structure
 from surgery.matching.lines.mapping import read_mapping
 from surgery.matching.matches import Match, Matches
@@ -22,7 +22,7 @@ from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import names_selected, no_tensor
 from surgery.transfers.step import Evidence, Method, Step, Unused
 from surgery.transfers.target import Target
-from surgery.wording import shape_text
+from surgery.wording import printable, shape_text
 from surgery.wrappers import unwrap_name, unwrap_names
 
 if TYPE_CHECKING:
@@ -340,6 +340,7 @@ def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> I
     misfit = {step.counterpart.name: step for step in steps if step.counterpart}
     tied_to_used = {name for group in source.ties if used & {*group} for name in group}
     new_names = {entry.spec.name: new for new, entry in decision.sources.items()}
+    segments = {segment for name in decision.target.by_name for segment in name.split(".")}
     computed = set(unwrap_names(decision.target.computed).values())
     for spec in source.specs:
         if spec.name in used:
@@ -357,5 +358,14 @@ def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> I
             yield Unused(spec, decision.matches.ambiguous_sources[new])
         elif unwrap_name(new) in computed or is_index(spec.name):
             yield Unused(spec, "an index that the target computes itself", expected=True)
+        elif new in decision.sources and decision.sources[new].lines:
+            yield Unused(spec, _misled(new, decision.sources[new].lines, segments))
         else:
             yield Unused(spec, decision.matches.unmatched_source)
+
+
+def _misled(new: str, lines: Sequence[int], segments: Collection[str]) -> str:
+    """Why lines of the mapping bring a tensor nowhere: the first segment that no target has."""
+    unknown = next((part for part in unwrap_name(new).split(".") if part not in segments), "")
+    what = f"{printable(unknown)!r}{did_you_mean(unknown, segments)}" if unknown else "such a name"
+    return f"renamed by line {', '.join(map(str, lines))}, and the target has no {what}"

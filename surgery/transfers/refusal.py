@@ -20,7 +20,7 @@ from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import names_selected
 from surgery.transfers.step import Step
 from surgery.transfers.subtrees import covering, whole_subtrees
-from surgery.wording import counted, first_lines, shape_text
+from surgery.wording import counted, first_lines, percent_text, shape_text
 from surgery.wrappers import unwrap_names
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def refuse(plan: TransferPlan, request: TransferRequest) -> None:
     if request.min_loaded is not None and plan.loaded_fraction < request.min_loaded:
         missing = tuple(step for step in _unnamed(plan, request) if step.state == "fresh")
         why = (
-            f"only {plan.loaded_fraction * 100:.4g}% of the parameters would be loaded, and at "
-            f"least {request.min_loaded * 100:.4g}% was asked for (min_loaded)"
+            f"only {percent_text(plan.loaded_fraction)} of the parameters would be loaded, less "
+            f"than the {request.min_loaded * 100:.4g}% of min_loaded (--min-loaded)"
         )
         raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
     if groups := _open_groups(plan, request):
@@ -71,6 +71,21 @@ def missing_steps(plan: TransferPlan, request: TransferRequest) -> Iterator[Step
     for step in plan.steps:
         if step.state == "fresh" and not step.recomputed and step.target.name not in accepted:
             yield step
+
+
+def needless(plan: TransferPlan) -> list[str]:
+    """What of ``fresh`` names only tensors that the source gives: somebody may have meant more."""
+    request = plan.request
+    if request is None or not request.fresh:
+        return []
+    left = {*plan.names("fresh", "open")}
+    found = names_selected(plan.target, request.accepted_fresh, plan.head_paths)
+    return [
+        f"--fresh {shlex.quote(text)} (fresh=) accepts initial values, and all that it names is "
+        "given by the source; a mapping line 'NAME -> (unused)' leaves a tensor out"
+        for text, names in zip(request.fresh, found, strict=True)
+        if left.isdisjoint(names)
+    ]
 
 
 def _accepted(plan: TransferPlan, request: TransferRequest) -> set[str]:

@@ -73,7 +73,7 @@ def test_a_share_that_is_given_is_asked_for_instead():
     (share,) = offered(error, "min-loaded")
     outcome = surgery.transfer(source, Neck(), min_loaded=float(share))
     assert outcome.loaded_fraction >= float(share)
-    assert "at least" in refused(source, Neck(), min_loaded=0.99).message
+    assert "99% of min_loaded" in refused(source, Neck(), min_loaded=0.99).message
 
 
 def test_what_the_model_recomputes_is_not_missed():
