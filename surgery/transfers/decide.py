@@ -367,5 +367,5 @@ def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> I
 def _misled(new: str, lines: Sequence[int], segments: Collection[str]) -> str:
     """Why lines of the mapping bring a tensor nowhere: the first segment that no target has."""
     unknown = next((part for part in unwrap_name(new).split(".") if part not in segments), "")
-    what = f"{printable(unknown)!r}{did_you_mean(unknown, segments)}" if unknown else "such a name"
+    what = f"{printable(unknown)!r}{did_you_mean(unknown, segments)}" if unknown else "such name"
     return f"renamed by line {', '.join(map(str, lines))}, and the target has no {what}"
