@@ -14,8 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from surgery.collapse import patterns
 from surgery.errors import SurgeryError, TransferRefused
 from surgery.matching.matches import OpenGroup
+from surgery.specs import TensorSpec
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import names_selected
 from surgery.transfers.step import Step
@@ -106,7 +108,7 @@ def _details(plan: TransferPlan, request: TransferRequest, missing: Sequence[Ste
     if request.min_loaded is None:
         lines += [
             f"--fresh {shlex.quote(pattern)} (fresh=) accepts their initial values"
-            for pattern, _ in causes
+            for pattern in dict.fromkeys(pattern for pattern, _ in causes)
         ]
     if not (groups or request.strict):
         share = int(plan.loaded_fraction * 100) / 100
@@ -137,11 +139,20 @@ def _pattern(plan: TransferPlan, steps: Sequence[Step]) -> str:
 
 
 def _unused_lines(plan: TransferPlan) -> list[str]:
-    """Names of the source that may belong here; what has another shape is a cause of its own."""
+    """Names of the source that may belong here, by the reason why they lie unused; what has another
+    shape is a cause of its own.
+    """
     misfits = {step.counterpart for step in plan.steps}
-    unused = [u for u in plan.unused if not u.expected and u.source not in misfits]
-    shown = (f"{u.source.name} {shape_text(u.source.shape)}: {u.reason}" for u in unused)
-    return first_lines([f"the source has {line}" for line in shown], 3)
+    by_reason: dict[str, list[TensorSpec]] = {}
+    for unused in plan.unused:
+        if not unused.expected and unused.source not in misfits:
+            by_reason.setdefault(unused.reason, []).append(unused.source)
+    lines = []
+    for reason, specs in by_reason.items():
+        what = shape_text(specs[0].shape) if len(specs) == 1 else f"({len(specs)} tensors)"
+        names = patterns((spec.name for spec in specs), 3)
+        lines.append(f"the source has {names} {what}: {reason}")
+    return first_lines(lines, 3)
 
 
 #: Networks of the same names in one file of which each is offered.
