@@ -36,7 +36,7 @@ class OpenGroup:
         return f"{patterns(targets)}{more} <- one of {patterns(sources)}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values that :meth:`from_dict` turns back into an equal group."""
+        """The group as JSON values."""
         return {
             "targets": list(self.targets),
             "sources": list(self.sources),
@@ -44,18 +44,6 @@ class OpenGroup:
             "hints": list(self.hints),
             "block": [list(names) for names in self.block] if self.block else None,
         }
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> OpenGroup:
-        """The inverse of :meth:`to_dict`. Other data raise KeyError or TypeError."""
-        block = row["block"]
-        return cls(
-            tuple(row["targets"]),
-            tuple(row["sources"]),
-            row["reason"],
-            tuple(row["hints"]),
-            (tuple(block[0]), tuple(block[1])) if block else None,
-        )
 
 
 @dataclass(frozen=True, slots=True)

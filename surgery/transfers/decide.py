@@ -34,8 +34,8 @@ def decide(
     request: TransferRequest,
     source: SourceSpec,
     target: Target,
+    ends: Ends,
     code: Code = UNKNOWN,
-    ends: Ends | None = None,
 ) -> TransferPlan:
     """Where every tensor of ``target`` comes from.
 

@@ -64,9 +64,8 @@ def _heading(plan: TransferPlan) -> list[str]:
     """From what to what, how much of it, and how to use it."""
     fresh = len(plan.names("fresh", "open"))
     loaded = len(plan.steps) - fresh
-    ends = f"{plan.request.source_label} -> {plan.target_label}" if plan.request else ""
     return [
-        *filter(None, [ends]),
+        f"{plan.request.source_label} -> {plan.target_label}",
         f"{loaded} of {len(plan.steps)} tensors and {percent_text(plan.loaded_fraction)} of the "
         f"parameters; {fresh} stay fresh, {len(plan.unused)} of the source unused",
         "surgery transfer OLD NEW-ARCH --mapping THIS-FILE",

@@ -11,7 +11,6 @@ import surgery
 from surgery.errors import CheckpointError, MappingError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers import plan_transfer
-from surgery.transfers.plan import TransferPlan
 
 
 def state(*names, shape=(2,), dtype=torch.float32):
@@ -316,9 +315,9 @@ def test_without_ties_no_source_feeds_two_targets(sources, targets):
 
 
 @given(spec_lists(), spec_lists())
-def test_a_plan_goes_through_json_and_back(sources, targets):
-    plan = plan_transfer(sources, targets)
-    assert TransferPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+def test_a_plan_is_json_values(sources, targets):
+    data = plan_transfer(sources, targets).to_dict()
+    assert json.loads(json.dumps(data)) == data
 
 
 @given(spec_lists())

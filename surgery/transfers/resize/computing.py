@@ -10,7 +10,6 @@ import torch
 from surgery.checkpoint.tensors.casting import cast
 from surgery.checkpoint.tensors.reading import flat_pieces
 from surgery.checkpoint.writing.values import Computed, Values
-from surgery.errors import SurgeryError, did_you_mean
 from surgery.specs import TensorSpec
 from surgery.transfers.resize import RESIZERS
 from surgery.transfers.resize.precision import InFloat64
@@ -23,11 +22,6 @@ def resized(step: Step, method: Method, source: Values, initial: Values | None =
 
     ``initial`` are the target's own values, needed where the method keeps some of them.
     """
-    if method.name not in RESIZERS:
-        near = did_you_mean(method.name, RESIZERS)
-        raise SurgeryError(
-            f"{step.target.name}: there is no method {method.name!r} for another shape{near}"
-        )
     resizer = RESIZERS[method.name]
     wide = "float64" in {step.target.dtype, TensorSpec.of("", source).dtype}
     dtype = "float64" if wide else "float32"
