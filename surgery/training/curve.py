@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.showing import Shown
-from surgery.training.durations import RunLength, count_durations, warmup_units
+from surgery.training.durations import count_durations, warmup_units
 from surgery.training.reference import Reference
-from surgery.training.schedule import find_line
 from surgery.tuning import ParamGroups
 from surgery.tuning.history import When
-from surgery.tuning.rules import RulesSource
 from surgery.tuning.schedule_line import ScheduleLine, Unit
 from surgery.wording import listed
 
@@ -83,10 +81,6 @@ class ScheduleCurve(Shown):
             return None
         return group.lr * self.factors[position]
 
-    def rates(self, group: GroupCurve) -> tuple[float | None, ...]:
-        """The group's learning rate in every unit; None while it is frozen."""
-        return tuple(self.rate(group, position) for position in range(len(self.factors)))
-
     def to_dict(self) -> dict[str, Any]:
         """The curve as JSON values; a group's ``rates`` are those at the start of each epoch."""
         starts = range(0, len(self.factors), self.units_per_epoch)
@@ -115,26 +109,21 @@ class ScheduleCurve(Shown):
         }
 
 
-def schedule_curve(
-    groups: ParamGroups,
-    schedule: RulesSource | ScheduleLine | None = None,
-    *,
-    epochs: int,
-    steps_per_epoch: int = 1,
-) -> ScheduleCurve:
-    """What :func:`surgery.build_schedule` would do to these groups, on nothing but numbers.
+def schedule_curve(groups: ParamGroups, *, epochs: int, steps_per_epoch: int = 1) -> ScheduleCurve:
+    r"""What :func:`surgery.build_schedule` would do to these groups, on nothing but numbers.
 
-    ``schedule`` is as there; without it, it is the schedule line of the groups' own rules, and
-    where they have none every learning rate stays what it is. A plateau goes by a metric that
-    only the run will know: its curve is the one that nothing has reduced yet, and a note says so.
+    By the schedule line of the groups' own rules; where they have none every learning rate stays
+    what it is. A plateau goes by a metric that only the run will know: its curve is the one that
+    nothing has reduced yet, and a note says so.
 
-    >>> curve = schedule_curve(groups, "schedule sgdr T_0=1 T_mult=2", epochs=7)
+    >>> rules = "base optimizer=sgd\nschedule sgdr T_0=1 T_mult=2"
+    >>> curve = schedule_curve(resolve_groups(model, rules), epochs=7)
     >>> curve.restarts, curve.factors[:4]
     ((1.0, 3.0), (1.0, 1.0, 0.5, 1.0))
     """
-    line = groups.rules.schedule if schedule is None else find_line(schedule)
-    run = RunLength(epochs, steps_per_epoch)
-    line = None if line is None else count_durations(line, run)
+    line = groups.rules.schedule
+    if line is not None:
+        line = count_durations(line, epochs, steps_per_epoch)
     by: Unit = line.by if line else "epoch"
     per_epoch = 1 if by == "epoch" else steps_per_epoch
     factors, restarts = _run(line, epochs * per_epoch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from surgery.errors import Problem, RuleError, TrainingError
@@ -15,42 +15,38 @@ from surgery.tuning.schedule_line import Epochs, ScheduleLine
 _REST = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
 
 
-@dataclass(frozen=True, slots=True)
-class RunLength:
-    """How long a run is, as far as the caller said; positive whole numbers."""
-
-    epochs: int | None = None
-    steps_per_epoch: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and (not whole or value < 1):
-                raise TrainingError(f"{name}: expected a whole number from 1, found {value!r}")
-
-    def units(self, line: ScheduleLine) -> int | None:
-        """The run in the unit of the schedule; None where the caller said too little."""
-        if line.by == "epoch" or self.epochs is None:
-            return self.epochs
-        return self.epochs * self.steps_per_epoch if self.steps_per_epoch else None
-
-
-def count_durations(line: ScheduleLine, run: RunLength) -> ScheduleLine:
+def count_durations(
+    line: ScheduleLine, epochs: int | None = None, steps_per_epoch: int | None = None
+) -> ScheduleLine:
     """The line with every duration counted in its own unit, the missing ones from the run.
 
-    Raises RuleError, with the line, where the run's length is needed and was not given, or is
-    at odds with the schedule's.
+    Raises TrainingError for a length that is none, and RuleError, with the line, where the run's
+    length is needed and was not given, or is at odds with the schedule's.
     """
-    warmup = _counted("warmup", line.warmup, line, run)
-    settings = {key: _counted(key, value, line, run) for key, value in line.settings}
+    for name, length in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
+        if length is not None and (type(length) is not int or length < 1):
+            raise TrainingError(f"{name}: expected a whole number from 1, found {length!r}")
+    per_epoch = 1 if line.by == "epoch" else steps_per_epoch
+    units = epochs * per_epoch if epochs and per_epoch else None
+
+    def counted(key: str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(counted(key, one) for one in value)
+        if not isinstance(value, Epochs):
+            return value
+        if per_epoch is None:
+            raise refused(line, f"{key}={value} by=step needs steps_per_epoch= in the call")
+        return value.count * per_epoch
+
+    settings = {key: counted(key, value) for key, value in line.settings}
+    warmup = counted("warmup", line.warmup)
     rest = _REST.get(line.kind)
     if rest and rest not in settings:
-        settings[rest] = _rest_of_run(rest, warmup or 0, line, run)
-    counted = replace(line, settings=tuple(settings.items()), warmup=warmup)
-    for message in _contradictions(counted, settings, run.units(line)):
+        settings[rest] = _rest_of_run(rest, warmup or 0, line, units)
+    whole = replace(line, settings=tuple(settings.items()), warmup=warmup)
+    for message in _contradictions(whole, settings, units):
         raise refused(line, message)
-    return counted
+    return whole
 
 
 def refused(line: ScheduleLine, message: str) -> RuleError:
@@ -72,21 +68,7 @@ def warmup_units(line: ScheduleLine) -> int:
     return line.warmup or 0
 
 
-def _counted(key: str, value: Any, line: ScheduleLine, run: RunLength) -> Any:
-    """The value with its epochs, if any, in the unit of the line."""
-    if isinstance(value, tuple):
-        return tuple(_counted(key, one, line, run) for one in value)
-    if not isinstance(value, Epochs):
-        return value
-    if line.by == "epoch":
-        return value.count
-    if run.steps_per_epoch is None:
-        raise refused(line, f"{key}={value} by=step needs steps_per_epoch= in the call")
-    return value.count * run.steps_per_epoch
-
-
-def _rest_of_run(key: str, warmup: int, line: ScheduleLine, run: RunLength) -> int:
-    units = run.units(line)
+def _rest_of_run(key: str, warmup: int, line: ScheduleLine, units: int | None) -> int:
     if units is None:
         lengths = "epochs=" if line.by == "epoch" else "epochs= and steps_per_epoch="
         raise refused(line, f"{line.kind} needs {key}= here, or {lengths} in the call")

@@ -7,16 +7,14 @@ one torch scheduler.
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.optim import SGD
 from torch.optim import lr_scheduler as schedulers
 
-from surgery.errors import StateRefused
 from surgery.training.durations import warmup_units
 from surgery.tuning.schedule_line import ScheduleLine
 
@@ -109,18 +107,8 @@ class Reference:
             ],
         }
 
-    def check_state(self, state: object, position: int) -> None:
-        """StateRefused unless this is what one of the same line has at a position."""
-        if not (isinstance(state, Mapping) and same_form(state, self.state_dict(), _fits)):
-            raise StateRefused("the saved schedule's reference is damaged, or another version's")
-        counted = state["schedulers"][-1]["last_epoch"]  # The outermost one counts every unit.
-        if counted != position:
-            raise StateRefused(
-                f"the saved schedule is at position {position} and its reference at {counted}"
-            )
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Stand where another one of the same line stood; ``check_state`` comes before."""
+        """Stand where another one of the same line stood; ``has_form`` comes before."""
         group = self._optimizer.param_groups[0]
         group.update(lr=state["lr"], momentum=state["momentum"])
         for scheduler, moving in zip(self._schedulers, state["schedulers"], strict=True):
@@ -132,29 +120,27 @@ class Reference:
         return tuple(scheduler for scheduler in one_of_each if scheduler is not None)
 
 
-def same_form(
-    found: object, own: object, fits: Callable[[str, Any, Any], bool], key: str = ""
-) -> bool:
-    """Whether a state has the words that one's own has as keys, and values that fit.
+def has_form(found: object, form: object) -> bool:
+    """Whether a state has the keys, lengths and kinds of values of a schedule that starts.
 
-    ``fits`` judges each value under its key: what was found, and one's own.
+    Numbers are finite, and whole where those of the form are; text is the same text. A plateau's
+    best metric is infinite before any metric.
     """
-    if isinstance(own, Mapping):
-        if not isinstance(found, Mapping):
-            return False
-        words = {word for word in (*own, *found) if isinstance(word, str)}
-        return all(
-            word in found and word in own and same_form(found[word], own[word], fits, word)
-            for word in words
+    if isinstance(form, Mapping):
+        return (
+            isinstance(found, Mapping)
+            and found.keys() == form.keys()
+            and all(has_form(found[key], form[key]) for key in form)
         )
-    if isinstance(own, list) and isinstance(found, (list, tuple)) and len(own) == len(found):
-        return all(same_form(one, other, fits) for one, other in zip(found, own, strict=True))
-    return fits(key, found, own)
-
-
-def _fits(key: str, found: Any, own: Any) -> bool:
-    """A finite number, whole for a whole one. A plateau's best is infinite before any metric."""
-    kinds = int if isinstance(own, int) else (int, float)
-    if isinstance(own, list) or not isinstance(found, kinds) or isinstance(found, bool):
+    if isinstance(form, list):
+        return (
+            isinstance(found, (list, tuple))
+            and len(found) == len(form)
+            and all(map(has_form, found, form))
+        )
+    if isinstance(form, str):
+        return found == form
+    kinds = int if isinstance(form, int) else (int, float)
+    if not isinstance(found, kinds) or isinstance(found, bool):
         return False
-    return bool(abs(found) <= (math.inf if key == "best" else sys.float_info.max))
+    return found == form or abs(found) <= sys.float_info.max

@@ -24,7 +24,6 @@ from surgery.training.optimizer_state import (
     settings_of,
 )
 from surgery.training.parameter_states import misfit, parameter_slots, write_states
-from surgery.training.reference import same_form
 from surgery.training.schedule import Schedule
 from surgery.training.stages import Stages
 from surgery.training.training_file import (
@@ -220,25 +219,15 @@ def _places(groups: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _check_schedule(run: TrainingFile, schedule: LRScheduler) -> None:
-    """Raise StateRefused for another class's schedule, or a state of another form.
+    """Raise StateRefused for another class's schedule.
 
     Our own check their states themselves, by the schedule's line: files outlive a class's place.
     """
     if isinstance(schedule, Schedule):
         return
-    saved = run.schedule
     if run.schedule_kind not in (None, kind_of(schedule)):
         raise StateRefused(
             f"the file is another schedule's: {run.schedule_kind} there, {kind_of(schedule)} here"
         )
-    if not isinstance(saved, Mapping):
+    if not isinstance(run.schedule, Mapping):
         raise StateRefused("the file's schedule is damaged: expected a mapping")
-    if not same_form(saved, schedule.state_dict(), _of_one_kind):
-        raise StateRefused("the file's schedule is damaged: it is not of the form of this one's")
-
-
-def _of_one_kind(key: str, saved: Any, own: Any) -> bool:
-    """A number for a number; what is None may be anything."""
-    if own is None or saved is None:
-        return True
-    return isinstance(saved, int | float if isinstance(own, int | float) else type(own))

@@ -12,9 +12,6 @@ from surgery.training.figures import draw_groups, figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: More points of a line than a page can show; of longer runs evenly spaced ones are drawn.
-_MOST_POINTS = 4000
-
 #: The lowest learning rate that is drawn, as a share of the smallest group's own.
 _LOWEST_SHARE = 1e-3
 
@@ -36,10 +33,10 @@ def plot_schedule(curve: ScheduleCurve, path: str | PathLike[str]) -> None:
 
 def _draw_rates(axes: Axes, curve: ScheduleCurve) -> None:
     """A learning rate holds for its whole unit, which only shows where the unit is an epoch."""
-    positions = _drawn_positions(curve)
-    epochs = [*map(curve.epoch_of, positions), curve.epoch_of(len(curve.factors))]
+    last = len(curve.factors) - 1
+    epochs = [curve.epoch_of(position) for position in range(last + 2)]
     rates = {
-        group.name: [_height(curve.rate(group, p)) for p in (*positions, positions[-1])]
+        group.name: [_height(curve.rate(group, p)) for p in (*range(last + 1), last)]
         for group in curve.groups
     }
     axes.set_yscale("log")
@@ -87,12 +84,3 @@ def _mark_unfreezings(axes: Axes, curve: ScheduleCurve) -> list[Any]:
     ]
     look: dict[str, Any] = {"color": "black", "markersize": 4, "label": "unfreezing", "zorder": 3}
     return list(axes.plot(starts, rates, "o", **look)) if late else []
-
-
-def _drawn_positions(curve: ScheduleCurve) -> list[int]:
-    """Evenly spaced units, and every unit around which something happens."""
-    last = len(curve.factors) - 1
-    stride = max(1, len(curve.factors) // _MOST_POINTS)
-    turns = {event.position for event in curve.events}
-    turns |= {position - 1 for position in turns if position}
-    return sorted({*range(0, last + 1, stride), *turns, last})
