@@ -62,17 +62,6 @@ class StateOutcome:
     reasons: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The outcome as JSON values."""
-        return {
-            "carried": list(self.carried),
-            "fresh": list(self.fresh),
-            "reshaped": list(self.reshaped),
-            "unused": list(self.unused),
-            "reasons": dict(self.reasons),
-            "notes": list(self.notes),
-        }
-
     def __str__(self) -> str:
         count = len(self.carried) + len(self.fresh) + len(self.reshaped)
         return "\n".join(
@@ -187,19 +176,15 @@ def _load(
     verdicts = _verdicts(slots, saved, kind_of(optimizer))
     outcome = _outcome(verdicts, saved)
     _refuse_nothing(outcome, saved)
-    carried = [slot for slot in slots if verdicts[slot.name][0] == "carried"]
-    entries = {
-        slot.name: {
-            key: value
-            for key, value in saved.entries[slot.name].items()
-            if slot.kept is None or key in slot.kept
-        }
-        for slot in carried
-    }
-    write_states(optimizer, slots, entries)
+    carried = {name: saved.entries[name] for name in outcome.carried}
     counters = saved.counters()
-    for slot in carried:
-        optimizer.param_groups[slot.group].update(counters[slot.name])
+    for slot in slots:
+        if slot.name in carried:
+            optimizer.param_groups[slot.group].update(counters[slot.name])
+            if slot.kept is not None:
+                entry = carried[slot.name]
+                carried[slot.name] = {key: entry[key] for key in slot.kept}
+    write_states(optimizer, slots, carried)
     return outcome
 
 
@@ -211,21 +196,17 @@ Verdict = tuple[Fate, str]
 
 def _verdicts(slots: Sequence[Slot], saved: OptimizerState, kind: str) -> dict[str, Verdict]:
     verdicts = {slot.name: _verdict(slot, saved, kind) for slot in slots}
-    old, counters = saved.parameters, saved.counters()
-    same_model = any(old.get(slot.name) is slot.parameter for slot in slots)
-    carried = []
-    for slot in slots:
-        if verdicts[slot.name][0] != "carried":
-            continue
-        if same_model and old.get(slot.name) is not slot.parameter:
+    carried = [slot for slot in slots if verdicts[slot.name][0] == "carried"]
+    kept = {slot.name for slot in slots if saved.parameters.get(slot.name) is slot.parameter}
+    counts: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    counters = saved.counters()
+    for slot in carried:
+        if kept and slot.name not in kept:
             reason = "replaced since: the model has another parameter of that name"
             verdicts[slot.name] = ("fresh", reason)
         else:
-            carried.append(slot)
+            counts[slot.group].append(counters[slot.name])
     # A group that counts for all of its parameters cannot go on from two counts.
-    counts: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for slot in carried:
-        counts[slot.group].append(counters[slot.name])
     for slot in carried:
         if any(count != counts[slot.group][0] for count in counts[slot.group]):
             verdicts[slot.name] = ("fresh", "its group would have two counts of steps")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from surgery.errors import StateRefused
-from surgery.training.positions import names_by_position, order_notes
+from surgery.training.positions import names_by_position
 from surgery.wrappers import unwrap_names
 
 #: What some optimizers (timm's Lamb, Adan) count once a group instead of once a parameter.
@@ -80,15 +80,11 @@ def live_state(optimizer: torch.optim.Optimizer, names: Sequence[str | None]) ->
     """The state of an optimizer whose parameters have these names; what has none is numbered."""
     if not any(names):
         raise _nameless("the optimizer")
-    every = [name or f"(parameter {index})" for index, name in enumerate(names)]
     groups = optimizer.param_groups
-    parameters = dict(zip(every, (p for group in groups for p in group["params"]), strict=True))
-    entries = {name: optimizer.state.get(p, {}) for name, p in parameters.items()}
+    every = [name or f"(parameter {index})" for index, name in enumerate(names)]
+    parameters = zip(every, (p for group in groups for p in group["params"]), strict=True)
     return OptimizerState(
-        kind_of(optimizer),
-        _named_groups(groups, every),
-        {name: entry for name, entry in entries.items() if entry},
-        parameters,
+        kind_of(optimizer), *_by_name(groups, optimizer.state, every), parameters=dict(parameters)
     )
 
 
@@ -108,20 +104,24 @@ def saved_state(state_dict: Mapping[str, Any], model: nn.Module | None) -> Optim
     if names is None:
         if model is None:
             raise _nameless("the saved state")
-        names = names_by_position([group["params"] for group in groups], entries, model)
-        notes = order_notes(names, model)
-    clean = _unwrapped(names)
-    return OptimizerState(
-        None,
-        _named_groups(groups, clean),
-        {
-            name: entries[position]
-            for name, position in zip(clean, positions, strict=True)
-            if position in entries
-        },
-        orphans=tuple(str(key) for key in state if key not in set(positions)),
-        notes=notes,
+        names, notes = names_by_position([group["params"] for group in groups], entries, model)
+    orphans = tuple(str(key) for key in state if key not in set(positions))
+    named = _by_name(groups, entries, _unwrapped(names))
+    return OptimizerState(None, *named, orphans=orphans, notes=notes)
+
+
+def _by_name(
+    groups: Sequence[Mapping[str, Any]], entries: Mapping[Any, Any], names: Sequence[str]
+) -> tuple[tuple[Mapping[str, Any], ...], dict[str, Mapping[str, Any]]]:
+    """Groups and entries with names for what the groups list: parameters, or their positions."""
+    left = iter(names)
+    named = tuple(
+        {**settings_of(group), "param_names": [next(left) for _ in group["params"]]}
+        for group in groups
     )
+    keys = (key for group in groups for key in group["params"])
+    found = {name: entries.get(key) for name, key in zip(names, keys, strict=True)}
+    return named, {name: entry for name, entry in found.items() if entry}
 
 
 def only_state(found: Mapping[str, Mapping[str, Any]], where: str) -> Mapping[str, Any]:
@@ -149,16 +149,6 @@ def _carried_names(groups: Iterable[Mapping[str, Any]]) -> list[str] | None:
             return None
         names += map(str, own)
     return names
-
-
-def _named_groups(
-    groups: Iterable[Mapping[str, Any]], names: Iterable[str]
-) -> tuple[dict[str, Any], ...]:
-    left = iter(names)
-    return tuple(
-        {**settings_of(group), "param_names": [next(left) for _ in group["params"]]}
-        for group in groups
-    )
 
 
 def _unwrapped(names: Sequence[str]) -> list[str]:

@@ -24,12 +24,17 @@ _THE_WAY = "load it into the optimizer that made it, and pass that one with mode
 
 def names_by_position(
     groups: Sequence[Sequence[Hashable]], entries: Mapping[Any, Mapping[str, Any]], model: nn.Module
-) -> list[str]:
-    """A name for every position, in the order of ``groups``. Raises StateRefused."""
+) -> tuple[list[str], tuple[str, ...]]:
+    """(a name for every position, in the order of ``groups``; notes of what was taken on trust).
+
+    Raises StateRefused.
+    """
     own = _parameters(model, sum(map(len, groups)))
     shapes = [[_shape(entries.get(position, {})) for position in group] for group in groups]
-    members = [list(own)] if len(groups) == 1 else _by_shape(shapes, own)
-    names = [name for group in members for name in group]
+    names = list(own)
+    if len(groups) > 1:
+        homes = _homes(shapes)
+        names.sort(key=lambda name: homes.get(own[name], len(groups)))
     saved = [shape for group in shapes for shape in group]
     for position, (shape, name) in enumerate(zip(saved, names, strict=True)):
         if shape not in (None, own[name]):
@@ -37,20 +42,12 @@ def names_by_position(
                 f"the saved state has shape {shape} at position {position}, where the model has "
                 f"{name} {own[name]}: another model, or another order; {_THE_WAY}"
             )
-    return names
-
-
-def order_notes(names: Sequence[str], model: nn.Module) -> tuple[str, ...]:
-    """What :func:`names_by_position` took on trust: the order of parameters of one shape."""
-    counts = Counter(tuple(model.get_parameter(name).shape) for name in names)
-    repeated = [count for count in counts.values() if count > 1]
-    if not repeated:
-        return ()
-    shapes = "one shape" if len(repeated) == 1 else f"{len(repeated)} shapes"
-    return (
-        "the state has no names: taken in the model's order, which "
-        f"{sum(repeated)} parameters of {shapes} cannot contradict",
+    repeated = sum(count for count in Counter(own.values()).values() if count > 1)
+    trusted = (
+        f"the state has no names: taken in the model's order, which {repeated} parameters of "
+        "repeated shapes cannot contradict"
     )
+    return names, (trusted,) if repeated else ()
 
 
 def _parameters(model: nn.Module, count: int) -> dict[str, Shape]:
@@ -72,28 +69,15 @@ def _shape(entry: Mapping[str, Any]) -> Shape | None:
     return shapes.pop() if len(shapes) == 1 else None
 
 
-def _by_shape(
-    shapes: Sequence[Sequence[Shape | None]], own: Mapping[str, Shape]
-) -> list[list[str]]:
-    """The names of each group: those of its shapes, in the model's order."""
+def _homes(shapes: Sequence[Sequence[Shape | None]]) -> dict[Shape, int]:
+    """The one group that has each shape."""
     homes: dict[Shape, int] = {}
     for index, group in enumerate(shapes):
         for shape in group:
-            if shape is None:
+            if shape is None or homes.setdefault(shape, index) != index:
+                found = f"the shape {shape} in two of them" if shape else "parameters without state"
                 raise StateRefused(
-                    "the saved state has several groups, no names, and parameters without a "
-                    f"state: nothing says which is which; {_THE_WAY}"
+                    f"the saved state has several groups, no names, and {found}: nothing says "
+                    f"which is which; {_THE_WAY}"
                 )
-            if homes.setdefault(shape, index) != index:
-                names = ", ".join([name for name in own if own[name] == shape][:2])
-                raise StateRefused(
-                    "the saved state has several groups, no names, and one shape in two of them: "
-                    f"{names or shape} could be exchanged; {_THE_WAY}"
-                )
-    members = [[n for n in own if homes.get(own[n]) == index] for index in range(len(shapes))]
-    if list(map(len, members)) != list(map(len, shapes)):
-        raise StateRefused(
-            "the saved state's groups have other shapes than the model's parameters: this is not "
-            "the model that made it"
-        )
-    return members
+    return homes

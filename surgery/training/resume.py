@@ -61,10 +61,10 @@ def save_training(
     Raises :class:`~surgery.errors.StateRefused` for what does not belong together or is no
     plain value, and :class:`~surgery.errors.CheckpointError`.
     """
-    weights, others = _state_by_name(model)
+    state = model.state_dict()
+    clean = unwrap_names(state)
     run = TrainingFile(
-        weights=weights,
-        others=others,
+        model={clean[name]: value for name, value in state.items()},
         optimizer=_state_of(optimizer, model),
         schedule=schedule.state_dict() if schedule is not None else None,
         stages=stages.state_dict() if stages is not None else None,
@@ -94,7 +94,7 @@ def resume_training(
     """
     run = read_training_file(path)
     _check_parts(run, schedule=schedule, stages=stages)
-    _check_model(run, model)
+    weights = _as_named_in(model, run.model)
     saved, own = run.optimizer, _state_of(optimizer, model)
     _check_optimizer(saved, own)
     pairs = list(zip(optimizer.param_groups, saved.groups, strict=True))
@@ -109,7 +109,7 @@ def resume_training(
         _check_schedule(run, schedule)
         # Before the others: it may refuse, and the file's learning rates stand.
         schedule.load_state_dict(run.schedule)
-    model.load_state_dict(_as_named_in(model, run))
+    model.load_state_dict(weights)
     for group, old in pairs:
         group.update(settings_of(old))
     write_states(optimizer, slots, saved.entries)
@@ -117,15 +117,6 @@ def resume_training(
         stages.load_state_dict(run.stages)
     restore_generators(run.random)
     return run.state
-
-
-def _state_by_name(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state dict by unwrapped name: tensors, and what modules keep beside them."""
-    state = model.state_dict()
-    clean = unwrap_names(state)
-    tensors = {clean[k]: v for k, v in state.items() if isinstance(v, torch.Tensor)}
-    others = {clean[k]: v for k, v in state.items() if not isinstance(v, torch.Tensor)}
-    return tensors, others
 
 
 def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerState:
@@ -139,15 +130,6 @@ def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerSt
     return live_state(optimizer, names)
 
 
-def _as_named_in(model: nn.Module, run: TrainingFile) -> OrderedDict[str, Any]:
-    """The file's values under the model's names, with its module versions: the same code saved."""
-    state = model.state_dict()
-    saved = {**run.weights, **run.others}
-    named = OrderedDict((name, saved[clean]) for name, clean in unwrap_names(state).items())
-    set_metadata(named, metadata_of(state))
-    return named
-
-
 def _check_parts(run: TrainingFile, **given: object) -> None:
     """Raise StateRefused for a part that only the file or only the caller has."""
     for name, part in given.items():
@@ -158,26 +140,37 @@ def _check_parts(run: TrainingFile, **given: object) -> None:
             raise StateRefused(f"a {name}= is given and the saved run had none")
 
 
-def _check_model(run: TrainingFile, model: nn.Module) -> None:
-    """Raise StateRefused, with the first names that differ, for another model's file."""
-    own, saved = (
-        {name: _described(tensor) for name, tensor in weights.items()}
-        | dict.fromkeys(others, "no tensor")
-        for weights, others in (_state_by_name(model), (run.weights, run.others))
-    )
-    missing = _some([name for name in own if name not in saved], "the file lacks")
-    extra = _some([name for name in saved if name not in own], "the model lacks")
-    other = (f"{n} is {saved[n]} there and {own[n]} here" for n in own if own[n] != saved.get(n))
-    if difference := "; ".join(filter(None, (missing, extra))) or next(other, ""):
-        raise StateRefused(f"the file is another model's: {difference}")
+def _as_named_in(model: nn.Module, saved: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """The file's values under the model's names, with its module versions: the same code saved.
+
+    Raises StateRefused, with the first names that differ, for another model's values.
+    """
+    state = model.state_dict()
+    clean = unwrap_names(state)
+    own = {clean[name]: value for name, value in state.items()}
+    differences = [
+        f"{side} {listed(names, 1)}"
+        for side, names in (
+            ("the file lacks", [name for name in own if name not in saved]),
+            ("the model lacks", [name for name in saved if name not in own]),
+        )
+        if names
+    ] or [
+        f"{name} is {_described(saved[name])} there and {_described(value)} here"
+        for name, value in own.items()
+        if _described(saved[name]) != _described(value)
+    ][:1]
+    if differences:
+        raise StateRefused(f"the file is another model's: {'; '.join(differences)}")
+    named = OrderedDict((name, saved[clean[name]]) for name in state)
+    set_metadata(named, metadata_of(state))
+    return named
 
 
-def _described(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _some(names: Sequence[str], what: str) -> str:
-    return f"{what} {listed(names, 1)}" if names else ""
+def _described(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return "no tensor"
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
 def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
@@ -185,13 +178,19 @@ def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
     if saved.kind != own.kind:
         kinds = (str(state.kind).rpartition(":")[2] for state in (saved, own))
         raise StateRefused("the file is another optimizer's: {} there and {} here".format(*kinds))
-    there, here = _places(saved.groups), _places(own.groups)
-    for name in (*here, *there):
-        if there.get(name) != here.get(name):
-            places = (found.get(name, "in no group") for found in (there, here))
-            raise _other_groups("{} is {} there and {} here".format(name, *places))
+    there, here, nowhere = _places(saved.groups), _places(own.groups), "in no group"
+    differences = [
+        f"{name} is {there.get(name, nowhere)} there and {here.get(name, nowhere)} here"
+        for name in (*here, *there)
+        if there.get(name) != here.get(name)
+    ]
     if len(saved.groups) != len(own.groups):
-        raise _other_groups(f"{len(saved.groups)} there and {len(own.groups)} here")
+        differences.append(f"{len(saved.groups)} there and {len(own.groups)} here")
+    if differences:
+        raise StateRefused(
+            f"the file's groups are others: {differences[0]}; "
+            "load_optimizer_state carries a state to other groups"
+        )
     for saved_group, group in zip(saved.groups, own.groups, strict=True):
         # More may be saved: some optimizers count their steps there, from the first step on.
         missing = group.keys() - saved_group.keys() - {"initial_lr"}
@@ -201,13 +200,6 @@ def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
         lr = lr.item() if isinstance(lr, torch.Tensor) and lr.numel() == 1 else lr
         if not is_rate(lr):
             raise StateRefused(f"the file's lr is {lr!r}, expected a finite number from 0")
-
-
-def _other_groups(difference: str) -> StateRefused:
-    return StateRefused(
-        f"the file's groups are others: {difference}; "
-        "load_optimizer_state carries a state to other groups"
-    )
 
 
 def _places(groups: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -39,14 +39,13 @@ class TrainingState:
 class TrainingFile:
     """All that a run needs to go on. Names are unwrapped.
 
-    ``weights`` are the model's state dict, ``others`` its entries that are no tensors;
-    ``schedule`` and ``stages`` are their state dicts, None where the run had none; ``random``
-    are the states of torch's generators. ``schedule_kind`` is the schedule's class, None where
-    there is none or an older file does not say it.
+    ``model`` is its state dict, whose values need not be tensors; ``schedule`` and ``stages`` are
+    their state dicts, None where the run had none; ``random`` are the states of torch's
+    generators. ``schedule_kind`` is the schedule's class, None where there is none or an older
+    file does not say it.
     """
 
-    weights: Mapping[str, torch.Tensor]
-    others: Mapping[str, Any]
+    model: Mapping[str, Any]
     optimizer: OptimizerState
     schedule: Any
     stages: Any
@@ -70,8 +69,9 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
             f"{printable(path)}: a training file ends in {_SUFFIX}; nothing in one is ever executed"
         )
     packer, state = Packer(), run.state
+    weights = {key: value for key, value in run.model.items() if isinstance(value, torch.Tensor)}
     plain = {
-        "others": dict(run.others),
+        "others": {key: value for key, value in run.model.items() if key not in weights},
         "schedule": run.schedule,
         "stages": run.stages,
         "epoch": state.epoch,
@@ -81,7 +81,7 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
     }
     record = {
         "version": _VERSION,
-        "weights": list(run.weights),  # the format sorts tensors by size
+        "weights": list(weights),  # the format sorts tensors by size
         "optimizer": {
             "kind": run.optimizer.kind,
             "groups": packer.packed(list(run.optimizer.groups), "groups"),
@@ -91,8 +91,8 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
         "rules": state.rules,
         **{name: packer.packed(value, name) for name, value in plain.items()},
     }
-    weights = {f"{_MODEL}{name}": tensor for name, tensor in run.weights.items()}
-    return save({**weights, **packer.tensors}, Path(path), metadata={_KEY: json.dumps(record)})
+    named = {f"{_MODEL}{name}": tensor for name, tensor in weights.items()}
+    return save({**named, **packer.tensors}, Path(path), metadata={_KEY: json.dumps(record)})
 
 
 def read_training_file(path: str | os.PathLike[str]) -> TrainingFile:
@@ -122,8 +122,7 @@ def _read(record: Mapping[str, Any], checkpoint: Checkpoint) -> TrainingFile:
         return unpacked(record[name], tensors)
 
     return TrainingFile(
-        weights={name: tensors[f"{_MODEL}{name}"] for name in record["weights"]},
-        others=dict(plain("others")),
+        model={name: tensors[f"{_MODEL}{name}"] for name in record["weights"]} | plain("others"),
         optimizer=_read_optimizer(record["optimizer"], tensors),
         schedule=plain("schedule"),
         stages=plain("stages"),
