@@ -98,7 +98,26 @@ def load_optimizer_state(
     Raises :class:`~surgery.errors.StateRefused`, with nothing changed, where names cannot be
     found or none of a state that is there would be carried.
     """
-    return _load(optimizer, _read(saved, model), model)
+    state = _read(saved, model)
+    names = known_names(optimizer, model)
+    if unnamed := names.count(None):
+        raise StateRefused(
+            f"the optimizer has {len(names)} parameters and names for {len(names) - unnamed}: "
+            "make it by build_optimizer, or from named_parameters()"
+        )
+    slots = parameter_slots(type(optimizer), optimizer.param_groups, filter(None, names))
+    outcome = _outcome(_verdicts(slots, state, kind_of(optimizer)), state)
+    _refuse_nothing(outcome, state)
+    carried = {name: state.entries[name] for name in outcome.carried}
+    counters = state.counters()
+    for slot in slots:
+        if slot.name in carried:
+            optimizer.param_groups[slot.group].update(counters[slot.name])
+            if slot.kept is not None:
+                entry = carried[slot.name]
+                carried[slot.name] = {key: entry[key] for key in slot.kept}
+    write_states(optimizer, slots, carried)
+    return outcome
 
 
 def rebuild_optimizer(
@@ -122,7 +141,6 @@ def rebuild_optimizer(
     old optimizer then are as they were, and the latter always is.
     """
     rules = read_rules(rules)
-    saved = _read(old_optimizer, model)
     groups = resolve_groups(
         _as_trained_by(old_optimizer, model),
         rules,
@@ -131,7 +149,7 @@ def rebuild_optimizer(
         base=base,
     )
     built = make_optimizer(model, groups)
-    _load(built, saved, model)
+    load_optimizer_state(built, old_optimizer, model=model)
     apply_training_state(model, groups)
     return built
 
@@ -161,31 +179,6 @@ def _read(saved: Saved, model: nn.Module | None) -> OptimizerState:
     if is_training_file(saved):
         return read_training_file(saved).optimizer
     return saved_state(only_state(read_optimizer_states(saved), os.fspath(saved)), model)
-
-
-def _load(
-    optimizer: torch.optim.Optimizer, saved: OptimizerState, model: nn.Module | None
-) -> StateOutcome:
-    names = known_names(optimizer, model)
-    if unnamed := names.count(None):
-        raise StateRefused(
-            f"the optimizer has {len(names)} parameters and names for {len(names) - unnamed}: "
-            "make it by build_optimizer, or from named_parameters()"
-        )
-    slots = parameter_slots(type(optimizer), optimizer.param_groups, filter(None, names))
-    verdicts = _verdicts(slots, saved, kind_of(optimizer))
-    outcome = _outcome(verdicts, saved)
-    _refuse_nothing(outcome, saved)
-    carried = {name: saved.entries[name] for name in outcome.carried}
-    counters = saved.counters()
-    for slot in slots:
-        if slot.name in carried:
-            optimizer.param_groups[slot.group].update(counters[slot.name])
-            if slot.kept is not None:
-                entry = carried[slot.name]
-                carried[slot.name] = {key: entry[key] for key in slot.kept}
-    write_states(optimizer, slots, carried)
-    return outcome
 
 
 Fate = Literal["carried", "fresh", "reshaped"]
