@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from surgery.checkpoint.text import read_regular
 from surgery.errors import TrainingError, did_you_mean
 from surgery.training.figures import draw_groups, figure
-from surgery.training.learning_rates import group_rates, scalar, to_json
+from surgery.training.learning_rates import group_rates, scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class StepRecord:
         """The step as JSON values; NaN and infinities, which JSON lacks, by name."""
         return {
             "step": self.step,
-            "loss": None if self.loss is None else to_json(self.loss),
-            "rates": dict(zip(self.groups, map(to_json, self.rates), strict=True)),
-            "metrics": {name: to_json(value) for name, value in self.metrics},
+            "loss": None if self.loss is None else _to_json(self.loss),
+            "rates": dict(zip(self.groups, map(_to_json, self.rates), strict=True)),
+            "metrics": {name: _to_json(value) for name, value in self.metrics},
         }
 
 
@@ -48,12 +48,6 @@ class Recording:
     """Steps in the order in which they were recorded."""
 
     records: tuple[StepRecord, ...]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __iter__(self) -> Iterator[StepRecord]:
-        return iter(self.records)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -202,30 +196,23 @@ class Recorder:
 
 def _prepare(path: Path, append: bool) -> tuple[StepRecord, ...]:
     """Make sure that the first step can be written; what the file has where it is to go on."""
-    if not path.parent.is_dir():
-        raise TrainingError(f"{path}: no folder {path.parent} to write to")
-    if path.is_file() and path.stat().st_size:
-        if not append:
-            raise TrainingError(
-                f"{path}: has a recording already; append=True goes on with it, "
-                "another path leaves it alone"
-            )
-        _drop_cut_line(path)
-        return _read(path).records
-    _write(path, "")
-    return ()
-
-
-def _drop_cut_line(path: Path) -> None:
-    """End the file where a record ends: what follows would join a line that a crash cut short."""
-    *_, last = path.read_bytes().splitlines(keepends=True)
-    if last.endswith(b"\n"):
-        return
-    if _parsed(last.decode(errors="replace")) is None:
-        with path.open("r+b") as file:
-            file.truncate(path.stat().st_size - len(last))
-    else:
+    if not (path.is_file() and path.stat().st_size):
+        _write(path, "")
+        return ()
+    if not append:
+        raise TrainingError(
+            f"{path}: has a recording already; append=True goes on with it, "
+            "another path leaves it alone"
+        )
+    records = _read(path).records
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    # What follows would join a line that a crash cut short.
+    if _parsed(content[end:]) is not None:
         _write(path, "\n")
+    else:
+        os.truncate(path, end)
+    return records
 
 
 def _write(path: Path, text: str) -> None:
@@ -254,7 +241,7 @@ def _read(path: Path) -> Recording:
     return Recording(tuple(records))
 
 
-def _parsed(line: str) -> StepRecord | None:
+def _parsed(line: str | bytes) -> StepRecord | None:
     """One line of the file, or None where it is no record."""
     try:
         found = json.loads(line)
@@ -267,3 +254,8 @@ def _parsed(line: str) -> StepRecord | None:
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _to_json(number: float) -> float | str:
+    """The number, or its name where JSON has none (``"nan"``, ``"inf"``), which float() reads."""
+    return number if math.isfinite(number) else str(number)
