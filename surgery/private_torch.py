@@ -11,62 +11,35 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.utils._python_dispatch
+import torch.utils._pytree
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import _default_to_fused_or_foreach, _get_scalar_dtype
 
 # Without these an optimizer of many small tensors steps one after the other.
-from torch import _foreach_add_ as foreach_add_
-from torch import _foreach_addcmul_ as foreach_addcmul_
-from torch import _foreach_div as foreach_div
-from torch import _foreach_div_ as foreach_div_
-from torch import _foreach_lerp_ as foreach_lerp_
-from torch import _foreach_mul as foreach_mul
-from torch import _foreach_mul_ as foreach_mul_
-from torch import _foreach_norm as foreach_norm
-from torch import _foreach_sqrt as foreach_sqrt
-from torch import nn
+foreach_add_ = torch._foreach_add_
+foreach_addcmul_ = torch._foreach_addcmul_
+foreach_div = torch._foreach_div
+foreach_div_ = torch._foreach_div_
+foreach_lerp_ = torch._foreach_lerp_
+foreach_mul = torch._foreach_mul
+foreach_mul_ = torch._foreach_mul_
+foreach_norm = torch._foreach_norm
+foreach_sqrt = torch._foreach_sqrt
 
 # Without it no initial value can be left out: every tensor of a model would be filled.
-from torch._ops import OpOverload as Operator
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.optimizer import _default_to_fused_or_foreach
+Operator = torch._ops.OpOverload
+DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
 
 # Without it a count of steps has another dtype than torch's.
-from torch.optim.optimizer import _get_scalar_dtype as scalar_dtype
-from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+scalar_dtype = _get_scalar_dtype
 
 # Without it tensors that wrap others (quantised, distributed) are copied as if they were plain.
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass as is_wrapper
+is_wrapper = torch.utils._python_dispatch.is_traceable_wrapper_subclass
 
 # Without it tensors inside lists and dicts of arguments, or of an optimizer's state, are not seen.
-from torch.utils._pytree import tree_leaves
-
-__all__ = [
-    "TO_MEMORY",
-    "DispatchMode",
-    "Operator",
-    "foreach_add_",
-    "foreach_addcmul_",
-    "foreach_div",
-    "foreach_div_",
-    "foreach_lerp_",
-    "foreach_mul",
-    "foreach_mul_",
-    "foreach_norm",
-    "foreach_sqrt",
-    "hooks_of",
-    "is_view",
-    "is_wrapper",
-    "memory_of",
-    "metadata_of",
-    "own_buffers",
-    "own_parameters",
-    "scalar_dtype",
-    "set_metadata",
-    "set_own",
-    "synchronised_by",
-    "takes_foreach",
-    "tree_leaves",
-    "writes_to_itself",
-]
+tree_leaves = torch.utils._pytree.tree_leaves
 
 #: Methods of a tensor that hand its memory to somebody who reads without operations. Without one
 #: of them a reader may find memory that has not been filled.

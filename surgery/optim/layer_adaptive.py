@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -114,11 +114,11 @@ class LayerAdaptiveAdam(Optimizer):
         for group in self.param_groups:
             members = [self._member(p, group) for p in group["params"] if p.grad is not None]
             if _takes_foreach(group, members):
-                for batch in _of_one_kind(members):
-                    _step_together(batch, group)
+                batches = _of_one_kind(members)
             else:
-                for member in members:
-                    _step_one(member, group)
+                batches = [[member] for member in members]
+            for batch in batches:
+                _step_together(batch, group)
         return loss
 
     def _member(self, parameter: Tensor, group: Mapping[str, Any]) -> _Member:
@@ -171,13 +171,13 @@ def _takes_foreach(group: Mapping[str, Any], members: Sequence[_Member]) -> bool
     return takes_foreach([member.parameter for member in members])
 
 
-def _of_one_kind(members: Sequence[_Member]) -> Iterator[list[_Member]]:
+def _of_one_kind(members: Sequence[_Member]) -> list[list[_Member]]:
     """Members of one device and one dtype, which is what foreach kernels take."""
     found: dict[object, list[_Member]] = {}
     for member in members:
         key = member.parameter.device, member.parameter.dtype, member.exp_avg.dtype
         found.setdefault(key, []).append(member)
-    yield from found.values()
+    return list(found.values())
 
 
 def _corrections(step: Tensor, group: Mapping[str, Any]) -> tuple[float, float]:
@@ -189,23 +189,8 @@ def _corrections(step: Tensor, group: Mapping[str, Any]) -> tuple[float, float]:
     return 1 - beta1**t, math.sqrt(1 - beta2**t)
 
 
-def _step_one(member: _Member, group: Mapping[str, Any]) -> None:
-    beta1, beta2 = group["betas"]
-    member.step.add_(1)
-    first, root = _corrections(member.step, group)
-    if group["weight_decay"]:
-        member.parameter.mul_(1 - group["lr"] * group["weight_decay"])
-    member.exp_avg.lerp_(member.grad, 1 - beta1)
-    member.exp_avg_sq.mul_(beta2).addcmul_(member.grad, member.grad, value=1 - beta2)
-    denominator = member.exp_avg_sq.sqrt().div_(root).add_(group["eps"])
-    quotient = member.exp_avg.div(denominator).abs_()
-    scale = quotient.mean(dtype=_wide(quotient.dtype))
-    # The correction of m counts twice: in the quotient and in m itself.
-    member.parameter.addcmul_(member.exp_avg, scale, value=-group["lr"] / first**2)
-
-
 def _step_together(members: Sequence[_Member], group: Mapping[str, Any]) -> None:
-    """The same as :func:`_step_one`, one operation over all members after the other."""
+    """One operation over all members after the other."""
     beta1, beta2 = group["betas"]
     parameters = [member.parameter for member in members]
     grads = [member.grad for member in members]
@@ -222,15 +207,13 @@ def _step_together(members: Sequence[_Member], group: Mapping[str, Any]) -> None
     foreach_div_(quotients, [root for _, root in corrections])
     foreach_add_(quotients, group["eps"])
     quotients = foreach_div(exp_avgs, quotients)
-    # float16 holds no sum of more than 65,504 quotients near 1; the loop's mean adds up wider.
-    scales = foreach_norm(quotients, 1, dtype=_wide(exp_avgs[0].dtype))
+    # float16 holds no sum of more than 65,504 quotients near 1.
+    wide = torch.promote_types(exp_avgs[0].dtype, torch.float32)
+    scales = foreach_norm(quotients, 1, dtype=wide)
+    # The correction of m counts twice: in the quotient and in m itself.
     factors = [
         -group["lr"] / first**2 / max(member.exp_avg.numel(), 1)
         for (first, _), member in zip(corrections, members, strict=True)
     ]
     foreach_mul_(scales, factors)
     foreach_add_(parameters, foreach_mul(exp_avgs, scales))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
