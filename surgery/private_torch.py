@@ -15,7 +15,7 @@ import torch.utils._python_dispatch
 import torch.utils._pytree
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.optimizer import _default_to_fused_or_foreach, _get_scalar_dtype
+from torch.optim.optimizer import _default_to_fused_or_foreach
 
 # Without these an optimizer of many small tensors steps one after the other.
 foreach_add_ = torch._foreach_add_
@@ -31,9 +31,6 @@ foreach_sqrt = torch._foreach_sqrt
 # Without it no initial value can be left out: every tensor of a model would be filled.
 Operator = torch._ops.OpOverload
 DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
-
-# Without it a count of steps has another dtype than torch's.
-scalar_dtype = _get_scalar_dtype
 
 # Without it tensors that wrap others (quantised, distributed) are copied as if they were plain.
 is_wrapper = torch.utils._python_dispatch.is_traceable_wrapper_subclass
@@ -134,3 +131,16 @@ def synchronised_by(wrapper: DistributedDataParallel) -> list[torch.Tensor]:
 def takes_foreach(parameters: list[torch.Tensor]) -> bool:
     """Torch's own choice between many tensors at once and one after the other."""
     return _default_to_fused_or_foreach(parameters, differentiable=False, use_fused=False)[1]
+
+
+def adam_members(
+    optimizer: torch.optim.Adam, group: dict[str, Any]
+) -> list[tuple[torch.Tensor, ...]]:
+    """(parameter, gradient, both moments, count of steps) of all that have a gradient.
+
+    States start here. Without it an optimizer with Adam's moments would have to make them anew.
+    """
+    columns: list[list[torch.Tensor]] = [[] for _ in range(6)]
+    optimizer._init_group(group, *columns)  # type: ignore[no-untyped-call]
+    parameters, gradients, means, squares, _, steps = columns
+    return list(zip(parameters, gradients, means, squares, steps, strict=True))
