@@ -235,12 +235,11 @@ def _outcome(verdicts: Mapping[str, Verdict], saved: OptimizerState) -> StateOut
     def those(fate: Fate) -> tuple[str, ...]:
         return tuple(name for name, (own, _) in verdicts.items() if own == fate)
 
-    unused = (name for name in saved.entries if name not in verdicts)
     return StateOutcome(
         carried=those("carried"),
         fresh=those("fresh"),
         reshaped=those("reshaped"),
-        unused=(*unused, *saved.orphans),
+        unused=tuple(name for name in saved.entries if name not in verdicts),
         reasons=tuple((name, reason) for name, (_, reason) in verdicts.items() if reason),
         notes=saved.notes,
     )

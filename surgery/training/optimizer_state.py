@@ -23,15 +23,14 @@ class OptimizerState:
 
     ``entries`` are name to key to value, of parameters that have a state. ``kind`` is the
     optimizer's class, None where nobody wrote it down. ``parameters`` are those of a live
-    optimizer, whose values are its own, not copies. ``orphans`` are keys of a state that no
-    parameter has, ``notes`` what was taken on trust to find the names.
+    optimizer, whose values are its own, not copies. ``notes`` are what was taken on trust to find
+    the names.
     """
 
     kind: str | None
     groups: tuple[Mapping[str, Any], ...]
     entries: Mapping[str, Mapping[str, Any]]
     parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
-    orphans: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def counters(self) -> dict[str, dict[str, Any]]:
@@ -105,9 +104,7 @@ def saved_state(state_dict: Mapping[str, Any], model: nn.Module | None) -> Optim
         if model is None:
             raise _nameless("the saved state")
         names, notes = names_by_position([group["params"] for group in groups], entries, model)
-    orphans = tuple(str(key) for key in state if key not in set(positions))
-    named = _by_name(groups, entries, _unwrapped(names))
-    return OptimizerState(None, *named, orphans=orphans, notes=notes)
+    return OptimizerState(None, *_by_name(groups, entries, _unwrapped(names)), notes=notes)
 
 
 def _by_name(

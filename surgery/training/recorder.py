@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -43,11 +44,11 @@ class StepRecord:
         }
 
 
-@dataclass(frozen=True, slots=True)
 class Recording:
-    """Steps in the order in which they were recorded."""
+    """Steps in the order in which they were recorded: of a file, or of a run that goes on."""
 
-    records: tuple[StepRecord, ...]
+    def __init__(self, records: Sequence[StepRecord]) -> None:
+        self.records = records
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -108,7 +109,7 @@ class Recording:
             raise TrainingError(f"{path}: nothing to plot, no step was recorded")
 
 
-class Recorder:
+class Recorder(Recording):
     """Writes down learning rates, loss and metrics of every step, in any loop.
 
     Call :meth:`step` once for each step of the optimizer, before the scheduler's, so that a loss
@@ -142,8 +143,8 @@ class Recorder:
         self.optimizer = optimizer
         self.path = None if path is None else Path(path)
         self._groups = tuple(group_rates(optimizer))
-        earlier = () if self.path is None else _prepare(self.path, append)
-        self._records: deque[StepRecord] = deque(earlier, maxlen=keep)
+        earlier = [] if self.path is None else _prepare(self.path, append)
+        self.records: deque[StepRecord] = deque(earlier, maxlen=keep)
         self._steps = earlier[-1].step if earlier else 0
 
     def step(self, loss: Any = None, **metrics: Any) -> StepRecord:
@@ -170,41 +171,28 @@ class Recorder:
             metrics=tuple((name, scalar(name, value)) for name, value in metrics.items()),
         )
         self._steps, self._groups = record.step, record.groups
-        self._records.append(record)
+        self.records.append(record)
         if self.path is not None:
             _write(self.path, json.dumps(record.to_dict(), allow_nan=False) + "\n")
         return record
 
-    @property
-    def recording(self) -> Recording:
-        """The steps in memory, as a value that later steps do not change."""
-        return Recording(tuple(self._records))
-
     @staticmethod
     def read(path: str | PathLike[str]) -> Recording:
         """The steps of a file; what is no record is a TrainingError with its line number."""
-        return _read(Path(path))
-
-    def plot_rates(self, path: str | PathLike[str]) -> None:
-        """See :meth:`Recording.plot_rates`."""
-        self.recording.plot_rates(path)
-
-    def plot_loss_over_rate(self, path: str | PathLike[str], group: str | None = None) -> None:
-        """See :meth:`Recording.plot_loss_over_rate`."""
-        self.recording.plot_loss_over_rate(path, group)
+        return Recording(_read(Path(path)))
 
 
-def _prepare(path: Path, append: bool) -> tuple[StepRecord, ...]:
+def _prepare(path: Path, append: bool) -> list[StepRecord]:
     """Make sure that the first step can be written; what the file has where it is to go on."""
     if not (path.is_file() and path.stat().st_size):
         _write(path, "")
-        return ()
+        return []
     if not append:
         raise TrainingError(
             f"{path}: has a recording already; append=True goes on with it, "
             "another path leaves it alone"
         )
-    records = _read(path).records
+    records = _read(path)
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1
     # What follows would join a line that a crash cut short.
@@ -223,7 +211,7 @@ def _write(path: Path, text: str) -> None:
         raise TrainingError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _read(path: Path) -> Recording:
+def _read(path: Path) -> list[StepRecord]:
     """Read JSON lines; a last line without its end, which a crash leaves, is dropped."""
     try:
         text = read_regular(path).decode("utf-8", "replace")
@@ -238,7 +226,7 @@ def _read(path: Path) -> Recording:
             records.append(record)
         elif line and number < len(lines):
             raise TrainingError(f"{path}:{number}: no record of a step")
-    return Recording(tuple(records))
+    return records
 
 
 def _parsed(line: str | bytes) -> StepRecord | None:
