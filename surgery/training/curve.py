@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgery.showing import Shown
@@ -85,27 +85,16 @@ class ScheduleCurve(Shown):
         """The curve as JSON values; a group's ``rates`` are those at the start of each epoch."""
         starts = range(0, len(self.factors), self.units_per_epoch)
         return {
-            "schedule": self.schedule,
-            "kind": self.kind,
-            "by": self.by,
-            "epochs": self.epochs,
-            "steps_per_epoch": self.steps_per_epoch,
-            "factors": list(self.factors),
+            **vars(self),
             "groups": [
-                {
-                    "name": group.name,
-                    "lr": group.lr,
-                    "when": group.when,
-                    "rates": [self.rate(group, position) for position in starts],
-                }
+                {**asdict(group), "rates": [self.rate(group, start) for start in starts]}
                 for group in self.groups
             ],
-            "restarts": list(self.restarts),
             "events": [
                 {"epoch": self.epoch_of(e.position), "kind": e.kind, "text": e.text}
                 for e in self.events
             ],
-            "notes": list(self.notes),
+            "restarts": self.restarts,
         }
 
 

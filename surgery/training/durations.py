@@ -89,16 +89,8 @@ def _contradictions(
             f"OneCycleLR cannot rise in one {line.by}: pct_start * total_steps is 1, "
             "take a little more or less"
         )
-    gamma = settings.get("gamma", 0.1)
-    times = _multiplications(line.kind, settings, max((units or 0) - warmup_units(line), 0))
+    gamma, stepped = settings.get("gamma", 0.1), max((units or 0) - warmup_units(line), 0)
+    milestones = settings.get("milestones")
+    times = len(milestones) if milestones else stepped // int(settings.get("step_size", 1))
     if times * math.log(gamma) > math.log(sys.float_info.max):
         yield f"gamma={gamma:g} overflows in this run, which multiplies by it {times} times"
-
-
-def _multiplications(kind: str, settings: Mapping[str, Any], units: int) -> int:
-    """How often the learning rates are multiplied by gamma within so many units."""
-    if kind == "StepLR":
-        return units // int(settings["step_size"])
-    if kind == "MultiStepLR":
-        return sum(milestone <= units for milestone in settings["milestones"])
-    return units if kind == "ExponentialLR" else 0

@@ -152,12 +152,15 @@ class Schedule(LRScheduler):
 
     def _metric(self, metrics: SupportsFloat | None) -> float | None:
         """The one number in what ``step`` was given; None where this schedule goes by none."""
-        if metrics is not None:
-            raise TrainingError(
-                f"{self.line.kind} takes no metric and counts its {self.by}s itself: "
-                f"step() alone, found step({metrics!r})"
+        if isinstance(self, ReduceLROnPlateau) == (metrics is None):
+            takes = (
+                "goes by a metric: step(metric)" if metrics is None else "takes no metric: step()"
             )
-        return None
+            raise TrainingError(f"{self.line.kind} {takes}, found step({metrics!r})")
+        metric = None if metrics is None else scalar("the metric of step", metrics)
+        if metric is not None and math.isnan(metric):
+            raise TrainingError("the metric of step is NaN, neither better nor worse than another")
+        return metric
 
     def _check_state(self, state: object) -> None:
         theirs = state.get("schedule") if isinstance(state, Mapping) else None
@@ -234,14 +237,6 @@ class PlateauSchedule(Schedule, ReduceLROnPlateau):  # type: ignore[misc, overri
     A metric that is NaN is neither better nor worse than another, and is refused; torch counts
     it as worse.
     """
-
-    def _metric(self, metrics: SupportsFloat | None) -> float | None:
-        if metrics is None:
-            raise TrainingError("ReduceLROnPlateau goes by a metric: step(metric), found step()")
-        metric = scalar("the metric of step", metrics)
-        if math.isnan(metric):
-            raise TrainingError("the metric of step is NaN, neither better nor worse than another")
-        return metric
 
 
 def _check_rates(rates: Sequence[float]) -> None:
