@@ -68,8 +68,11 @@ def save_training(
         optimizer=_state_of(optimizer, model),
         schedule=schedule.state_dict() if schedule is not None else None,
         stages=stages.state_dict() if stages is not None else None,
-        state=TrainingState(epoch, step, extra, None if rules is None else rules_text(rules)[0]),
         random=generator_states(),
+        epoch=epoch,
+        step=step,
+        extra=extra,
+        rules=None if rules is None else rules_text(rules)[0],
         schedule_kind=kind_of(schedule) if schedule is not None else None,
     )
     return write_training_file(path, run)
@@ -116,7 +119,7 @@ def resume_training(
     if stages is not None:
         stages.load_state_dict(run.stages)
     restore_generators(run.random)
-    return run.state
+    return TrainingState(run.epoch, run.step, run.extra, run.rules)
 
 
 def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerState:

@@ -144,7 +144,6 @@ class Schedule(LRScheduler):
         schedule or of another number of groups, and for one that is damaged.
         """
         self._check_state(state)
-        self._adopt_new_groups()
         self._reference.load_state_dict(state["reference"])
         self.last_epoch = state["position"]
         self._step_count = state["position"] + 1

@@ -42,16 +42,23 @@ class TrainingFile:
     ``model`` is its state dict, whose values need not be tensors; ``schedule`` and ``stages`` are
     their state dicts, None where the run had none; ``random`` are the states of torch's
     generators. ``schedule_kind`` is the schedule's class, None where there is none or an older
-    file does not say it.
+    file does not say it. The rest is that of TrainingState.
     """
 
     model: Mapping[str, Any]
     optimizer: OptimizerState
     schedule: Any
     stages: Any
-    state: TrainingState
-    random: Mapping[str, Any]
-    schedule_kind: str | None = None
+    random: dict[str, Any]
+    epoch: int | None
+    step: int | None
+    extra: Any
+    rules: str | None
+    schedule_kind: str | None
+
+
+#: The parts that are plain values with tensors in them.
+_PLAIN = ("schedule", "stages", "random", "epoch", "step", "extra")
 
 
 def is_training_file(path: str | os.PathLike[str]) -> bool:
@@ -68,28 +75,21 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
         raise CheckpointError(
             f"{printable(path)}: a training file ends in {_SUFFIX}; nothing in one is ever executed"
         )
-    packer, state = Packer(), run.state
+    packer = Packer()
     weights = {key: value for key, value in run.model.items() if isinstance(value, torch.Tensor)}
-    plain = {
-        "others": {key: value for key, value in run.model.items() if key not in weights},
-        "schedule": run.schedule,
-        "stages": run.stages,
-        "epoch": state.epoch,
-        "step": state.step,
-        "extra": state.extra,
-        "random": dict(run.random),
-    }
+    others = {key: value for key, value in run.model.items() if key not in weights}
     record = {
         "version": _VERSION,
         "weights": list(weights),  # the format sorts tensors by size
+        "others": packer.packed(others, "others"),
         "optimizer": {
             "kind": run.optimizer.kind,
             "groups": packer.packed(list(run.optimizer.groups), "groups"),
             "entries": packer.packed(dict(run.optimizer.entries), "optimizer"),
         },
         "schedule_kind": run.schedule_kind,
-        "rules": state.rules,
-        **{name: packer.packed(value, name) for name, value in plain.items()},
+        "rules": run.rules,
+        **{name: packer.packed(getattr(run, name), name) for name in _PLAIN},
     }
     named = {f"{_MODEL}{name}": tensor for name, tensor in weights.items()}
     return save({**named, **packer.tensors}, Path(path), metadata={_KEY: json.dumps(record)})
@@ -117,28 +117,19 @@ def _read(record: Mapping[str, Any], checkpoint: Checkpoint) -> TrainingFile:
     if not isinstance(record["rules"], str | None):
         raise TypeError("rules that are no text")
     tensors = checkpoint.state_dict()
-
-    def plain(name: str) -> Any:
-        return unpacked(record[name], tensors)
-
+    plain = {name: unpacked(record[name], tensors) for name in _PLAIN}
+    plain["random"] = check_generators(plain["random"])
+    weights = {name: tensors[f"{_MODEL}{name}"] for name in record["weights"]}
+    groups = [dict(group) for group in unpacked(record["optimizer"]["groups"], tensors)]
+    entries = unpacked(record["optimizer"]["entries"], tensors)
     return TrainingFile(
-        model={name: tensors[f"{_MODEL}{name}"] for name in record["weights"]} | plain("others"),
-        optimizer=_read_optimizer(record["optimizer"], tensors),
-        schedule=plain("schedule"),
-        stages=plain("stages"),
-        state=TrainingState(plain("epoch"), plain("step"), plain("extra"), record["rules"]),
-        random=check_generators(plain("random")),
+        model=weights | unpacked(record["others"], tensors),
+        optimizer=OptimizerState(
+            str(record["optimizer"]["kind"]),
+            tuple({**group, "param_names": [*map(str, group["param_names"])]} for group in groups),
+            {str(name): dict(entry) for name, entry in entries.items() if entry},
+        ),
+        rules=record["rules"],
         schedule_kind=record.get("schedule_kind"),
-    )
-
-
-def _read_optimizer(
-    record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
-) -> OptimizerState:
-    groups = [dict(group) for group in unpacked(record["groups"], tensors)]
-    entries = unpacked(record["entries"], tensors)
-    return OptimizerState(
-        str(record["kind"]),
-        tuple({**group, "param_names": [*map(str, group["param_names"])]} for group in groups),
-        {str(name): dict(entry) for name, entry in entries.items() if entry},
+        **plain,
     )

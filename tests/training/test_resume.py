@@ -244,7 +244,7 @@ class TestFile:
         path = surgery.save_training(
             tmp_path / "run.safetensors", model=run.model, optimizer=run.optimizer, rules=rules
         )
-        assert read_training_file(path).state.rules == COSINE
+        assert read_training_file(path).rules == COSINE
 
     def test_any_reader_sees_the_tensors(self, tmp_path):
         run = Run().train(1)
