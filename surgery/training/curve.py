@@ -115,16 +115,13 @@ def schedule_curve(groups: ParamGroups, *, epochs: int, steps_per_epoch: int = 1
         line = count_durations(line, epochs, steps_per_epoch)
     by: Unit = line.by if line else "epoch"
     per_epoch = 1 if by == "epoch" else steps_per_epoch
-    factors, restarts = _run(line, epochs * per_epoch)
+    factors = _factors(line, epochs * per_epoch) if line else (1.0,) * (epochs * per_epoch)
     trained = tuple(
         GroupCurve(group.name, float(dict(group.hyper)["lr"]), group.when)
         for group in groups.trained
     )
-    events = (
-        *(_events(line, factors) if line else ()),
-        *(Event(position, "restart", "restart") for position in restarts),
-        *_unfreezings(trained, epochs, per_epoch),
-    )
+    turns = [*_turns(line, factors)] if line else []
+    events = [*turns, *_unfreezings(trained, epochs, per_epoch)]
     return ScheduleCurve(
         schedule=line.text if line else None,
         kind=line.kind if line else None,
@@ -134,40 +131,36 @@ def schedule_curve(groups: ParamGroups, *, epochs: int, steps_per_epoch: int = 1
         factors=factors,
         groups=trained,
         events=tuple(sorted(events, key=lambda event: event.position)),
-        notes=tuple(_notes(line, groups, epochs, len(factors), restarts)),
+        notes=tuple(_notes(line, groups, epochs, len(factors), turns)),
     )
 
 
-def _run(line: ScheduleLine | None, units: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """(the factor of each unit, the units at which a cycle starts again)."""
-    if line is None:
-        return (1.0,) * units, ()
+def _factors(line: ScheduleLine, units: int) -> tuple[float, ...]:
+    """The factor of each unit."""
     reference = Reference(line)
     # What a plateau does after its warm-up hangs on a metric that nobody has yet.
     foreseen = warmup_units(line) if line.kind == "ReduceLROnPlateau" else units
     factors: list[float] = []
-    restarts: list[int] = []
     for position in range(units):
         factors.append(reference.factor)
-        if reference.restarts:
-            restarts.append(position)
         if position < foreseen:
             reference.advance()
-    return tuple(factors), tuple(restarts)
+    return tuple(factors)
 
 
-def _events(line: ScheduleLine, factors: Sequence[float]) -> Iterator[Event]:
-    """Where the course of a schedule turns, without the restarts."""
+def _turns(line: ScheduleLine, factors: Sequence[float]) -> Iterator[Event]:
+    """Where the course of a schedule turns."""
     warmup = warmup_units(line)
     if 0 < warmup < len(factors):
         yield Event(warmup, "warmup", "warm-up ends")
-    if line.kind in ("StepLR", "MultiStepLR"):
-        gamma = dict(line.settings).get("gamma", 0.1)
-        for position in range(warmup + 1, len(factors)):
-            if factors[position] != factors[position - 1]:
-                yield Event(position, "drop", f"learning rates x {gamma:g}")
     if line.kind == "OneCycleLR":
         yield Event(factors.index(max(factors)), "peak", "peak")
+    gamma = dict(line.settings).get("gamma", 0.1)
+    for position in range(warmup + 1, len(factors)):
+        if line.kind == "CosineAnnealingWarmRestarts" and factors[position] == factors[warmup]:
+            yield Event(position, "restart", "restart")
+        if line.kind in ("StepLR", "MultiStepLR") and factors[position] != factors[position - 1]:
+            yield Event(position, "drop", f"learning rates x {gamma:g}")
 
 
 def _unfreezings(
@@ -188,7 +181,7 @@ def _notes(
     groups: ParamGroups,
     epochs: int,
     units: int,
-    restarts: tuple[int, ...],
+    turns: Sequence[Event],
 ) -> Iterator[str]:
     if line is None:
         yield "there is no schedule line: every learning rate stays as it is"
@@ -200,6 +193,7 @@ def _notes(
     elif line.kind == "CosineAnnealingWarmRestarts":
         # A run that ends within a cycle ends at a learning rate that was to come down further.
         settings = dict(line.settings)
+        restarts = [event.position for event in turns if event.kind == "restart"]
         passed = units - (restarts[-1] if restarts else warmup_units(line))
         length = settings["T_0"] * settings.get("T_mult", 1) ** len(restarts)
         if passed < length:

@@ -79,11 +79,6 @@ class Reference:
             return None
         return float(self._optimizer.param_groups[0]["momentum"])
 
-    @property
-    def restarts(self) -> bool:
-        """Whether a cycle of SGDR starts here, and not the first."""
-        return getattr(self._main, "T_cur", None) == 0 and self._main.last_epoch > 0
-
     def advance(self, metric: float | None = None) -> None:
         """One unit on. A plateau needs the metric, which does not count during warm-up."""
         if self._sequence is not None:

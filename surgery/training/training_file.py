@@ -16,7 +16,7 @@ from surgery.checkpoint.writer import save
 from surgery.errors import CheckpointError
 from surgery.training.generators import check_generators
 from surgery.training.optimizer_state import OptimizerState
-from surgery.training.plain import Packer, unpacked
+from surgery.training.plain import packed, unpacked
 from surgery.wording import printable
 
 _KEY = "surgery.training"
@@ -75,24 +75,24 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
         raise CheckpointError(
             f"{printable(path)}: a training file ends in {_SUFFIX}; nothing in one is ever executed"
         )
-    packer = Packer()
+    tensors: dict[str, torch.Tensor] = {}
     weights = {key: value for key, value in run.model.items() if isinstance(value, torch.Tensor)}
     others = {key: value for key, value in run.model.items() if key not in weights}
     record = {
         "version": _VERSION,
         "weights": list(weights),  # the format sorts tensors by size
-        "others": packer.packed(others, "others"),
+        "others": packed(others, "others", tensors),
         "optimizer": {
             "kind": run.optimizer.kind,
-            "groups": packer.packed(list(run.optimizer.groups), "groups"),
-            "entries": packer.packed(dict(run.optimizer.entries), "optimizer"),
+            "groups": packed(list(run.optimizer.groups), "groups", tensors),
+            "entries": packed(dict(run.optimizer.entries), "optimizer", tensors),
         },
         "schedule_kind": run.schedule_kind,
         "rules": run.rules,
-        **{name: packer.packed(getattr(run, name), name) for name in _PLAIN},
+        **{name: packed(getattr(run, name), name, tensors) for name in _PLAIN},
     }
     named = {f"{_MODEL}{name}": tensor for name, tensor in weights.items()}
-    return save({**named, **packer.tensors}, Path(path), metadata={_KEY: json.dumps(record)})
+    return save({**named, **tensors}, Path(path), metadata={_KEY: json.dumps(record)})
 
 
 def read_training_file(path: str | os.PathLike[str]) -> TrainingFile:
