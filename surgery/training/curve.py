@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgery.showing import Shown
-from surgery.training.durations import count_durations, warmup_units
-from surgery.training.reference import Reference
+from surgery.training.reference import Reference, count_durations, warmup_units
 from surgery.tuning import ParamGroups
 from surgery.tuning.history import When
 from surgery.tuning.schedule_line import ScheduleLine, Unit

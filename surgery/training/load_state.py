@@ -22,7 +22,6 @@ from surgery.training.optimizer_state import (
     kind_of,
     known_names,
     live_state,
-    only_state,
     saved_state,
 )
 from surgery.training.parameter_states import (
@@ -171,14 +170,23 @@ def _read(saved: Saved, model: nn.Module | None) -> OptimizerState:
     if isinstance(saved, torch.optim.Optimizer):
         return live_state(saved, known_names(saved, model))
     if isinstance(saved, Mapping):
-        return saved_state(only_state(dict(optimizers_in(saved)), "the mapping"), model)
-    if not isinstance(saved, str | os.PathLike):
+        found, where = dict(optimizers_in(saved)), "the mapping"
+    elif not isinstance(saved, str | os.PathLike):
         raise StateRefused(
             f"expected an optimizer, its state_dict() or a file, found {type(saved).__name__}"
         )
-    if is_training_file(saved):
+    elif is_training_file(saved):
         return read_training_file(saved).optimizer
-    return saved_state(only_state(read_optimizer_states(saved), os.fspath(saved)), model)
+    else:
+        found, where = read_optimizer_states(saved), os.fspath(saved)
+    if len(found) != 1:
+        names = f", {', '.join(found)}" if found else ""
+        raise StateRefused(
+            f"{where}: holds {len(found) or 'no'} optimizer states{names}: load it and pass the "
+            "one that is meant, a mapping of state and param_groups"
+        )
+    (state,) = found.values()
+    return saved_state(state, model)
 
 
 Fate = Literal["carried", "fresh", "reshaped"]
@@ -221,10 +229,8 @@ def _verdict(slot: Slot, saved: OptimizerState, kind: str) -> Verdict:
         others = (shape for shape in map(shape_of, entry.values()) if shape not in (None, (), own))
         other = next(others, None)
         return ("reshaped", f"was {other} and is to be {own}") if other else ("carried", "")
-    if not kept:
-        return "fresh", f"{here} keeps nothing under these settings"
-    dropped = entry.keys() - kept.keys()
-    if kept.keys() - entry.keys() or (dropped and saved.kind != kind):
+    dropped, lacking = entry.keys() - kept.keys(), kept.keys() - entry.keys()
+    if not kept or lacking or (dropped and saved.kind != kind):
         keeps, holds = (", ".join(map(str, keys)) or "nothing" for keys in (kept, entry))
         return "fresh", f"{here} keeps {keeps}, saved is {holds}"
     reason = misfit(entry, kept)

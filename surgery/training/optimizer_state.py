@@ -1,8 +1,15 @@
-"""The state of an optimizer by parameter name, of a live one or of a state dict."""
+"""The state of an optimizer by parameter name, of a live one or of a state dict.
+
+An optimizer's ``state_dict`` counts its parameters through, group after group. Where it kept no
+names, a model says in which order it lists them. For one group that is all there is to know.
+Several groups are a choice that somebody made: what is of one shape must then be of one group, or
+else two parameters of that shape could be exchanged without anyone noticing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +17,11 @@ import torch
 from torch import nn
 
 from surgery.errors import StateRefused
-from surgery.training.positions import names_by_position
 from surgery.wrappers import unwrap_names
+
+Shape = tuple[int, ...]
+
+_THE_WAY = "load it into the optimizer that made it, and pass that one with model=, which is exact"
 
 #: What some optimizers (timm's Lamb, Adan) count once a group instead of once a parameter.
 _COUNTERS = ("step",)
@@ -103,7 +113,7 @@ def saved_state(state_dict: Mapping[str, Any], model: nn.Module | None) -> Optim
     if names is None:
         if model is None:
             raise _nameless("the saved state")
-        names, notes = names_by_position([group["params"] for group in groups], entries, model)
+        names, notes = _names_by_position([group["params"] for group in groups], entries, model)
     return OptimizerState(None, *_by_name(groups, entries, _unwrapped(names)), notes=notes)
 
 
@@ -119,18 +129,6 @@ def _by_name(
     keys = (key for group in groups for key in group["params"])
     found = {name: entries.get(key) for name, key in zip(names, keys, strict=True)}
     return named, {name: entry for name, entry in found.items() if entry}
-
-
-def only_state(found: Mapping[str, Mapping[str, Any]], where: str) -> Mapping[str, Any]:
-    """The one optimizer state that was found, by its path; StateRefused for none or several."""
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if not found:
-        raise StateRefused(f"{where}: holds no optimizer state (a mapping of state, param_groups)")
-    raise StateRefused(
-        f"{where}: holds {len(found)} optimizer states, {', '.join(found)}: load the file and "
-        "pass the one that is meant"
-    )
 
 
 def _lists(group: object) -> bool:
@@ -161,3 +159,64 @@ def _nameless(what: str) -> StateRefused:
         f"{what} keeps no names: give model=, the model that made it (optimizers of "
         "build_optimizer, and of torch from named_parameters(), keep them)"
     )
+
+
+def _names_by_position(
+    groups: Sequence[Sequence[Hashable]], entries: Mapping[Any, Mapping[str, Any]], model: nn.Module
+) -> tuple[list[str], tuple[str, ...]]:
+    """(a name for every position, in the order of ``groups``; notes of what was taken on trust).
+
+    Raises StateRefused.
+    """
+    own = _parameters(model, sum(map(len, groups)))
+    shapes = [[_shape(entries.get(position, {})) for position in group] for group in groups]
+    names = list(own)
+    if len(groups) > 1:
+        homes = _homes(shapes)
+        names.sort(key=lambda name: homes.get(own[name], len(groups)))
+    saved = [shape for group in shapes for shape in group]
+    for position, (shape, name) in enumerate(zip(saved, names, strict=True)):
+        if shape not in (None, own[name]):
+            raise StateRefused(
+                f"the saved state has shape {shape} at position {position}, where the model has "
+                f"{name} {own[name]}: another model, or another order; {_THE_WAY}"
+            )
+    repeated = sum(count for count in Counter(own.values()).values() if count > 1)
+    trusted = (
+        f"the state has no names: taken in the model's order, which {repeated} parameters of "
+        "repeated shapes cannot contradict"
+    )
+    return names, (trusted,) if repeated else ()
+
+
+def _parameters(model: nn.Module, count: int) -> dict[str, Shape]:
+    """The model's parameters, or those that train: whichever are as many as were saved."""
+    every = dict(model.named_parameters())
+    trained = {name: p for name, p in every.items() if p.requires_grad}
+    for parameters in (every, trained):
+        if len(parameters) == count:
+            return {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    raise StateRefused(
+        f"the saved state is of {count} parameters without names, the model has {len(every)} "
+        f"({len(trained)} that train): this is not the model that made it"
+    )
+
+
+def _shape(entry: Mapping[str, Any]) -> Shape | None:
+    """The one shape of all the entry's tensors, not counting scalars."""
+    shapes = {tuple(v.shape) for v in entry.values() if isinstance(v, torch.Tensor) and v.dim()}
+    return shapes.pop() if len(shapes) == 1 else None
+
+
+def _homes(shapes: Sequence[Sequence[Shape | None]]) -> dict[Shape, int]:
+    """The one group that has each shape."""
+    homes: dict[Shape, int] = {}
+    for index, group in enumerate(shapes):
+        for shape in group:
+            if shape is None or homes.setdefault(shape, index) != index:
+                found = f"the shape {shape} in two of them" if shape else "parameters without state"
+                raise StateRefused(
+                    f"the saved state has several groups, no names, and {found}: nothing says "
+                    f"which is which; {_THE_WAY}"
+                )
+    return homes

@@ -11,9 +11,14 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from surgery.errors import Problem, RuleError, StateRefused, TrainingError
-from surgery.training.durations import count_durations, last_unit, refused
 from surgery.training.learning_rates import is_rate, scalar, set_rate
-from surgery.training.reference import Reference, has_form
+from surgery.training.reference import (
+    Reference,
+    count_durations,
+    has_form,
+    last_unit,
+    refused,
+)
 from surgery.tuning import parse_rules, read_rules
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.schedule_line import ScheduleLine, Unit
