@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -63,24 +63,22 @@ class StateOutcome:
 
     def __str__(self) -> str:
         count = len(self.carried) + len(self.fresh) + len(self.reshaped)
+        reasons = dict(self.reasons)
+        # Names with one reason stand on one line.
+        lines: dict[tuple[str, str], list[str]] = {}
+        for title in ("fresh", "reshaped", "unused"):
+            for name in getattr(self, title):
+                lines.setdefault((title, reasons.get(name, "")), []).append(name)
         return "\n".join(
             (
                 f"{len(self.carried)} of {count} parameters carry their state on",
-                *_lines("fresh", self.fresh, dict(self.reasons)),
-                *_lines("reshaped", self.reshaped, dict(self.reasons)),
-                *_lines("unused", self.unused, {}),
+                *(
+                    f"  {title:<8}  {listed(names)}{f': {reason}' if reason else ''}"
+                    for (title, reason), names in lines.items()
+                ),
                 *(f"  note: {note}" for note in self.notes),
             )
         )
-
-
-def _lines(title: str, names: Iterable[str], reasons: Mapping[str, str]) -> Iterator[str]:
-    """Names with one reason stand on one line."""
-    by_reason: dict[str, list[str]] = {}
-    for name in names:
-        by_reason.setdefault(reasons.get(name, ""), []).append(name)
-    for reason, members in by_reason.items():
-        yield f"  {title:<8}  {listed(members)}{f': {reason}' if reason else ''}"
 
 
 def load_optimizer_state(
@@ -169,6 +167,7 @@ def _read(saved: Saved, model: nn.Module | None) -> OptimizerState:
     """
     if isinstance(saved, torch.optim.Optimizer):
         return live_state(saved, known_names(saved, model))
+    found: Mapping[str, Mapping[Any, Any]]
     if isinstance(saved, Mapping):
         found, where = dict(optimizers_in(saved)), "the mapping"
     elif not isinstance(saved, str | os.PathLike):
