@@ -44,10 +44,9 @@ class Event:
 class ScheduleCurve(Shown):
     """The learning rates of a run of ``epochs`` times ``steps_per_epoch`` steps.
 
-    ``factors`` has one entry for each unit of ``by``: the share of its own learning rate that
-    every group has during that unit. ``events`` are in order of their positions, which count
-    units. ``schedule`` is the line, or None where learning rates stay as they are. ``notes`` say
-    what the curve cannot show.
+    ``factors`` are, for each unit of ``by``, the share of its own learning rate that every group
+    has. ``events`` are in the order of their positions, which count units. ``schedule`` is the
+    line, None where learning rates stay as they are. ``notes`` say what the curve cannot show.
     """
 
     schedule: str | None

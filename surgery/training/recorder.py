@@ -67,8 +67,7 @@ class Recording:
     def plot_rates(self, path: str | PathLike[str]) -> None:
         """Draw every group's learning rate over the steps; the suffix (.png, ...) is the format.
 
-        The axis is logarithmic, where groups that keep their ratio keep their distance; it ends
-        a million times below the highest.
+        The axis is logarithmic, and ends a million times below the highest.
         """
         self._check_steps(path)
         steps = [record.step for record in self.records]
@@ -230,7 +229,7 @@ def _read(path: Path) -> list[StepRecord]:
 
 
 def _parsed(line: str | bytes) -> StepRecord | None:
-    """One line of the file, or None where it is no record."""
+    """One line of the file; None where it is no record."""
     try:
         found = json.loads(line)
         return StepRecord(

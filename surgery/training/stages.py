@@ -125,12 +125,16 @@ class Stages:
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise StageError where ``state`` was saved under other stages; change nothing."""
-        if not isinstance(state, Mapping) or state.keys() != {"epoch", "when"}:
+        plain = isinstance(state, Mapping) and state.keys() == {"epoch", "when"}
+        if not plain or not isinstance(state["when"], Mapping):
             raise StageError("expected what Stages.state_dict() gave, found something else")
         if state["epoch"] is not None:
             _check_epoch(state["epoch"], None)
-        if state["when"] != self._when():
-            raise StageError(_difference(state["when"], self._when()))
+        saved, own = state["when"], self._when()
+        for name in (*own, *saved):
+            if saved.get(name) != own.get(name):
+                there, here = _start_text(saved.get(name)), _start_text(own.get(name))
+                raise StageError(f"saved under other stages: {name} {there} there and {here} here")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the saved epoch, and put the model into its state.
@@ -177,20 +181,9 @@ def _check_epoch(epoch: object, last: int | None) -> None:
         )
 
 
-def _difference(saved: Any, own: Mapping[str, str | int]) -> str:
-    """The first parameter about which two records disagree."""
-    words: dict[object, str] = {
-        "train": "trains from the start",
-        "frozen": "is frozen",
-        None: "does not exist",
-    }
-    saved = saved if isinstance(saved, Mapping) else {}
-    for name in (*own, *saved):
-        whens = saved.get(name), own.get(name)
-        if whens[0] != whens[1]:
-            there, here = (words.get(when, f"trains from epoch {when}") for when in whens)
-            return f"saved under other stages: {name} {there} there and {here} here"
-    return "saved under other stages"
+def _start_text(when: object) -> str:
+    words = {"train": "trains from the start", "frozen": "is frozen", "None": "does not exist"}
+    return words.get(str(when), f"trains from epoch {when}")
 
 
 def _driven(model: nn.Module, groups: ParamGroups) -> nn.Module:
