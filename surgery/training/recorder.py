@@ -55,15 +55,6 @@ class Recording:
         """The names of all groups that any step had."""
         return tuple(dict.fromkeys(name for record in self.records for name in record.groups))
 
-    @property
-    def leading_group(self) -> str:
-        """The group that reached the highest learning rate; the first of equals."""
-        highest: dict[str, float] = {}
-        for record in self.records:
-            for name, rate in zip(record.groups, record.rates, strict=True):
-                highest[name] = max(rate, highest.get(name, rate))
-        return max(highest, key=highest.__getitem__)
-
     def plot_rates(self, path: str | PathLike[str]) -> None:
         """Draw every group's learning rate over the steps; the suffix (.png, ...) is the format.
 
@@ -81,14 +72,16 @@ class Recording:
     def plot_loss_over_rate(self, path: str | PathLike[str], group: str | None = None) -> None:
         """Draw each step's loss over one group's learning rate, coloured by the step.
 
-        ``group`` is the one with the highest learning rate unless named. Steps without a loss,
-        and losses that are not finite, have no place on the picture.
+        ``group`` is the one with the highest learning rate unless named. Losses that are missing
+        or not finite have no place on the picture.
         """
         self._check_steps(path)
         if group is not None and group not in self.groups:
             hint = did_you_mean(group, self.groups)
             raise TrainingError(f"no group is called {group!r}{hint}")
-        group = group or self.leading_group
+        if group is None:
+            fastest = max(self.records, key=lambda record: max(record.rates))
+            group = fastest.groups[fastest.rates.index(max(fastest.rates))]
         points = [
             (record.rate(group), record.loss, record.step)
             for record in self.records
@@ -122,13 +115,11 @@ class Recorder(Recording):
     >>> recorder.plot_rates("rates.png")
 
     Each step is one line of ``path``, which is opened, written and closed for it: a run that is
-    killed has every step up to there, and nothing is left open. An existing file is refused
-    unless ``append`` is true; its steps then count on, in memory too, and a last line that a
-    crash cut short is dropped.
+    killed has every step up to there. An existing file is refused unless ``append`` is true; its
+    steps then count on, and a last line that a crash cut short is dropped.
 
-    ``keep`` bounds the memory: the newest 100,000 steps stay unless said otherwise, which is
-    about 110 MB for a dozen groups, and all of them where it is None. The file has every step,
-    see :meth:`read`.
+    ``keep`` bounds the memory: the newest 100,000 steps stay (about 110 MB for a dozen groups),
+    all of them where it is None. The file has every step, see :meth:`read`.
     """
 
     def __init__(
