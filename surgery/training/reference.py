@@ -191,34 +191,17 @@ class Reference:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Stand where another one of the same line stood; ``has_form`` comes before."""
+        """Stand where another one of the same line stood; the check of its form comes before."""
         group = self._optimizer.param_groups[0]
         group.update(lr=state["lr"], momentum=state["momentum"])
         for scheduler, moving in zip(self._schedulers, state["schedulers"], strict=True):
             vars(scheduler).update(moving)
 
 
-def has_form(found: object, form: object) -> bool:
-    """Whether a state has the keys, lengths and kinds of values of a schedule that starts.
-
-    Numbers are finite, and whole where those of the form are; text is the same text. A plateau's
-    best metric is infinite before any metric.
-    """
-    if isinstance(form, Mapping):
-        return (
-            isinstance(found, Mapping)
-            and found.keys() == form.keys()
-            and all(has_form(found[key], form[key]) for key in form)
-        )
-    if isinstance(form, list):
-        return (
-            isinstance(found, (list, tuple))
-            and len(found) == len(form)
-            and all(map(has_form, found, form))
-        )
-    if isinstance(form, str):
-        return found == form
-    kinds = int if isinstance(form, int) else (int, float)
-    if not isinstance(found, kinds) or isinstance(found, bool):
-        return False
-    return found == form or abs(found) <= sys.float_info.max
+def form_of(value: object) -> object:
+    """The keys, lengths and types of a state, without its values."""
+    if isinstance(value, Mapping):
+        return {key: form_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [form_of(item) for item in value]
+    return type(value)

@@ -15,7 +15,7 @@ from surgery.training.learning_rates import is_rate, scalar, set_rate
 from surgery.training.reference import (
     Reference,
     count_durations,
-    has_form,
+    form_of,
     last_unit,
     refused,
 )
@@ -32,17 +32,17 @@ _LATEST: weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.ref[Schedule]]
 
 def build_schedule(
     optimizer: torch.optim.Optimizer,
-    schedule: RulesSource | ScheduleLine,
+    schedule: RulesSource,
     *,
     epochs: int | None = None,
     steps_per_epoch: int | None = None,
 ) -> Schedule:
     """The schedule of a rules file on an optimizer: call ``step()`` once an epoch, or step.
 
-    ``schedule`` is a rules file (its path, text or :class:`~surgery.tuning.rules.Rules`), the
-    text of a schedule line alone, or one that was read. ``epochs`` and ``steps_per_epoch`` are the
-    run's length, needed where the line leaves a duration open. Every group's present learning rate
-    is its own, which the schedule multiplies; none of them has to be given again.
+    ``schedule`` is a rules file (its path, text or :class:`~surgery.tuning.rules.Rules`), or the
+    text of a schedule line alone. ``epochs`` and ``steps_per_epoch`` are the run's length, needed
+    where the line leaves a duration open. Every group's present learning rate is its own, which
+    the schedule multiplies.
 
     Raises :class:`~surgery.errors.RuleError`, with file and line, before anything is changed.
 
@@ -56,10 +56,8 @@ def build_schedule(
     return kind(optimizer, line)
 
 
-def _find_line(schedule: RulesSource | ScheduleLine) -> ScheduleLine:
+def _find_line(schedule: RulesSource) -> ScheduleLine:
     """The one schedule line in what the caller gave; RuleError where there is none."""
-    if isinstance(schedule, ScheduleLine):
-        return schedule
     # `schedule cosine` alone has nothing by which text differs from a file's name.
     if isinstance(schedule, str) and schedule.split()[:1] == ["schedule"]:
         rules = parse_rules(schedule)
@@ -183,12 +181,12 @@ class Schedule(LRScheduler):
             "base_lrs": [0.0] * groups,
             "reference": Reference(self.line).state_dict(),
         }
-        # The outermost scheduler counts every unit.
-        if (
-            not has_form(state, form)
-            or not all(map(is_rate, state["base_lrs"]))
-            or state["reference"]["schedulers"][-1]["last_epoch"] != state["position"]
-        ):
+        damaged = form_of(state) != form_of(form)
+        if not damaged:
+            *_, outermost = state["reference"]["schedulers"]  # It counts every unit.
+            rates = [*state["base_lrs"], state["reference"]["lr"], state["reference"]["momentum"]]
+            damaged = outermost["last_epoch"] != state["position"] or not all(map(is_rate, rates))
+        if damaged:
             raise StateRefused("the saved schedule is damaged, or another version's")
 
     def _check_momentum(self, optimizer: torch.optim.Optimizer) -> None:

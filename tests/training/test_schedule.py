@@ -411,7 +411,6 @@ class TestSources:
             text,
             text.splitlines(),
             rules,
-            rules.schedule,
             "schedule cosine T_max=5",
         ):
             schedule = surgery.build_schedule(optimizer_of(1.0), source)
