@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from surgery.errors import StateRefused
 from surgery.private_torch import metadata_of, set_metadata
+from surgery.training.differences import first_difference
 from surgery.training.generators import generator_states, restore_generators
 from surgery.training.learning_rates import is_rate
 from surgery.training.optimizer_state import (
@@ -33,7 +34,6 @@ from surgery.training.training_file import (
     write_training_file,
 )
 from surgery.tuning.rules import rules_text
-from surgery.wording import listed
 from surgery.wrappers import unwrap_names
 
 
@@ -92,7 +92,7 @@ def resume_training(
     learning rates and other hyper-parameters stand, for they are where the schedule had come to;
     to go on by other rules, see :func:`surgery.load_optimizer_state`.
 
-    Raises :class:`~surgery.errors.StateRefused`, with the first names that differ and with
+    Raises :class:`~surgery.errors.StateRefused`, with the first name that differs and with
     nothing changed, for the file of another model, optimizer or run.
     """
     run = read_training_file(path)
@@ -146,25 +146,14 @@ def _check_parts(run: TrainingFile, **given: object) -> None:
 def _as_named_in(model: nn.Module, saved: Mapping[str, Any]) -> OrderedDict[str, Any]:
     """The file's values under the model's names, with its module versions: the same code saved.
 
-    Raises StateRefused, with the first names that differ, for another model's values.
+    Raises StateRefused, with the first name that differs, for another model's values.
     """
     state = model.state_dict()
     clean = unwrap_names(state)
-    own = {clean[name]: value for name, value in state.items()}
-    differences = [
-        f"{side} {listed(names, 1)}"
-        for side, names in (
-            ("the file lacks", [name for name in own if name not in saved]),
-            ("the model lacks", [name for name in saved if name not in own]),
-        )
-        if names
-    ] or [
-        f"{name} is {_described(saved[name])} there and {_described(value)} here"
-        for name, value in own.items()
-        if _described(saved[name]) != _described(value)
-    ][:1]
-    if differences:
-        raise StateRefused(f"the file is another model's: {'; '.join(differences)}")
+    own = {clean[name]: _described(value) for name, value in state.items()}
+    there = {name: _described(value) for name, value in saved.items()}
+    if difference := first_difference(there, own):
+        raise StateRefused(f"the file is another model's: {difference}")
     named = OrderedDict((name, saved[clean[name]]) for name in state)
     set_metadata(named, metadata_of(state))
     return named
@@ -181,17 +170,10 @@ def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
     if saved.kind != own.kind:
         kinds = (str(state.kind).rpartition(":")[2] for state in (saved, own))
         raise StateRefused("the file is another optimizer's: {} there and {} here".format(*kinds))
-    there, here, nowhere = _places(saved.groups), _places(own.groups), "in no group"
-    differences = [
-        f"{name} is {there.get(name, nowhere)} there and {here.get(name, nowhere)} here"
-        for name in (*here, *there)
-        if there.get(name) != here.get(name)
-    ]
-    if len(saved.groups) != len(own.groups):
-        differences.append(f"{len(saved.groups)} there and {len(own.groups)} here")
-    if differences:
+    there, here = _places(saved.groups), _places(own.groups)
+    if difference := first_difference(there, here, "in no group"):
         raise StateRefused(
-            f"the file's groups are others: {differences[0]}; "
+            f"the file's groups are others: {difference}; "
             "load_optimizer_state carries a state to other groups"
         )
     for saved_group, group in zip(saved.groups, own.groups, strict=True):
@@ -205,12 +187,13 @@ def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
             raise StateRefused(f"the file's lr is {lr!r}, expected a finite number from 0")
 
 
-def _places(groups: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    return {
+def _places(groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    places = {
         name: f"number {position} of group {index}"
         for index, group in enumerate(groups)
         for position, name in enumerate(group["param_names"])
     }
+    return {**places, "the last group": f"group {len(groups) - 1}"}
 
 
 def _check_schedule(run: TrainingFile, schedule: LRScheduler) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from surgery.errors import StageError, did_you_mean
 from surgery.heads.places import inner_model
+from surgery.training.differences import first_difference
 from surgery.training.distributed import refuse_unsynchronised
 from surgery.training.optimizer_state import class_of
 from surgery.tuning import ParamGroups, apply_training_state, read_rules, resolve_groups
@@ -130,11 +131,12 @@ class Stages:
             raise StageError("expected what Stages.state_dict() gave, found something else")
         if state["epoch"] is not None:
             _check_epoch(state["epoch"], None)
-        saved, own = state["when"], self._when()
-        for name in (*own, *saved):
-            if saved.get(name) != own.get(name):
-                there, here = _start_text(saved.get(name)), _start_text(own.get(name))
-                raise StageError(f"saved under other stages: {name} {there} there and {here} here")
+        there, here = (
+            {name: _start_text(when) for name, when in record.items()}
+            for record in (state["when"], self._when())
+        )
+        if difference := first_difference(there, here):
+            raise StageError(f"saved under other stages: {difference}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the saved epoch, and put the model into its state.
@@ -182,8 +184,8 @@ def _check_epoch(epoch: object, last: int | None) -> None:
 
 
 def _start_text(when: object) -> str:
-    words = {"train": "trains from the start", "frozen": "is frozen", "None": "does not exist"}
-    return words.get(str(when), f"trains from epoch {when}")
+    words = {"train": "trained from the start", "frozen": "frozen"}
+    return words.get(str(when), f"trained from epoch {when}")
 
 
 def _driven(model: nn.Module, groups: ParamGroups) -> nn.Module:

@@ -352,7 +352,7 @@ class TestRefusals:
             (Net().double(), r"stem\.weight is float32 .* there and float64 .* here"),
             (
                 nn.Linear(2, 2),
-                r"the file lacks weight and 1 more; the model lacks stem\.weight and 28 more",
+                r"weight is missing there and float32 \(2, 2\) here \(30 more differ\)",
             ),
         ]:
             before = snapshot(model)
@@ -370,7 +370,7 @@ class TestRefusals:
                 ("stem, bn freeze", "bn freeze"),
                 "stem.weight is in no group there and number 0 of group 0 here",
             ),
-            (("@3", "@4"), "other stages: blocks.0.0.weight trains from epoch 3 there"),
+            (("@3", "@4"), "other stages: blocks.0.0.weight is trained from epoch 3 there"),
             (("floor=0.01", "floor=0.1"), "floor=0.1 .*and the saved state is of .*floor=0.01"),
         ],
     )
