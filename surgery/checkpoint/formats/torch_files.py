@@ -14,9 +14,8 @@ from surgery.checkpoint.contents.finding import Locate, find_state_dicts, others
 from surgery.checkpoint.formats.zipped import Archive, Member
 from surgery.checkpoint.holding import Contents
 from surgery.checkpoint.pickles.constructors import storage_dtype
-from surgery.checkpoint.pickles.cursor import Cursor, MoreWanted
 from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, StorageRef
-from surgery.checkpoint.pickles.reading import no_persistent, unpickle
+from surgery.checkpoint.pickles.reading import CutShort, no_persistent, unpickle
 from surgery.checkpoint.pieces import read_region
 from surgery.checkpoint.places import Region
 from surgery.checkpoint.source import Reader
@@ -76,7 +75,7 @@ def _unpickle_zip(reader: Reader) -> Pickled:
     if region.nbytes > _FREE_DEFLATED_PICKLE + _MOST_DEFLATED * region.stored:
         raise CheckpointError(f"{label}: a compressed pickle of {region.nbytes:,} bytes")
     data = bytes(read_region(region, reader, 0, region.nbytes))
-    value, opaque = unpickle(Cursor(data, label), _zip_storage)
+    value, opaque, _ = unpickle(data, label, _zip_storage)
     order = archive.members.get(f"{top}/byteorder")
     swapped = order is not None and _is_big_endian(reader, archive.region(order))
 
@@ -114,11 +113,14 @@ def read_pickle(
     count = min(_FIRST_READ, left)
     while True:
         data = bytes(reader.read(at, count))
-        cursor = Cursor(data, reader.source.label, at, left - count)
         try:
-            return *unpickle(cursor, persistent), cursor.position
-        except MoreWanted:
+            value, opaque, length = unpickle(data, reader.source.label, persistent, at)
+        except CutShort:
+            if count == left:
+                raise
             count = min(8 * count, left)
+        else:
+            return value, opaque, at + length
 
 
 def _damaged(reader: Reader, at: int, problem: str) -> CheckpointError:

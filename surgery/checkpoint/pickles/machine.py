@@ -1,16 +1,15 @@
 """The state of a pickle machine that imports nothing and runs nothing.
 
-There is no recursion, the memo is a dictionary, and every length is checked against what remains
-of the file.
+There is no recursion, and the memo is a dictionary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 from surgery.checkpoint.pickles.constructors import CONSTRUCTORS, global_name, is_known
-from surgery.checkpoint.pickles.cursor import Cursor
 from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, Ordered
 
 _COPIED = frozenset({list, tuple, dict, Ordered, set, str, bytes})
@@ -21,11 +20,12 @@ _COPIES_PER_BYTE = 2
 class Machine:
     """One run: a stack, the stacks below open marks, the memo, the globals named.
 
-    ``opaque`` has the names of globals without a meaning here, in order.
+    ``file`` is what the pickle is read from. ``opaque`` has the names of globals without a
+    meaning here, in order.
     """
 
-    def __init__(self, cursor: Cursor, persistent: Callable[[Any], Any]) -> None:
-        self.cursor = cursor
+    def __init__(self, file: BytesIO, persistent: Callable[[Any], Any]) -> None:
+        self.file = file
         self.persistent = persistent
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -64,7 +64,7 @@ class Machine:
         self._copied += elements
         if self._copied <= _FREE_COPIES:
             return
-        if self._copied > _FREE_COPIES + _COPIES_PER_BYTE * self.cursor.position:
+        if self._copied > _FREE_COPIES + _COPIES_PER_BYTE * self.file.tell():
             raise Malformed("it would grow far beyond its size")
 
     def find(self, module: Any, name: Any) -> Global:
