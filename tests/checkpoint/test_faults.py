@@ -791,7 +791,11 @@ def test_row15_several_state_dicts_are_never_chosen_from(run: Run) -> None:
         pytest.param(b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file", id="gguf"),
         pytest.param(b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file", id="hdf5"),
         pytest.param(b"\x93NUMPY\x01\x00" + bytes(64), "a numpy array", id="npy"),
-        pytest.param(archive_of({"w.npy": b""}), "a numpy archive", id="npz"),
+        pytest.param(
+            archive_of({"w.npy": b""}),
+            "a zip archive of w.npy, not written by torch.save",
+            id="npz",
+        ),
         pytest.param(
             archive_of({"word/document.xml": b""}), "not written by torch.save", id="docx"
         ),

@@ -13,20 +13,10 @@ from typing import Any
 from surgery.checkpoint.contents.choosing import TOP, is_at
 from surgery.checkpoint.contents.modules import Unfolding, is_module, module_entries
 from surgery.checkpoint.holding import StateDict
-from surgery.checkpoint.pickles.inert import (
-    Global,
-    Opaque,
-    Ordered,
-    StorageRef,
-    TensorRef,
-    Unreadable,
-)
-from surgery.checkpoint.places import Place, Region
+from surgery.checkpoint.pickles.inert import Global, Opaque, Ordered, TensorRef, Unreadable
+from surgery.checkpoint.places import Place
 from surgery.checkpoint.writing.values import is_tensor
-from surgery.errors import CheckpointError
-from surgery.wording import counted, printable
-
-Locate = Callable[[StorageRef], Region]
+from surgery.wording import counted, listed, printable
 
 _DEEPEST = 3
 _LONGEST_TEXT = 60
@@ -74,11 +64,9 @@ def find_state_dicts(top: Any, key: str | None = None) -> tuple[Found, ...]:
     return (*found, *meant[:1])
 
 
-def place_all(found: Found, locate: Locate, label: str) -> StateDict:
-    """Check every tensor of a state dict against its storage.
-
-    Raises CheckpointError where a storage is missing or short, or where a view leaves it:
-    such a file is damaged. A tensor of a kind that is not read is only listed.
+def place_all(found: Found, place_of: Callable[[str, TensorRef], Place]) -> StateDict:
+    """The state dict with the place that ``place_of`` gives every tensor, or what that raises. A
+    tensor of a kind that is not read is only listed.
     """
     places: dict[str, Place] = {}
     unreadable: list[tuple[str, str]] = []
@@ -87,7 +75,7 @@ def place_all(found: Found, locate: Locate, label: str) -> StateDict:
         if not isinstance(name, str):
             not_tensors.append(str(name))
         elif isinstance(value, TensorRef):
-            place = place_of(name, value, locate, label)
+            place = place_of(name, value)
             if place.is_absurd:
                 unreadable.append((name, f"a view that repeats {counted(place.extent, 'value')}"))
             else:
@@ -135,7 +123,8 @@ def summary(value: Any) -> str:
         case dict() if is_optimizer(value):
             return "an optimizer state"
         case dict():
-            return f"dict of {len(value):,}" + (f" ({_first_keys(value)})" if value else "")
+            first = listed(tuple(islice(value, 4)), 4)
+            return f"dict of {len(value):,}" + (f" ({first})" if value else "")
         case list() | tuple() | set():
             return f"{type(value).__name__} of {len(value):,}"
         case TensorRef(dtype=dtype, shape=shape):
@@ -148,12 +137,6 @@ def summary(value: Any) -> str:
             return printable(name)
         case _:
             return type(value).__name__
-
-
-def _first_keys(value: Mapping[Any, Any]) -> str:
-    return ", ".join(printable(key) for key in islice(value, 4)) + (
-        ", ..." if len(value) > 4 else ""
-    )
 
 
 def is_optimizer(value: Any) -> bool:
@@ -280,17 +263,6 @@ def _tensors(entries: Mapping[Any, Any] | None) -> int:
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, TensorRef | Unreadable) or is_tensor(value)
-
-
-def place_of(name: str, ref: TensorRef, locate: Locate, label: str) -> Place:
-    """Where a tensor's values lie. Raises CheckpointError where its view leaves its storage."""
-    region = locate(ref.storage)
-    place = Place(
-        region, ref.dtype, ref.shape, ref.strides, ref.offset, ref.conjugate, ref.negative
-    )
-    if fault := place.fault():
-        raise CheckpointError(f"{label}: tensor {printable(name)} {fault}: the file is damaged")
-    return place
 
 
 def module_versions(metadata: Any) -> dict[str, int]:

@@ -173,7 +173,7 @@ def _tensor(
     if sizes is None or steps is None or not _is_size(offset):
         return Unreadable("its shape or strides are not a few whole numbers")
     bits = "conj" in lazy, "neg" in lazy
-    return TensorRef(storage, dtype, sizes, steps, int(offset), *bits)
+    return TensorRef(storage, dtype, sizes, steps, storage.offset + int(offset), *bits)
 
 
 def _sizes(values: Any) -> tuple[int, ...] | None:

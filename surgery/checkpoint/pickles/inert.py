@@ -75,15 +75,15 @@ class Ordered(dict[Any, Any]):
 class StorageRef:
     """A storage that a tensor views: ``count`` elements of ``dtype``, kept under ``key``.
 
-    ``view`` is ``(key, offset, count)`` in elements where the storage is itself a part of the
-    one called ``key``, as files before torch 0.4 have it.
+    ``offset`` is where it begins, in elements: files before torch 0.4 have storages that are parts
+    of others.
     """
 
     key: str
     dtype: str
     count: int
     location: str
-    view: tuple[str, int, int] | None = None
+    offset: int = 0
 
     @property
     def itemsize(self) -> int:

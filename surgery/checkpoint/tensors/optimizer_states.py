@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.contents.finding import optimizers_in, place_of, summary
+from surgery.checkpoint.contents.finding import optimizers_in, summary
 from surgery.checkpoint.formats.recognise import recognise
 from surgery.checkpoint.formats.torch_files import Pickled, unpickle_file
 from surgery.checkpoint.pickles.inert import TensorRef
@@ -47,7 +47,7 @@ class _Thaw:
     """Inert values to live ones. Equal objects stay one object, so a small file stays small."""
 
     def __init__(self, pickled: Pickled, reader: Reader, key: str) -> None:
-        self._locate = pickled.locate
+        self._place = pickled.place
         self._reader = reader
         self._label = f"{reader.source.label}{f' ({printable(key)})' if key else ''}"
         self._done: dict[int, Any] = {}
@@ -93,7 +93,7 @@ class _Thaw:
         raise _Unthawed(f"{summary(value)}, which is not read")
 
     def _tensor(self, ref: TensorRef) -> Any:
-        place = place_of("of the optimizer", ref, self._locate, self._label)
+        place = self._place("of the optimizer", ref)
         if place.is_absurd:
             raise _Unthawed("a view that repeats few values many times")
         return read_tensor(place, self._reader)
