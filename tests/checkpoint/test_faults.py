@@ -690,7 +690,7 @@ def test_row12_tensors_of_other_kinds_are_refused_by_name(run: Run) -> None:
     Path("x.pt").write_bytes(zip_of(dict_of({"a": tensor(), "b": tensor(), **kinds})))
     saved({"a": torch.ones(2), "b": torch.ones(2), "sparse": torch.eye(2).to_sparse()}, "y.pt")
     listed = dict(inspected(run, "x.pt")["state_dicts"][0]["unlisted"])
-    assert listed == {"nested": "a nested tensor", "quantised": "a quantised tensor"}
+    assert listed == {"nested": "a nested tensor", "quantised": "a qtensor"}
     assert dict(inspected(run, "y.pt")["state_dicts"][0]["unlisted"]) == {
         "sparse": "a sparse tensor"
     }

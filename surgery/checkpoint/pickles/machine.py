@@ -9,7 +9,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
-from surgery.checkpoint.pickles.constructors import CONSTRUCTORS, global_name, is_known
+from surgery.checkpoint.pickles.constructors import constructor, global_name, is_known
 from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, Ordered
 
 _COPIED = frozenset({list, tuple, dict, Ordered, set, str, bytes})
@@ -80,11 +80,11 @@ class Machine:
         """What calling ``function`` would give, as far as that is known without doing it."""
         if not isinstance(args, tuple):
             raise Malformed("arguments that are not a tuple")
-        if isinstance(function, Global) and function.name in CONSTRUCTORS:
+        if isinstance(function, Global) and (construct := constructor(function.name)):
             # Before each is looked at: a tuple of a million may be passed a million times.
             self.spend(len(args))
             self.spend(sum([len(arg) for arg in args if type(arg) in _COPIED]))
-            return CONSTRUCTORS[function.name](args)
+            return construct(args)
         if isinstance(function, Global | Opaque):
             return Opaque(function.name, args)
         raise Malformed(f"a call of a {type(function).__name__}")
