@@ -73,8 +73,8 @@ def as_key(value: Any) -> Any:
         return value
     if type(value) is tuple and len(value) <= _LONGEST_KEY and all(map(_is_flat, value)):
         numbers = sum(type(item) in (int, float) for item in value)
-        return value if numbers <= 1 else Opaque("a key of several numbers", value)
-    return Opaque("a key that is no plain value", (value,))
+        return value if numbers <= 1 else Opaque("a key of several numbers")
+    return Opaque("a key that is no plain value")
 
 
 def _is_flat(value: Any) -> bool:
@@ -116,7 +116,7 @@ def _bytes(args: Arguments) -> Any:
         case (str(text), str(encoding)) if encoding.replace("-", "") == "latin1":
             return text.encode("latin-1", "replace")
         case _:
-            return Opaque("builtins.bytes", args)
+            return Opaque("builtins.bytes")
 
 
 def _complex(args: Arguments) -> Any:
@@ -124,7 +124,7 @@ def _complex(args: Arguments) -> Any:
         case (int() | float() as real, int() | float() as imaginary):
             return complex(float(real), float(imaginary))
         case _:
-            return Opaque("builtins.complex", args)
+            return Opaque("builtins.complex")
 
 
 def _text(args: Arguments) -> str:
@@ -133,10 +133,8 @@ def _text(args: Arguments) -> str:
 
 def _reconstructed(args: Arguments) -> Any:
     """``copyreg._reconstructor(cls, base, state)``: an instance of ``cls``."""
-    first = args[0] if args else None
-    return (
-        Opaque(first.name) if isinstance(first, Global) else Opaque("copyreg._reconstructor", args)
-    )
+    named = args and isinstance(args[0], Global)
+    return Opaque(args[0].name if named else "copyreg._reconstructor")
 
 
 def _rebuild_tensor(args: Arguments) -> Any:

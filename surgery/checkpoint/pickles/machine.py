@@ -86,5 +86,5 @@ class Machine:
             self.spend(sum([len(arg) for arg in args if type(arg) in _COPIED]))
             return construct(args)
         if isinstance(function, Global | Opaque):
-            return Opaque(function.name, args)
+            return Opaque(function.name)
         raise Malformed(f"a call of a {type(function).__name__}")

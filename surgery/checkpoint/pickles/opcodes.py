@@ -36,10 +36,6 @@ def _frame(machine: Machine, length: int) -> None:
         raise Malformed(f"a frame of {length:,} bytes, with {left:,} left")
 
 
-def _out_of_band(_: Machine) -> None:
-    raise Malformed("a buffer that was kept outside the pickle")
-
-
 # The stack and the memo
 
 
@@ -102,7 +98,7 @@ def _extend(target: Any, items: list[Any]) -> None:
         case list():
             target.extend(items)
         case Opaque():
-            target.items.extend(items)
+            pass
         case set():
             target.update(as_key(item) for item in items)
         case _:
@@ -147,23 +143,14 @@ def _stack_global(machine: Machine) -> None:
     machine.push(machine.find(module, name))
 
 
-def _extension(machine: Machine, number: int) -> None:
-    """A global by its number in a registry of the process that wrote the file."""
-    machine.push(machine.find("copyreg", f"extension_{number}"))
-
-
 def _reduce(machine: Machine) -> None:
     args, function = machine.pop(), machine.pop()
     machine.push(machine.call(function, args))
 
 
 def _new_with_keywords(machine: Machine) -> None:
-    keywords, args, function = machine.pop(), machine.pop(), machine.pop()
-    made = machine.call(function, args)
-    if isinstance(made, Opaque) and isinstance(keywords, dict):
-        machine.spend(len(keywords))
-        made.attributes.update(keywords)
-    machine.push(made)
+    machine.pop()  # the keywords
+    _reduce(machine)
 
 
 def _inst(machine: Machine, named: tuple[str, str]) -> None:
@@ -203,10 +190,6 @@ def _two_names(file: BytesIO) -> tuple[str, str]:
     return _line(file).decode("utf-8"), _line(file).decode("utf-8")
 
 
-def _latin1(file: BytesIO) -> str:
-    return _line(file).decode("latin-1")
-
-
 # The escapes are those that the repr of Python 2's `str` has, and octal ones.
 _QUOTED = re.compile(
     rb"""(['"])((?:[^\\]|\\(?:[\\'"abfnrtv]|x[0-9a-fA-F]{2}|[0-3]?[0-7]{1,2}))*)\1""", re.DOTALL
@@ -225,7 +208,6 @@ _READERS: Mapping[str, Reader] = {
     "STRING": _quoted,
     "GLOBAL": _two_names,
     "INST": _two_names,
-    "PERSID": _latin1,
 }
 
 #: Opcodes whose argument is the value.
@@ -236,13 +218,12 @@ _VALUES = (
     *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
 )
 
-#: All opcodes but STOP.
+#: All opcodes but STOP and what no file of weights has: text as a persistent id, and what only the
+#: process that wrote the pickle can resolve (buffers outside of it, numbers of globals).
 _OPERATIONS: Mapping[str, Operation] = {
     **dict.fromkeys(_VALUES, Machine.push),
     "PROTO": _proto,
     "FRAME": _frame,
-    "NEXT_BUFFER": _out_of_band,
-    "READONLY_BUFFER": _out_of_band,
     "NONE": lambda machine: machine.push(None),
     "NEWTRUE": lambda machine: machine.push(True),
     "NEWFALSE": lambda machine: machine.push(False),
@@ -272,14 +253,12 @@ _OPERATIONS: Mapping[str, Operation] = {
     "FROZENSET": lambda machine: machine.push({as_key(item) for item in machine.pop_mark()}),
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _extension),
     "REDUCE": _reduce,
     "NEWOBJ": _reduce,
     "NEWOBJ_EX": _new_with_keywords,
     "INST": _inst,
     "OBJ": _obj,
     "BUILD": _build,
-    "PERSID": lambda machine, identity: machine.push(machine.persistent(identity)),
     "BINPERSID": lambda machine: machine.push(machine.persistent(machine.pop())),
 }
 

@@ -40,7 +40,7 @@ def unpickle(
     try:
         while (code := file.read(1)) != _STOP:
             if code not in OPCODES:
-                raise Malformed(f"0x{code.hex()} is no pickle opcode" if code else "no end of it")
+                raise Malformed(f"opcode 0x{code.hex()} is not read" if code else "no end of it")
             read, operation = OPCODES[code]
             if read is None:
                 operation(machine)
