@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -66,18 +67,10 @@ def _path_problem(folder: Path, file: str) -> str | None:
     leaves = ".." in posix.parts or posix.is_absolute() or windows.drive or "\\" in file
     if leaves or not file or "\0" in file:
         return f"the shard {printable(file)!r} is not a path below the index's folder"
-    if not _is_file(folder / file):
+    if not os.path.isfile(folder / file):
         names = [path.name for path in folder.iterdir()]
         return f"the shard {printable(file)} is missing{did_you_mean(file, names)}"
     return None
-
-
-def _is_file(path: Path) -> bool:
-    """Whether it is one; a name that the file system cannot have is none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def _only_state(contents: Contents) -> StateDict:

@@ -113,9 +113,7 @@ def _unpickle_zip(reader: Reader) -> Pickled:
 
 def _unpickle_stream(reader: Reader) -> Pickled:
     """One stream: magic, protocol, system, the object, its storages' keys, the storages."""
-    magic, _, at = read_pickle(reader, 0)
-    if magic != MAGIC:
-        raise CheckpointError(f"{reader.source.label}: a plain pickle, not written by torch.save")
+    _, _, at = read_pickle(reader, 0)
     protocol, _, at = read_pickle(reader, at)
     if protocol != _PROTOCOL:
         raise _damaged(reader, at, f"expected stream protocol {_PROTOCOL}")

@@ -143,6 +143,11 @@ def _stack_global(machine: Machine) -> None:
     machine.push(machine.find(module, name))
 
 
+def _extension(machine: Machine, number: int) -> None:
+    """A global by its number in a registry of the process that wrote the file."""
+    machine.push(machine.find("copyreg", f"extension_{number}"))
+
+
 def _reduce(machine: Machine) -> None:
     args, function = machine.pop(), machine.pop()
     machine.push(machine.call(function, args))
@@ -218,8 +223,8 @@ _VALUES = (
     *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
 )
 
-#: All opcodes but STOP and what no file of weights has: text as a persistent id, and what only the
-#: process that wrote the pickle can resolve (buffers outside of it, numbers of globals).
+#: All opcodes but STOP, and what no file of weights has: text as a persistent id, and buffers
+#: outside of the pickle.
 _OPERATIONS: Mapping[str, Operation] = {
     **dict.fromkeys(_VALUES, Machine.push),
     "PROTO": _proto,
@@ -253,6 +258,7 @@ _OPERATIONS: Mapping[str, Operation] = {
     "FROZENSET": lambda machine: machine.push({as_key(item) for item in machine.pop_mark()}),
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _extension),
     "REDUCE": _reduce,
     "NEWOBJ": _reduce,
     "NEWOBJ_EX": _new_with_keywords,

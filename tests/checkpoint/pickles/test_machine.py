@@ -192,7 +192,6 @@ def test_opcodes_of_every_age(data: bytes, value: object) -> None:
         pytest.param(b"(o.", "an object without a class", id="obj"),
         pytest.param(b"K\x01Q.", "outside the pickle", id="persistent"),
         pytest.param(b"\x97.", "opcode 0x97 is not read", id="buffer"),
-        pytest.param(b"\x82\x01.", "opcode 0x82 is not read", id="extension"),
     ],
 )
 def test_damage_is_named_with_its_byte(data: bytes, problem: str) -> None:
