@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -225,30 +224,18 @@ def possible_aliases(metadata: Mapping[str, str], names: Collection[str]) -> dic
     (``lm_head.weight``), or a place in a module that has tensors in the file.
     """
     references = _references(metadata, names)
-    ordered = sorted(names) if references else []
-    return {
-        dropped: kept
-        for dropped, kept in references.items()
-        if _leaf(dropped) == _leaf(kept) or _is_module(dropped.rpartition(".")[0], ordered)
-    }
+    modules = {name.rpartition(".")[0] for name in names} if references else set()
+    aliases = {}
+    for dropped, kept in references.items():
+        path, _, leaf = dropped.rpartition(".")
+        if leaf == kept.rpartition(".")[2] or (path and path in modules):
+            aliases[dropped] = kept
+    return aliases
 
 
 def _references(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     """Metadata whose text is a tensor's name, and whose key is none."""
     return {key: text for key, text in metadata.items() if text in names and key not in names}
-
-
-def _is_module(path: str, ordered: Sequence[str]) -> bool:
-    """Whether one of the sorted names lies below ``path``; the root module has no path.
-
-    Searched, as a name of a million dots would have a million paths.
-    """
-    at = bisect_left(ordered, f"{path}.")
-    return any(name.startswith(f"{path}.") for name in ordered[at : at + 1])
-
-
-def _leaf(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 def _aliases(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
