@@ -18,11 +18,12 @@ from surgery.checkpoint.places import Place
 from surgery.checkpoint.writing.values import is_tensor
 from surgery.wording import counted, listed, printable
 
+#: Mappings (and lists) around a state dict or an optimizer's state.
 _DEEPEST = 3
 _LONGEST_TEXT = 60
 
-# What a module keeps beside its tensors, under a name of its own; anything at all.
-_EXTRA_STATE = "_extra_state"
+#: What a module keeps beside its tensors, under a name of its own; anything at all.
+EXTRA_STATE = "_extra_state"
 
 # Tensors below these keys are not weights: moments, loss scales, best scores, random states.
 # `optim_d` is an optimizer's, `optimal_model` is not.
@@ -119,14 +120,12 @@ def summary(value: Any) -> str:
         case str():
             cut = "..." if len(value) > _LONGEST_TEXT else ""
             return f"str {value[:_LONGEST_TEXT]!r}{cut}"
-        case bytes():
-            return f"bytes, {len(value):,} of them"
         case dict() if is_optimizer(value):
             return "an optimizer state"
         case dict():
             first = listed(tuple(islice(value, 4)), 4)
             return f"dict of {len(value):,}" + (f" ({first})" if value else "")
-        case list() | tuple() | set():
+        case bytes() | list() | tuple() | set():
             return f"{type(value).__name__} of {len(value):,}"
         case TensorRef(dtype=dtype, shape=shape):
             return f"{dtype} tensor {'x'.join(map(str, shape)) or 'scalar'}"
@@ -145,10 +144,6 @@ def is_optimizer(value: Any) -> bool:
     return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
 
 
-#: Mappings and lists around an optimizer's state.
-_DEEPEST_CONTAINER = 3
-
-
 def optimizers_in(
     value: Any, path: tuple[str, ...] = (), seen: set[int] | None = None
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
@@ -162,7 +157,7 @@ def optimizers_in(
     seen.add(id(value))
     if is_optimizer(value):
         yield ".".join(path), value
-    elif len(path) < _DEEPEST_CONTAINER:
+    elif len(path) < _DEEPEST:
         pairs = value.items() if isinstance(value, Mapping) else ()
         for key, child in enumerate(value) if isinstance(value, list) else pairs:
             yield from optimizers_in(child, (*path, str(key)), seen)
@@ -191,7 +186,7 @@ def _search(
         return
     marked = isinstance(value, Ordered) and "_metadata" in value.attributes
     tensors = {name for name, entry in entries.items() if _is_tensor(entry)}
-    counted = sum(not key.endswith(_EXTRA_STATE) for key in entries)
+    counted = sum(not key.endswith(EXTRA_STATE) for key in entries)
     if marked or (2 * len(tensors) > counted and _are_named_like_a_model(tensors, inner)):
         yield Found(path, value, entries)
 
@@ -222,7 +217,7 @@ def _lookup(value: Any, key: str, path: tuple[str, ...]) -> Iterator[Found]:
 
 def _may_be_weights(key: str) -> bool:
     """Whether tensors below the key may be a model's: ``optimizer`` and ``scaler`` have others."""
-    return not (_NOT_WEIGHTS.match(key) or key.endswith(_EXTRA_STATE))
+    return not (_NOT_WEIGHTS.match(key) or key.endswith(EXTRA_STATE))
 
 
 def _entries(value: Any, unfolding: Unfolding) -> Mapping[Any, Any] | None:

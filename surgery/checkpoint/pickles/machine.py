@@ -18,7 +18,8 @@ _COPIES_PER_BYTE = 2
 
 
 class Machine:
-    """One run: a stack, the stacks below open marks, the memo, the globals named.
+    """One run: a stack, the stacks below open marks, the memo, the globals named. What takes from
+    them what is not there raises LookupError.
 
     ``file`` is what the pickle is read from. ``opaque`` has the names of globals without a
     meaning here, in order.
@@ -37,21 +38,10 @@ class Machine:
         self.stack.append(value)
 
     def pop(self) -> Any:
-        try:
-            return self.stack.pop()
-        except IndexError:
-            raise Malformed("the stack is empty") from None
-
-    def top(self) -> Any:
-        try:
-            return self.stack[-1]
-        except IndexError:
-            raise Malformed("the stack is empty") from None
+        return self.stack.pop()
 
     def pop_mark(self) -> list[Any]:
         """Everything above the last mark."""
-        if not self.marks:
-            raise Malformed("no mark was set")
         items, self.stack = self.stack, self.marks.pop()
         return items
 

@@ -55,13 +55,11 @@ def _put(machine: Machine, index: int) -> None:
     # Numbers of any width can be chosen so that their hashes are equal: see `as_key`.
     if index.bit_length() > _WIDEST_INDEX:
         raise Malformed("a number to remember by that no pickler counts to")
-    machine.memo[index] = machine.top()
+    machine.memo[index] = machine.stack[-1]
 
 
 def _get(machine: Machine, index: int) -> None:
-    if index not in machine.memo:
-        raise Malformed(f"nothing was remembered as {index}")
-    machine.stack.append(machine.memo[index])
+    machine.push(machine.memo[index])
 
 
 # Containers
@@ -75,22 +73,20 @@ def _empty_set(machine: Machine) -> None:
 
 def _short_tuple(length: int) -> Operation:
     def push(machine: Machine) -> None:
-        stack = machine.stack
-        if len(stack) < length:
-            raise Malformed("the stack is too short for a tuple")
-        stack[-length:] = (tuple(stack[-length:]),)
+        items = [machine.pop() for _ in range(length)]
+        machine.push(tuple(reversed(items)))
 
     return push
 
 
 def _append(machine: Machine) -> None:
     item = machine.pop()
-    _extend(machine.top(), [item])
+    _extend(machine.stack[-1], [item])
 
 
 def _appends(machine: Machine) -> None:
     items = machine.pop_mark()
-    _extend(machine.top(), items)
+    _extend(machine.stack[-1], items)
 
 
 def _extend(target: Any, items: list[Any]) -> None:
@@ -107,12 +103,12 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 def _set_item(machine: Machine) -> None:
     value, key = machine.pop(), machine.pop()
-    _update(machine.top(), {as_key(key): value})
+    _update(machine.stack[-1], {as_key(key): value})
 
 
 def _set_items(machine: Machine) -> None:
     pairs = _paired(machine.pop_mark())
-    _update(machine.top(), pairs)
+    _update(machine.stack[-1], pairs)
 
 
 def _paired(items: list[Any]) -> dict[Any, Any]:
@@ -164,15 +160,13 @@ def _inst(machine: Machine, named: tuple[str, str]) -> None:
 
 def _obj(machine: Machine) -> None:
     items = machine.pop_mark()
-    if not items:
-        raise Malformed("an object without a class")
     machine.push(machine.call(items[0], tuple(items[1:])))
 
 
 def _build(machine: Machine) -> None:
     """Set attributes from a dictionary, or from a pair of them (``__dict__`` and slots)."""
     state = machine.pop()
-    target = machine.top()
+    target = machine.stack[-1]
     if not isinstance(target, Opaque | Ordered):
         return  # a tensor's Python attributes, a list's: nothing here reads them
     for attributes in state if isinstance(state, tuple) else (state,):
@@ -236,7 +230,7 @@ _OPERATIONS: Mapping[str, Operation] = {
     "MARK": _mark,
     "POP": _pop,
     "POP_MARK": Machine.pop_mark,
-    "DUP": lambda machine: machine.push(machine.top()),
+    "DUP": lambda machine: machine.push(machine.stack[-1]),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _put),
     "MEMOIZE": lambda machine: _put(machine, len(machine.memo)),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _get),

@@ -48,8 +48,10 @@ def unpickle(
                 operation(machine, read(file))
             at = file.tell()
         return machine.pop(), tuple(machine.opaque), file.tell()
-    except (ValueError, OverflowError) as error:
-        problem = f"{label}: damaged at byte {start + at:,}: {printable(error)}"
+    except (ValueError, OverflowError, LookupError) as error:
+        missing = "less on the stack, or in the memo, than it takes"
+        why = missing if isinstance(error, LookupError) else printable(error)
+        problem = f"{label}: damaged at byte {start + at:,}: {why}"
         if file.tell() < len(data):
             raise CheckpointError(problem) from error
         raise CutShort(f"{problem}; have {start + len(data):,} bytes") from error
