@@ -140,8 +140,6 @@ def _find_directory(reader: Reader) -> tuple[int, int, int]:
         raise _damaged(reader, "it is one part of an archive in several files")
     if start + length > end:
         raise _damaged(reader, f"expected its directory at byte {start:,}, before byte {end:,}")
-    if count * ENTRY.size > length:
-        raise _damaged(reader, f"a directory of {length:,} bytes cannot list {count:,} members")
     return start, length, count
 
 

@@ -9,6 +9,7 @@ import torch
 
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import Reader
+from surgery.checkpoint.tensors.casting import widened
 from surgery.checkpoint.tensors.reading import as_numbers, read_tensor
 
 _PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
@@ -65,7 +66,7 @@ def _nan_and_inf(parts: torch.Tensor) -> tuple[int, int]:
     A complex number is NaN where either part is, and infinite where either part is, so that it
     may be both; torch.isnan and torch.isinf have it so.
     """
-    parts = parts.float() if str(parts.dtype).startswith("torch.float8") else parts
+    parts = widened(parts) if parts.element_size() == 1 else parts
     if all(math.isfinite(end) for end in torch.aminmax(parts)):
         return 0, 0
     return int(parts.isnan().any(-1).sum()), int(parts.isinf().any(-1).sum())
