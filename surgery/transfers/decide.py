@@ -80,8 +80,8 @@ def decide(
 def _resizing(request: TransferRequest, decision: _Decision) -> _Decision:
     """The same with tensors of another shape, and layers of another number, as was asked for."""
     from surgery.transfers.resize.choose import Choice
+    from surgery.transfers.resize.depth import restack
     from surgery.transfers.resize.options import read_options
-    from surgery.transfers.resize.stacks import restack
 
     options = read_options(request.resize)
     target = decision.target.by_name
@@ -210,31 +210,28 @@ class _Decision:
         misfit = self.misfit(match)
         if match.recipe:
             return self.fresh(tensor, match, misfit) if misfit else self.loaded(tensor, match)
-        if self.choice and (fit := self.choice.named(self.case(match))):
-            return self.resized(tensor, match, *fit)
+        found = self.resized_from_any(tensor, match, misfit)
+        if isinstance(found, Step):
+            return found
         if not misfit:
             return self.loaded(tensor, match)
-        found, why = self.resized_from_any(tensor, match)
-        return found or self.fresh(tensor, match, "; ".join(filter(None, (misfit, why))))
+        return self.fresh(tensor, match, "; ".join(filter(None, (misfit, found))))
 
-    def resized_from_any(self, tensor: TensorSpec, own: Match) -> tuple[Step | None, str]:
-        """The step of a resizer that fits the tensor's match, or that of another of its names; or
-        why none fits its own.
+    def resized_from_any(self, tensor: TensorSpec, own: Match, misfit: str) -> Step | str:
+        """The step of a resizer that fits the tensor's match, or that of another of its names
+        where its own does not fit; else why none fits its own.
         """
         if self.choice is None:
-            return None, ""
-        names = next((names for names in self.target.ties if tensor.name in names), ())
-        others = (self.matches.by_target.get(name) for name in names)
+            return ""
+        names = [name for names in self.target.ties if tensor.name in names for name in names]
+        others = [self.matches.by_target.get(name) for name in names if misfit]
         why = []
         for match in (own, *(other for other in others if other and other != own)):
-            if _uncastable(self.spec(match), tensor):
-                continue
-            fit = self.choice.automatic(self.case(match))
-            if isinstance(fit, str):
-                why.append(fit)
-            else:
-                return self.resized(tensor, match, *fit), ""
-        return None, why[0] if why else ""
+            fit = self.choice.find(self.case(match))
+            if not isinstance(fit, str):
+                return self.resized(tensor, match, *fit)
+            why.append(fit)
+        return why[0]
 
     def case(self, match: Match) -> tuple[str, TensorSpec, TensorSpec]:
         """What a resizer looks at: the source's name and spec, and the target's tensor under the

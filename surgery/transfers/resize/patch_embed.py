@@ -29,16 +29,11 @@ def decide(case: Case) -> Fit | NoFit:
     return Fit(f"{old} patches to {new}, by the pseudo-inverse of the bicubic resize")
 
 
-def compute(
-    source: torch.Tensor,
-    shape: tuple[int, ...],
-    settings: Settings,
-    initial: torch.Tensor | None,
-) -> torch.Tensor:
+def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """(out, in, h, w) to (out, in, new h, new w)."""
     from timm.layers import resample_patch_embed
 
-    result: torch.Tensor = resample_patch_embed(source, list(shape[2:]))
+    result: torch.Tensor = resample_patch_embed(source, list(target.shape[2:]))
     return result
 
 

@@ -11,10 +11,10 @@ leaves none or several readings, the resizer does not apply until the settings `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from math import isqrt, prod
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 
@@ -29,18 +29,19 @@ from surgery.transfers.resize.resizer import (
     grid,
     grid_text,
     one_of,
-    setting_text,
-    surroundings,
 )
+from surgery.wording import counted
 
 _POSITIONS = re.compile(r"(^|[._])(patch_)?pos(ition(al|s)?)?(_?emb|_?enc|$|\.weight$)")
+_WORDS = re.compile(r"tok.*emb|word|wte")
 #: Tokens that stand before the patches, in the order in which every library puts them.
 _TOKENS = (
     re.compile(r"(^|_)(cls|class)(_token|_embedding|$)"),
     re.compile(r"(^|_)dist(illation)?_token"),
     re.compile(r"(^|_)reg(ister)?(_token)?s?$"),
 )
-Grid = tuple[int, int]
+#: How tokens may be read: the number of prefix tokens, and the grid of all others.
+Reading: TypeAlias = tuple[int, tuple[int, ...]]
 
 
 def decide(case: Case) -> Fit | NoFit:
@@ -50,10 +51,13 @@ def decide(case: Case) -> Fit | NoFit:
         return NoFit("it is not named a positional embedding")
     if len(source) != len(target) or len(source) not in (2, 3, 4) or source[-1] != target[-1]:
         return NoFit("not two embeddings of one width", near=True)
-    if len(source) == 4:
-        return _decide_map(case)
-    if prod(source[:-2]) != 1 or prod(target[:-2]) != 1:
+    if len(source) > 2 and (source[0] != 1 or target[0] != 1):
         return NoFit("one embedding at a time can be resampled", near=True)
+    if len(source) == 4:
+        # NesT keeps (1, blocks, positions, width) under this name.
+        if not case.named and (source[1] == target[1] or source[2] == target[2]):
+            return NoFit("only one of its sides differs: blocks, perhaps, and no rows", near=True)
+        return _fit(case, (0, source[1:3]), (0, target[1:3]))
     if not case.named and not _of_patches(case):
         return NoFit("no patch embedding of its width lies near: text, perhaps", near=True)
     return _decide_tokens(case)
@@ -65,152 +69,108 @@ def _of_patches(case: Case) -> bool:
     Text has positions too, and they lie on no grid.
     """
     width = case.target.shape[-1]
-    for near in surroundings(case.target.name, case.targets):
+    for near in _surroundings(case.target.name, case.targets):
         own = [spec for spec in near if width in spec.shape and not _POSITIONS.search(spec.name)]
-        words = [s for s in own if len(s.shape) == 2 and re.search(r"tok.*emb|word|wte", s.name)]
-        patches = [s for s in own if len(s.shape) >= 4 and s.shape[0] == width]
+        words = any(len(spec.shape) == 2 and _WORDS.search(spec.name) for spec in own)
+        patches = any(len(spec.shape) >= 4 and spec.shape[0] == width for spec in own)
         if words or patches:
-            return bool(patches) and not words
+            return patches and not words
     return False
 
 
-def _decide_map(case: Case) -> Fit | NoFit:
-    """``(1, rows, columns, width)``, where the shape says everything."""
-    old, new = case.source.shape[1:3], case.target.shape[1:3]
-    if case.source.shape[0] != 1 or case.target.shape[0] != 1:
-        return NoFit("one embedding at a time can be resampled", near=True)
-    if not case.named and (old[0] == new[0] or old[1] == new[1]):
-        # NesT keeps (1, blocks, positions, width) under this name.
-        return NoFit("only one of its sides differs: blocks, perhaps, and no rows", near=True)
-    settings: Settings = {"old": old, "new": new, "drop": 0, "prefix": 0, **_mode(case)}
-    return Fit(_what_is_done(case, old, new, 0, 0, ""), settings, reference=_NHWC)
+def _surroundings(name: str, specs: Mapping[str, TensorSpec]) -> Iterator[list[TensorSpec]]:
+    """The tensors below every ancestor of ``name``, the nearest ancestor first."""
+    path = name
+    while path:
+        path = path.rpartition(".")[0]
+        start = f"{path}." if path else ""
+        yield [spec for other, spec in specs.items() if other.startswith(start) and other != name]
 
 
 def _decide_tokens(case: Case) -> Fit | NoFit:
-    old, new = (_readings(case, side) for side in ("old", "new"))
-    for side, readings in (("old", old), ("new", new)):
+    """``(1, tokens, width)`` or ``(tokens, width)``, where both sides have one reading."""
+    found: list[list[Reading]] = []
+    for side, name, spec, specs in (
+        ("old", case.source_name, case.source, case.sources),
+        ("new", case.target.name, case.target, case.targets),
+    ):
+        tokens, width = spec.shape[-2:]
+        given = cast("tuple[int, int] | None", case.settings.get(side))
+        prefixes = _prefixes(name, specs, width)
+        if "prefix" in case.settings:
+            prefixes = [cast("int", case.settings["prefix"])]
+        readings: list[Reading] = []
+        for prefix in prefixes:
+            sides = given or (isqrt(max(tokens - prefix, 0)),) * 2
+            if tokens - prefix == prod(sides) > 0:
+                readings.append((prefix, sides))
         if not readings:
-            return NoFit(_no_grid(case, side), near=True)
-    pairs = [(a, b) for a in old for b in new if a[0] >= b[0]]
-    same = [(a, b) for a, b in pairs if a[0] == b[0]]
-    pairs = same or pairs
-    if len(pairs) != 1:
-        return NoFit(_many_grids(old, new), near=True)
-    ((old_prefix, old_grid), (prefix, new_grid)) = pairs[0]
-    guessed = [side for side in ("old", "new") if side not in case.settings]
-    reason = _what_is_done(case, old_grid, new_grid, old_prefix, prefix, _assumed(guessed))
-    settings: Settings = {
-        "old": old_grid,
-        "new": new_grid,
-        "prefix": prefix,
-        "drop": old_prefix - prefix,
-        **_mode(case),
-    }
-    return Fit(reason, settings)
-
-
-def _readings(case: Case, side: str) -> list[tuple[int, Grid]]:
-    """The ways to read one side's tokens as (prefix tokens, grid of all others)."""
-    name, specs = case.sides[side == "new"]
-    tokens = (case.target if side == "new" else case.source).shape[-2]
-    given = case.settings.get(side)
-    counts: Iterable[int] = _prefixes(name, specs, case.target.shape[-1])
-    if "prefix" in case.settings:
-        counts = [cast("int", case.settings["prefix"])]
-    readings = []
-    for prefix in counts:
-        patches = tokens - prefix
-        sides = cast("Grid", given) if given else (isqrt(max(patches, 0)),) * 2
-        if patches > 0 and prod(sides) == patches:
-            readings.append((prefix, sides))
-    return readings
+            what = f"{grid_text(given)} grid" if given else "square grid"
+            behind = " or ".join(map(str, prefixes))
+            return NoFit(
+                f"{tokens} {side} tokens are no {what} behind {behind} prefix tokens; say "
+                f"{side}=ROWSxCOLUMNS and, if need be, prefix=N",
+                near=True,
+            )
+        found.append(readings)
+    pairs = [(old, new) for old in found[0] for new in found[1] if old[0] >= new[0]]
+    pairs = [(old, new) for old, new in pairs if old[0] == new[0]] or pairs
+    if len(pairs) == 1:
+        return _fit(case, *pairs[0], case.assumed_square())
+    old, new = (
+        " or ".join(f"{grid_text(sides)} behind {n}" for n, sides in readings) for readings in found
+    )
+    return NoFit(f"ambiguous: {old} to {new}; say prefix=N", near=True)
 
 
 def _prefixes(name: str, specs: Mapping[str, TensorSpec], width: int) -> list[int]:
     """How many tokens may stand before the grid: none, the class token, and so on to all."""
-    for near in surroundings(name, specs):
-        counts = [_tokens_called(pattern, near, width) for pattern in _TOKENS]
+    for near in _surroundings(name, specs):
+        tokens = [
+            (spec.name.rpartition(".")[2], prod(spec.shape[:-1]))
+            for spec in near
+            if spec.shape[-1:] == (width,) and len(spec.shape) <= 3
+        ]
+        counts = [
+            next((number for leaf, number in tokens if called.search(leaf)), 0)
+            for called in _TOKENS
+        ]
         if any(counts):
             return list(dict.fromkeys((0, *accumulate(counts))))
     return [0]
 
 
-def _tokens_called(pattern: re.Pattern[str], specs: Sequence[TensorSpec], width: int) -> int:
-    found = [
-        prod(spec.shape[:-1])
-        for spec in specs
-        if pattern.search(spec.name.rpartition(".")[2])
-        and spec.shape[-1:] == (width,)
-        and len(spec.shape) <= 3
-    ]
-    return found[0] if found else 0
-
-
-def _no_grid(case: Case, side: str) -> str:
-    name, specs = case.sides[side == "new"]
-    tokens = (case.target if side == "new" else case.source).shape[-2]
-    prefixes = " or ".join(map(str, _prefixes(name, specs, case.target.shape[-1])))
-    if side in case.settings or "prefix" in case.settings:
-        given = ", ".join(f"{key}={setting_text(value)}" for key, value in case.settings.items())
-        return f"{tokens} {side} tokens are not what {given} says"
-    return (
-        f"{tokens} {side} tokens are no square grid behind {prefixes} prefix tokens; say "
-        f"{side}=ROWSxCOLUMNS and, if need be, prefix=N"
-    )
-
-
-def _many_grids(old: Sequence[tuple[int, Grid]], new: Sequence[tuple[int, Grid]]) -> str:
-    def text(readings: Sequence[tuple[int, Grid]]) -> str:
-        return " or ".join(f"{grid_text(sides)} behind {n}" for n, sides in readings)
-
-    return f"ambiguous: {text(old)} to {text(new)}; say prefix=N"
-
-
-def _assumed(sides: Sequence[str]) -> str:
-    which = {0: "", 1: f"; the {''.join(sides)} grid is", 2: "; both grids are"}[len(sides)]
-    return f"{which} assumed to be square" if which else ""
-
-
-def _what_is_done(
-    case: Case, old: Sequence[int], new: Sequence[int], had: int, prefix: int, assumed: str
-) -> str:
-    mode = cast("str", _mode(case)["mode"])
-    what = f"{grid_text(old)} grid to {grid_text(new)}, {mode}"
+def _fit(case: Case, old: Reading, new: Reading, assumed: str = "") -> Fit:
+    (had, old_grid), (prefix, new_grid) = old, new
+    mode = case.settings.get("mode", "bicubic")
+    reason = f"{grid_text(old_grid)} grid to {grid_text(new_grid)}, {mode}"
     if had:
-        dropped = f", {had - prefix} dropped" if had > prefix else ""
-        what += f", {prefix} prefix token{'s' * (prefix != 1)} kept{dropped}"
-    return what + assumed
+        reason += f", {counted(prefix, 'prefix token')} kept"
+    if had > prefix:
+        reason += f", {had - prefix} dropped"
+    settings: Settings = {
+        "old": old_grid,
+        "new": new_grid,
+        "prefix": prefix,
+        "drop": had - prefix,
+        "mode": mode,
+    }
+    return Fit(reason + assumed, settings)
 
 
-def _mode(case: Case) -> Settings:
-    return {"mode": case.settings.get("mode", "bicubic")}
-
-
-def compute(
-    source: torch.Tensor,
-    shape: tuple[int, ...],
-    settings: Settings,
-    initial: torch.Tensor | None,
-) -> torch.Tensor:
+def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """(..., old tokens, width) to (..., new tokens, width), or the same of maps."""
-    from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc
+    from timm.layers import resample_abs_pos_embed
 
-    old, new = cast("Grid", settings["old"]), cast("Grid", settings["new"])
-    mode = cast("str", settings["mode"])
-    if len(shape) == 4:
-        result: torch.Tensor = resample_abs_pos_embed_nhwc(source, list(new), interpolation=mode)
-        return result
+    old, new = (list(cast("tuple[int, int]", settings[side])) for side in ("old", "new"))
     prefix, drop = cast("int", settings["prefix"]), cast("int", settings["drop"])
-    flat = source.reshape(1, -1, shape[-1])
-    if drop:
-        flat = torch.cat((flat[:, :prefix], flat[:, prefix + drop :]), dim=1)
-    result = resample_abs_pos_embed(
-        flat, list(new), list(old), num_prefix_tokens=prefix, interpolation=mode
+    flat = source.reshape(1, -1, source.shape[-1])
+    flat = torch.cat((flat[:, :prefix], flat[:, prefix + drop :]), dim=1)
+    result: torch.Tensor = resample_abs_pos_embed(
+        flat, new, old, num_prefix_tokens=prefix, interpolation=settings["mode"]
     )
-    return result.reshape(shape)
+    return result.reshape(target.shape)
 
-
-_NHWC = "timm.layers.resample_abs_pos_embed_nhwc"
 
 RESIZER = Resizer(
     "pos-embed",

@@ -46,20 +46,12 @@ def _is_of_words(case: Case) -> bool:
     return "Embedding" in case.types or bool(_WORDS.search(path))
 
 
-def compute(
-    source: torch.Tensor,
-    shape: tuple[int, ...],
-    settings: Settings,
-    initial: torch.Tensor | None,
-) -> torch.Tensor:
+def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """(words, ...) to (more words, ...)."""
-    old = source
+    target[: len(source)] = source
     if settings["new"] == "mean":
-        new = old.mean(0, keepdim=True).expand(shape[0] - len(old), *shape[1:])
-    else:
-        assert initial is not None, "a step with initial values is given them"
-        new = initial[len(old) :]
-    return torch.cat((old, new))
+        target[len(source) :] = source.mean(0)
+    return target
 
 
 RESIZER = Resizer(

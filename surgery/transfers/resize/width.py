@@ -65,16 +65,11 @@ def _parts(case: Case, old: int, new: int) -> int:
     return 1 if case.named and not case.widths else 0
 
 
-def compute(
-    source: torch.Tensor,
-    shape: tuple[int, ...],
-    settings: Settings,
-    initial: torch.Tensor | None,
-) -> torch.Tensor:
+def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """The elements at evenly spaced indices of every axis."""
     result = source
     parts = cast("tuple[int, ...]", settings["parts"])
-    for axis, (new, part) in enumerate(zip(shape, parts, strict=True)):
+    for axis, (new, part) in enumerate(zip(target.shape, parts, strict=True)):
         result = result.index_select(axis, _indices(result.shape[axis], new, part))
     return result
 

@@ -32,7 +32,7 @@ def decided(old, new, name="pos_embed", resize="auto", **beside):
             197,
             577,
             {"cls_token": (1, 1, 8)},
-            "14 x 14 grid to 24 x 24, bicubic, 1 prefix token kept; both grids are assumed to be "
+            "14 x 14 grid to 24 x 24, bicubic, 1 prefix token kept; old and new assumed to be "
             "square",
             id="class-token",
         ),
@@ -40,14 +40,14 @@ def decided(old, new, name="pos_embed", resize="auto", **beside):
             196,
             576,
             {"cls_token": (1, 1, 8)},
-            "14 x 14 grid to 24 x 24, bicubic; both grids are assumed to be square",
+            "14 x 14 grid to 24 x 24, bicubic; old and new assumed to be square",
             id="no-embed-class",
         ),
         pytest.param(
             198,
             578,
             {"cls_token": (1, 1, 8), "dist_token": (1, 1, 8)},
-            "14 x 14 grid to 24 x 24, bicubic, 2 prefix tokens kept; both grids are assumed to be "
+            "14 x 14 grid to 24 x 24, bicubic, 2 prefix tokens kept; old and new assumed to be "
             "square",
             id="distilled",
         ),
@@ -55,7 +55,7 @@ def decided(old, new, name="pos_embed", resize="auto", **beside):
             201,
             261,
             {"cls_token": (1, 1, 8), "reg_token": (1, 4, 8)},
-            "14 x 14 grid to 16 x 16, bicubic, 5 prefix tokens kept; both grids are assumed to be "
+            "14 x 14 grid to 16 x 16, bicubic, 5 prefix tokens kept; old and new assumed to be "
             "square",
             id="registers",
         ),
@@ -187,7 +187,7 @@ def test_maps_of_positions():
     old = specs(pos_embed=(1, 4, 6, 8), **PATCHES)
     new = specs(pos_embed=(1, 8, 9, 8), **PATCHES)
     step = plan_transfer(old, new, resize="auto").by_target["pos_embed"]
-    assert step.method.reference == "timm.layers.resample_abs_pos_embed_nhwc"
+    assert step.method.reference == "timm.layers.resample_abs_pos_embed"
     values, model = torch.rand(1, 4, 6, 8), nn.Module()
     model.pos_embed = nn.Parameter(torch.zeros(1, 8, 9, 8))
     surgery.transfer({"pos_embed": values}, model, resize={"pos_embed": "pos-embed"})
