@@ -86,20 +86,20 @@ def _resizing(request: TransferRequest, decision: _Decision) -> _Decision:
     options = read_options(request.resize)
     target = decision.target.by_name
     stacks = [option for option in options if option.is_depth]
-    restacked = restack(stacks, decision.matches, decision.sources, target)
+    matches, moved, left_out = restack(stacks, decision.matches, decision.sources, target)
     pairs = [
         (decision.sources[match.source].spec, target[match.target])
-        for match in restacked.matches.by_target.values()
+        for match in matches.by_target.values()
         if match.recipe is None  # three projections in one are no change of width
     ]
     specs = {name: entry.spec for name, entry in decision.sources.items()}
     others = tuple(option for option in options if not option.is_depth)
     return replace(
         decision,
-        matches=restacked.matches,
+        matches=matches,
         choice=Choice(others, specs, decision.target, tuple(pairs)),
-        moved=restacked.moved,
-        layers_left_out=restacked.left_out,
+        moved=moved,
+        layers_left_out=left_out,
     )
 
 

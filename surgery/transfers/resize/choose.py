@@ -10,10 +10,10 @@ from typing import TypeAlias
 from surgery.errors import SurgeryError
 from surgery.specs import ModelSpec, TensorSpec, is_real
 from surgery.transfers.resize import RESIZERS
-from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resize, Resizer
+from surgery.transfers.resize.resizer import Case, Fit, Resize, Resizer
 from surgery.transfers.selecting import names_selected, no_tensor
 from surgery.transfers.step import Method, Step
-from surgery.wording import first_lines
+from surgery.wording import first_lines, shape_text
 
 #: The source's name by the mapping's lines and its spec, and the target's tensor.
 Pair: TypeAlias = tuple[str, TensorSpec, TensorSpec]
@@ -53,8 +53,8 @@ class Choice:
                     settings = tuple(fit.settings.items())
                     method = Method(resizer.name, reference, settings, fit.initial, named)
                     return method, fit.reason
-                if fit.near:
-                    why.append(f"{resizer.name}: {fit.why}")
+                if fit:
+                    why.append(f"{resizer.name}: {fit}")
         return "; ".join(dict.fromkeys(why))
 
     def _of(self, target: TensorSpec) -> list[Resize]:
@@ -72,13 +72,13 @@ class Choice:
         names = names_selected(self.target, selectors)
         return {each.text: found for each, found in zip(selectors, names, strict=True)}
 
-    def _fit(self, resizer: Resizer, option: Resize, pair: Pair) -> Fit | NoFit:
+    def _fit(self, resizer: Resizer, option: Resize, pair: Pair) -> Fit | str:
         source_name, source, target = pair
         for spec in (source, target):
             if not spec.numel:
-                return NoFit("there are no elements")
+                return "there are no elements"
             if not is_real(spec.dtype) or "float4" in spec.dtype:
-                return NoFit(f"only real numbers are computed with, and it has {spec.dtype}")
+                return f"only real numbers are computed with, not {spec.dtype}"
         module = self.target.module_of(target.name)
         return resizer.decide(
             Case(
@@ -89,16 +89,10 @@ class Choice:
                 targets=self.target.by_name,
                 types=module.types if module else (),
                 widths=self._widths,
-                last=self._last,
                 settings=option.settings,
                 named=option.is_exact,
             )
         )
-
-    @cached_property
-    def _last(self) -> str:
-        names = (tensor.name for tensor in reversed(self.target.tensors) if tensor.is_floating)
-        return next(names, "").rpartition(".")[0]
 
     @cached_property
     def _widths(self) -> frozenset[tuple[int, int]]:
@@ -130,10 +124,16 @@ class Choice:
             if step.source is None:
                 why.append(f"no source tensor was matched with {step.target.name}")
             elif option.is_exact or step.source.shape != step.target.shape:
-                pair = (step.source.name, step.source, step.target)
-                fit = self._fit(option.resizer, option, pair) if option.resizer else None
-                told = fit.why if isinstance(fit, NoFit) else step.reason
-                why.append(f"{step.target.name}: {told}")
+                why.append(f"{step.target.name}: {self._why(option, step, step.source)}")
         if not meant and option.selector:
             return [no_tensor(option.selector, self.target)]
         return why or [f"what {option.text} selects has the same shape on both sides"]
+
+    def _why(self, option: Resize, step: Step, source: TensorSpec) -> str:
+        if option.resizer is None:
+            return step.reason
+        fit = self._fit(option.resizer, option, (source.name, source, step.target))
+        if isinstance(fit, Fit):
+            return step.reason
+        shapes = f"source {shape_text(source.shape)}, target {shape_text(step.target.shape)}"
+        return fit or f"{option.resizer.name} is for {option.resizer.purpose}: {shapes}"

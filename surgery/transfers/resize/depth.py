@@ -10,14 +10,14 @@ asked: by their names the first layers fit already. The values stay as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from surgery.errors import SurgeryError, did_you_mean
 from surgery.matching.matches import Match, Matches
 from surgery.patterns import Subject, matches
-from surgery.transfers.resize.resizer import Case, NoFit, Resize, Resizer, one_of
+from surgery.transfers.resize.resizer import Case, Resize, Resizer, one_of
 from surgery.transfers.step import Method
 from surgery.wrappers import unwrap_name
 
@@ -41,24 +41,14 @@ def layers_from(how: str, old: int, new: int) -> tuple[int, ...]:
     return tuple(round(layer * step) for layer in range(new))
 
 
-@dataclass(frozen=True, slots=True)
-class Restacked:
-    """Matches in which layers meet as was asked for; ``moved`` are by target name those that meet
-    another layer than their own name's. ``left_out`` are names of the source whose layer no layer
-    of the target was given.
-    """
-
-    matches: Matches
-    moved: Mapping[str, Method] = field(default_factory=dict)
-    left_out: frozenset[str] = frozenset()
-
-
 def restack(
     options: Sequence[Resize], found: Matches, sources: Iterable[str], targets: Iterable[str]
-) -> Restacked:
+) -> tuple[Matches, dict[str, Method], frozenset[str]]:
     """Give the target's numbered layers those of the source that ``options`` choose.
 
-    ``sources`` are names after the mapping's lines. Raises SurgeryError where a pattern names no
+    ``sources`` are names after the mapping's lines. Returned are the new matches; by target name
+    how those came about that meet another layer than their own name's; and the source's names in
+    layers that no layer of the target was given. Raises SurgeryError where a pattern names no
     numbered layers of the target, or the source has none there.
     """
     by_target, moved = dict(found.by_target), {}
@@ -81,7 +71,7 @@ def restack(
                     if match:
                         by_target[target] = match
                         moved[target] = Method("depth", _REFERENCES[how], named=True)
-    return Restacked(replace(found, by_target=by_target), moved, frozenset(left_out))
+    return replace(found, by_target=by_target), moved, frozenset(left_out)
 
 
 def _match(target: str, source: str | None, own: Match | None, via: str) -> Match | None:
@@ -137,13 +127,14 @@ def _layers(path: str, names: Iterable[str]) -> dict[int, dict[str, str]]:
     return dict(sorted(layers.items()))
 
 
-def decide(case: Case) -> NoFit:
+def decide(case: Case) -> str:
     """Depth is decided for whole layers, before single tensors are looked at."""
-    return NoFit("depth is about layers, not about one tensor")
+    return ""
 
 
 RESIZER = Resizer(
     "depth",
+    "numbered layers",
     _REFERENCES["uniform"],
     decide,
     options={"how": one_of("uniform", "stack")},

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings
-from surgery.wording import shape_text
+from surgery.transfers.resize.resizer import Case, Fit, Resizer, Settings
 
 #: Channels of grey, colour, and colour with an alpha or depth channel.
 _IMAGES = (1, 3, 4)
 
 
-def decide(case: Case) -> Fit | NoFit:
+def decide(case: Case) -> Fit | str:
     """Only the number of input channels differs, and the source reads images.
 
     Without being asked, only the network's first convolution is taken for its stem.
     """
-    source, target = case.source.shape, case.target.shape
-    if not len(source) == len(target) == 4 or (source[0], *source[2:]) != (target[0], *target[2:]):
-        return NoFit("more than the input channels differs")
-    old, new = source[1], target[1]
-    if old == new:
-        return NoFit(f"both read {old} channels")
+    if len(case.target.shape) != 4 or not case.differs_in(1):
+        return ""
+    old, new = case.source.shape[1], case.target.shape[1]
     first = next((spec.name for spec in case.targets.values() if len(spec.shape) == 4), "")
     if not case.named and (old not in _IMAGES or case.target.name != first):
-        return NoFit(f"it is no stem of an image network: {shape_text(source)}")
+        return ""
     if new == 1:
         return Fit(f"{old} input channels to 1: their sum")
     how = "repeated" if new > old else "the first ones"
@@ -39,4 +35,10 @@ def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> t
     return source.repeat(1, -(-new // old), 1, 1)[:, :new] * (old / new)
 
 
-RESIZER = Resizer("input-channels", "timm.models.adapt_input_conv", decide, compute)
+RESIZER = Resizer(
+    "input-channels",
+    "convolutions that differ in their input channels alone",
+    "timm.models.adapt_input_conv",
+    decide,
+    compute,
+)

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from surgery.transfers.resize.resizer import (
     Case,
     Fit,
-    NoFit,
     Resizer,
     Settings,
     grid_text,
@@ -29,23 +28,18 @@ _CROP = "Once-for-All (Cai et al. 2020)"
 _INTERPOLATE = "UpKern, MedNeXt (Roy et al. 2023)"
 
 
-def decide(case: Case) -> Fit | NoFit:
+def decide(case: Case) -> Fit | str:
     """A convolution, of which nothing but the kernel differs."""
-    source, target = case.source.shape, case.target.shape
-    if len(source) != len(target) or len(source) not in (3, 4, 5) or source[:2] != target[:2]:
-        return NoFit("more than the kernel differs")
-    if not case.named and not _is_convolution(case):
-        return NoFit("it is no convolution")
-    growth = [new - old for old, new in zip(source[2:], target[2:], strict=True)]
-    old, new = grid_text(source[2:]), grid_text(target[2:])
-    if not any(growth):
-        return NoFit(f"both kernels are {old}")
+    if not case.differs_in(2, 3, 4) or not (case.named or _is_convolution(case)):
+        return ""
+    sides = (case.source.shape[2:], case.target.shape[2:])
+    growth = [new - old for old, new in zip(*sides, strict=True)]
+    old, new = map(grid_text, sides)
     if case.settings.get("how") == "interpolate":
         how = {"how": "interpolate"}
         return Fit(f"{old} kernel to {new}, interpolated", how, reference=_INTERPOLATE)
     if any(side % 2 for side in growth):
-        why = f"a {old} and a {new} kernel have no common centre; how=interpolate resizes it"
-        return NoFit(why, near=True)
+        return f"a {old} and a {new} kernel have no common centre; how=interpolate resizes it"
     done = {}
     if max(growth) > 0:
         done["zeros around it"] = _PAD
@@ -73,6 +67,7 @@ def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> t
 
 RESIZER = Resizer(
     "kernel-size",
+    "convolutions that differ in their kernel size alone",
     _PAD,
     decide,
     compute,

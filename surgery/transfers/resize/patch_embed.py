@@ -10,22 +10,19 @@ import re
 
 import torch
 
-from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings, grid_text
+from surgery.transfers.resize.resizer import Case, Fit, Resizer, Settings, grid_text
 
 #: timm's, torchvision's and transformers' names; a hybrid's backbone has longer ones.
 _PATCHES = re.compile(r"(^|[._])(patch_?embed(ding)?s?(\.proj(ection)?)?|conv_proj)\.weight$")
 
 
-def decide(case: Case) -> Fit | NoFit:
+def decide(case: Case) -> Fit | str:
     """A convolution by its name, of which nothing but the patch differs."""
-    source, target = case.source.shape, case.target.shape
     if not (case.named or _PATCHES.search(case.target.name)):
-        return NoFit("it is not named a patch embedding")
-    if len(source) != 4 or len(target) != 4 or source[:2] != target[:2]:
-        return NoFit("more than the patch size differs", near=True)
-    if source == target:
-        return NoFit(f"both have patches of {grid_text(source[2:])}")
-    old, new = grid_text(source[2:]), grid_text(target[2:])
+        return ""
+    if len(case.target.shape) != 4 or not case.differs_in(2, 3):
+        return "more than the patch size differs"
+    old, new = grid_text(case.source.shape[2:]), grid_text(case.target.shape[2:])
     return Fit(f"{old} patches to {new}, by the pseudo-inverse of the bicubic resize")
 
 
@@ -39,6 +36,7 @@ def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> t
 
 RESIZER = Resizer(
     "patch-embed",
+    "convolutions that differ in their patch size alone",
     "FlexiViT (Beyer et al. 2023), timm.layers.resample_patch_embed",
     decide,
     compute,

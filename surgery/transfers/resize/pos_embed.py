@@ -11,18 +11,18 @@ leaves none or several readings, the resizer does not apply until the settings `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from math import isqrt, prod
-from typing import TypeAlias, cast
+from math import prod
+from typing import cast
 
 import torch
 
 from surgery.specs import TensorSpec
+from surgery.transfers.resize.grids import Grid, read_grids
 from surgery.transfers.resize.resizer import (
     Case,
     Fit,
-    NoFit,
     Resizer,
     Settings,
     count,
@@ -40,27 +40,38 @@ _TOKENS = (
     re.compile(r"(^|_)dist(illation)?_token"),
     re.compile(r"(^|_)reg(ister)?(_token)?s?$"),
 )
-#: How tokens may be read: the number of prefix tokens, and the grid of all others.
-Reading: TypeAlias = tuple[int, tuple[int, ...]]
 
 
-def decide(case: Case) -> Fit | NoFit:
+def decide(case: Case) -> Fit | str:
     """An embedding by its name, for a grid of patches by the convolution of its width nearby."""
     source, target = case.source.shape, case.target.shape
     if not case.named and not _POSITIONS.search(case.target.name):
-        return NoFit("it is not named a positional embedding")
+        return ""
     if len(source) != len(target) or len(source) not in (2, 3, 4) or source[-1] != target[-1]:
-        return NoFit("not two embeddings of one width", near=True)
+        return "not two embeddings of one width"
     if len(source) > 2 and (source[0] != 1 or target[0] != 1):
-        return NoFit("one embedding at a time can be resampled", near=True)
-    if len(source) == 4:
+        return "one embedding at a time can be resampled"
+    is_map = len(source) == 4
+    if not case.named and is_map and (source[1] == target[1] or source[2] == target[2]):
         # NesT keeps (1, blocks, positions, width) under this name.
-        if not case.named and (source[1] == target[1] or source[2] == target[2]):
-            return NoFit("only one of its sides differs: blocks, perhaps, and no rows", near=True)
-        return _fit(case, (0, source[1:3]), (0, target[1:3]))
-    if not case.named and not _of_patches(case):
-        return NoFit("no patch embedding of its width lies near: text, perhaps", near=True)
-    return _decide_tokens(case)
+        return "only one of its sides differs: blocks, perhaps, and no rows"
+    if not case.named and not is_map and not _of_patches(case):
+        return "no patch embedding of its width lies near: text, perhaps"
+    sides = ((case.source_name, case.sources), (case.target.name, case.targets))
+    old_prefixes, new_prefixes = ([0] if is_map else _prefixes(case, *side) for side in sides)
+    first = 1 if len(source) > 2 else 0
+    places = (source[first:-1], target[first:-1])
+    found = read_grids(case, places, (old_prefixes, new_prefixes))
+    if isinstance(found, str):
+        return f"{found}, or prefix=N for those before the grid"
+    (had, old), (prefix, new), assumed = found
+    mode = case.settings.get("mode", "bicubic")
+    kept = f", {counted(prefix, 'prefix token')} kept" if had else ""
+    dropped = f", {had - prefix} dropped" if had > prefix else ""
+    return Fit(
+        f"{grid_text(old)} grid to {grid_text(new)}, {mode}{kept}{dropped}{assumed}",
+        {"old": old, "new": new, "prefix": prefix, "mode": mode},
+    )
 
 
 def _of_patches(case: Case) -> bool:
@@ -87,93 +98,40 @@ def _surroundings(name: str, specs: Mapping[str, TensorSpec]) -> Iterator[list[T
         yield [spec for other, spec in specs.items() if other.startswith(start) and other != name]
 
 
-def _decide_tokens(case: Case) -> Fit | NoFit:
-    """``(1, tokens, width)`` or ``(tokens, width)``, where both sides have one reading."""
-    found: list[list[Reading]] = []
-    for side, name, spec, specs in (
-        ("old", case.source_name, case.source, case.sources),
-        ("new", case.target.name, case.target, case.targets),
-    ):
-        tokens, width = spec.shape[-2:]
-        given = cast("tuple[int, int] | None", case.settings.get(side))
-        prefixes = _prefixes(name, specs, width)
-        if "prefix" in case.settings:
-            prefixes = [cast("int", case.settings["prefix"])]
-        readings: list[Reading] = []
-        for prefix in prefixes:
-            sides = given or (isqrt(max(tokens - prefix, 0)),) * 2
-            if tokens - prefix == prod(sides) > 0:
-                readings.append((prefix, sides))
-        if not readings:
-            what = f"{grid_text(given)} grid" if given else "square grid"
-            behind = " or ".join(map(str, prefixes))
-            return NoFit(
-                f"{tokens} {side} tokens are no {what} behind {behind} prefix tokens; say "
-                f"{side}=ROWSxCOLUMNS and, if need be, prefix=N",
-                near=True,
-            )
-        found.append(readings)
-    pairs = [(old, new) for old in found[0] for new in found[1] if old[0] >= new[0]]
-    pairs = [(old, new) for old, new in pairs if old[0] == new[0]] or pairs
-    if len(pairs) == 1:
-        return _fit(case, *pairs[0], case.assumed_square())
-    old, new = (
-        " or ".join(f"{grid_text(sides)} behind {n}" for n, sides in readings) for readings in found
-    )
-    return NoFit(f"ambiguous: {old} to {new}; say prefix=N", near=True)
-
-
-def _prefixes(name: str, specs: Mapping[str, TensorSpec], width: int) -> list[int]:
+def _prefixes(case: Case, name: str, specs: Mapping[str, TensorSpec]) -> Sequence[int]:
     """How many tokens may stand before the grid: none, the class token, and so on to all."""
+    if "prefix" in case.settings:
+        return [cast("int", case.settings["prefix"])]
+    width = case.target.shape[-1]
     for near in _surroundings(name, specs):
         tokens = [
             (spec.name.rpartition(".")[2], prod(spec.shape[:-1]))
             for spec in near
             if spec.shape[-1:] == (width,) and len(spec.shape) <= 3
         ]
-        counts = [
-            next((number for leaf, number in tokens if called.search(leaf)), 0)
-            for called in _TOKENS
-        ]
+        counts = [next((n for leaf, n in tokens if kind.search(leaf)), 0) for kind in _TOKENS]
         if any(counts):
             return list(dict.fromkeys((0, *accumulate(counts))))
     return [0]
-
-
-def _fit(case: Case, old: Reading, new: Reading, assumed: str = "") -> Fit:
-    (had, old_grid), (prefix, new_grid) = old, new
-    mode = case.settings.get("mode", "bicubic")
-    reason = f"{grid_text(old_grid)} grid to {grid_text(new_grid)}, {mode}"
-    if had:
-        reason += f", {counted(prefix, 'prefix token')} kept"
-    if had > prefix:
-        reason += f", {had - prefix} dropped"
-    settings: Settings = {
-        "old": old_grid,
-        "new": new_grid,
-        "prefix": prefix,
-        "drop": had - prefix,
-        "mode": mode,
-    }
-    return Fit(reason + assumed, settings)
 
 
 def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """(..., old tokens, width) to (..., new tokens, width), or the same of maps."""
     from timm.layers import resample_abs_pos_embed
 
-    old, new = (list(cast("tuple[int, int]", settings[side])) for side in ("old", "new"))
-    prefix, drop = cast("int", settings["prefix"]), cast("int", settings["drop"])
+    old, new = cast("Grid", settings["old"]), cast("Grid", settings["new"])
+    prefix = cast("int", settings["prefix"])
     flat = source.reshape(1, -1, source.shape[-1])
-    flat = torch.cat((flat[:, :prefix], flat[:, prefix + drop :]), dim=1)
+    kept = torch.cat((flat[:, :prefix], flat[:, -prod(old) :]), dim=1)
     result: torch.Tensor = resample_abs_pos_embed(
-        flat, new, old, num_prefix_tokens=prefix, interpolation=settings["mode"]
+        kept, list(new), list(old), num_prefix_tokens=prefix, interpolation=settings["mode"]
     )
     return result.reshape(target.shape)
 
 
 RESIZER = Resizer(
     "pos-embed",
+    "positional embeddings of one width",
     "timm.layers.resample_abs_pos_embed",
     decide,
     compute,

@@ -9,91 +9,63 @@ unless the settings ``old=7x7`` and ``new=8x16`` say the windows.
 from __future__ import annotations
 
 import re
-from math import isqrt, prod
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 
+from surgery.transfers.resize.grids import Grid, read_grids
 from surgery.transfers.resize.resizer import (
     Case,
     Fit,
-    NoFit,
     Resizer,
     Settings,
     grid,
     grid_text,
 )
 
-Window: TypeAlias = tuple[int, int]
 _OFFSETS = re.compile(r"(^|\.)rel(ative)?_pos(ition)?_bias(_table)?$")
 _ABSOLUTE = re.compile(r"(^|\.)attention_bias(es)?$")
 #: Rows for class-to-place, place-to-class and class-to-class (timm's gen_relative_position_index).
 _CLASS_ROWS = 3
 
 
-def decide(case: Case) -> Fit | NoFit:
-    """By the table's name; the number of heads is the same on both sides."""
+def decide(case: Case) -> Fit | str:
+    """By the table's name; the number of heads is the same on both sides.
+
+    It is ``(offsets, heads)``, with or without the rows of a class token on both sides,
+    ``(heads, 2h-1, 2w-1)``, or ``(heads, h * w)``.
+    """
     old, new = case.source.shape, case.target.shape
     absolute = bool(_ABSOLUTE.search(case.target.name))
     if not (case.named or absolute or _OFFSETS.search(case.target.name)):
-        return NoFit("it is not named a table of relative positions")
-    is_map = len(new) == 3 and not absolute
-    heads = 0 if is_map or absolute else 1
-    if len(old) != len(new) or len(new) != 2 + is_map or old[heads] != new[heads]:
-        return NoFit("another number of heads", near=True)
-    if is_map:
-        return _decide_map(case)
-    return _decide_rows(case, old[1 - heads], new[1 - heads], absolute)
-
-
-def _decide_map(case: Case) -> Fit | NoFit:
-    """``(heads, 2h-1, 2w-1)``, where the shape says everything."""
-    shapes = (case.source.shape, case.target.shape)
-    if not all(side % 2 for shape in shapes for side in shape[1:]):
-        return NoFit("a window has an odd number of offsets", near=True)
-    old, new = (((rows + 1) // 2, (columns + 1) // 2) for _, rows, columns in shapes)
-    return _fit(old, new, "offsets", "")
-
-
-def _decide_rows(case: Case, old: int, new: int, absolute: bool) -> Fit | NoFit:
-    """``(offsets, heads)``, with or without the rows of a class token on both sides; or
-    ``(heads, h * w)``.
-    """
+        return ""
+    by_heads = absolute or len(new) == 3
+    heads = 0 if by_heads else 1
+    if len(old) != len(new) or len(new) not in (2, 3 - absolute) or old[heads] != new[heads]:
+        return "another number of heads"
+    places = (old[1:], new[1:]) if by_heads else (old[:1], new[:1])
+    others = (0,) if by_heads else (0, _CLASS_ROWS)
+    found = read_grids(case, places, (others, others), offsets=not absolute)
+    if isinstance(found, str):
+        return found
+    (extra, old_window), (new_extra, new_window), assumed = found
+    if extra != new_extra:
+        return "one of the tables has no rows of a class token"
+    kept = f", {extra} rows of the class token kept" if extra else ""
     kind = "absolute" if absolute else "offsets"
-    for extra in (0,) if absolute else (0, _CLASS_ROWS):
-        old_window = _window(case, "old", old - extra, kind)
-        new_window = _window(case, "new", new - extra, kind)
-        if old_window and new_window:
-            kept = f", {extra} rows of the class token kept" if extra else ""
-            return _fit(old_window, new_window, kind, f"{kept}{case.assumed_square()}")
-    return NoFit(
-        f"{old} and {new} offsets are not both those of square windows; say old=ROWSxCOLUMNS "
-        "and new=ROWSxCOLUMNS",
-        near=True,
+    return Fit(
+        f"{grid_text(old_window)} window to {grid_text(new_window)}{kept}{assumed}",
+        {"kind": kind, "old": old_window, "new": new_window},
+        reference=_LEVIT if absolute else "",
     )
-
-
-def _window(case: Case, side: str, offsets: int, kind: str) -> Window | None:
-    """The window that has so many offsets: the one that was given, or a square one."""
-    root = isqrt(max(offsets, 0))
-    length = root if kind == "absolute" else (root + 1) // 2
-    window = cast("Window", case.settings.get(side, (length, length)))
-    found = prod(window) if kind == "absolute" else prod(2 * length - 1 for length in window)
-    return window if found == offsets else None
-
-
-def _fit(old: Window, new: Window, kind: str, rest: str) -> Fit:
-    reference = _LEVIT if kind == "absolute" else ""
-    what = f"{grid_text(old)} window to {grid_text(new)}{rest}"
-    return Fit(what, {"kind": kind, "old": old, "new": new}, reference=reference)
 
 
 def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """A table of the old window to one of the new window."""
     from timm.layers import resize_rel_pos_bias_table
 
-    old, new = cast("Window", settings["old"]), cast("Window", settings["new"])
+    old, new = cast("Grid", settings["old"]), cast("Grid", settings["new"])
     if settings["kind"] == "absolute":
         # What timm's function computes for square windows.
         table = F.interpolate(source.reshape(1, -1, *old), new, mode="bicubic", antialias=True)
@@ -108,6 +80,7 @@ _LEVIT = "timm.layers.resize_rel_pos_bias_table_levit"
 
 RESIZER = Resizer(
     "rel-pos",
+    "tables of relative positions",
     "timm.layers.resize_rel_pos_bias_table",
     decide,
     compute,

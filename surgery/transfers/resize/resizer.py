@@ -31,24 +31,13 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class NoFit:
-    """It does not apply, and why. ``near`` says that the tensor is of the resizer's kind, so that
-    the reason is worth telling.
-    """
-
-    why: str
-    near: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Case:
     """One source tensor and one target tensor, and all that a decision may look at.
 
     ``source_name`` is what the mapping's lines call the source, and ``sources`` are by such
     names. ``widths`` are pairs of sizes (source, target) that the two networks have for one
-    width: some matched tensor produces it (axis 0) and some matched tensor consumes it. ``last``
-    is the path of the target's last layer, in the order of its state dict. ``named`` says that
-    the resizer was named for this very tensor.
+    width: some matched tensor produces it (axis 0) and some matched tensor consumes it. ``named``
+    says that the resizer was named for this very tensor.
     """
 
     source: TensorSpec
@@ -58,14 +47,15 @@ class Case:
     targets: Mapping[str, TensorSpec]
     types: tuple[str, ...]
     widths: frozenset[tuple[int, int]]
-    last: str
     settings: Settings
     named: bool
 
-    def assumed_square(self) -> str:
-        """What a reason ends with: of which grids the settings do not say the sides."""
-        sides = [side for side in ("old", "new") if side not in self.settings]
-        return f"; {' and '.join(sides)} assumed to be square" if sides else ""
+    def differs_in(self, *axes: int) -> bool:
+        """Whether the shapes differ, and on none but these axes."""
+        old, new = self.source.shape, self.target.shape
+        if old == new or len(old) != len(new):
+            return False
+        return all(old[axis] == new[axis] or axis in axes for axis in range(len(old)))
 
 
 #: (source, target, settings) -> new values of the target's shape. ``target`` has that shape, holds
@@ -75,16 +65,18 @@ Compute: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Settings], torch.Tens
 
 @dataclass(frozen=True, slots=True)
 class Resizer:
-    """``decide`` is pure. ``compute`` goes by the settings that it gave; without it the values stay
-    as they are.
+    """``decide`` is pure; what it says where the resizer does not fit is empty for a tensor of
+    another kind than ``purpose`` says. ``compute`` goes by the settings that it gave; without it
+    the values stay as they are.
 
     ``options`` are the settings that a user may give, each with the reader of its text.
     ``automatic`` resizers are tried on tensors that do not fit; the others wait to be named.
     """
 
     name: str
+    purpose: str
     reference: str
-    decide: Callable[[Case], Fit | NoFit]
+    decide: Callable[[Case], Fit | str]
     compute: Compute | None = None
     options: Mapping[str, Callable[[str], Setting]] = field(default_factory=dict)
     automatic: bool = True

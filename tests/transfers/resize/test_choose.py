@@ -126,7 +126,7 @@ def test_the_report_has_the_reason_and_the_reference():
         ([" "], "expected auto, PATTERN, METHOD or PATTERN=METHOD"),
         (
             ["pos_embed=pos-embed:new=9x9"],
-            "65 new tokens are no 9 x 9 grid behind 0 or 1 prefix tokens",
+            "65 new places are no 9 x 9 grid beside 0 or 1 others",
         ),
     ],
 )

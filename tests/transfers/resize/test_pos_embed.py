@@ -72,14 +72,18 @@ def test_prefix_tokens_are_those_that_the_model_has(old, new, beside, reason):
     ("old", "new", "beside", "why"),
     [
         pytest.param(
-            197, 393, {}, "393 new tokens are no square grid behind 0 or 1", id="oblong-target"
+            197,
+            393,
+            {},
+            "393 new places are no square grid beside 0 or 1 others",
+            id="oblong-target",
         ),
-        pytest.param(393, 197, {}, "393 old tokens are no square grid", id="oblong-source"),
+        pytest.param(393, 197, {}, "393 old places are no square grid", id="oblong-source"),
         pytest.param(
             64,
             16,
             {"cls_token": (1, 15, 8)},
-            "ambiguous: 8 x 8 behind 0 or 7 x 7",
+            "ambiguous: 8 x 8 beside 0 or 7 x 7 beside 15",
             id="two-squares",
         ),
         pytest.param(
