@@ -116,14 +116,17 @@ def test_the_report_has_the_reason_and_the_reference():
         (["pos_embed=pos-embed:new"], "expected each KEY=VALUE once, found 'new'"),
         ("head", "what head selects has the same shape on both sides"),
         ("vocabulary", "fits nothing"),
-        (5, "a list of these, not 5"),
+        (5, "expected auto, PATTERN, METHOD or PATTERN=METHOD:KEY=VALUE, found 5"),
         (["pos_embed=pos-embed", "*embed=pos-embed"], "one method takes a tensor"),
         ({"head.bias": "pos-embed"}, "head.bias: not two embeddings of one width"),
         ({"nothing": ("pos-embed", {})}, "no tensor of the target is called 'nothing'"),
         ({"pos_embed": 3}, "expected a method's name or (name, settings), found 3"),
         ([3], "expected auto, PATTERN, METHOD or PATTERN=METHOD"),
         ([" "], "expected auto, PATTERN, METHOD or PATTERN=METHOD"),
-        (["pos_embed=pos-embed:new=9x9"], "65 new tokens are not what new=9x9 says"),
+        (
+            ["pos_embed=pos-embed:new=9x9"],
+            "65 new places are no 9 x 9 grid beside 0 or 1 others",
+        ),
     ],
 )
 def test_a_request_that_cannot_be_met(asked, message):
