@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
+from surgery.matching.recipes.arithmetic import COMPUTED, Computed, computed
 from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros, join, strided
 from surgery.specs import TensorSpec
 
@@ -22,11 +22,9 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
             return {"kind": "view", **base, "axes": factors, "offset": offset}
         case Joined(axis=axis):
             return {"kind": "joined", "parts": parts, "axis": axis}
-        case Scaled(factor=factor):
-            return {"kind": "scale", "parts": parts, "factor": factor}
-        case LowRank(factor=factor):
-            return {"kind": "low_rank", "parts": parts, "factor": factor}
-    return {"kind": "add" if isinstance(recipe, Sum) else "product", "parts": parts}
+        case Computed(function=function, numbers=numbers):
+            return {"kind": function, "parts": parts, **({"factor": numbers[0]} if numbers else {})}
+    raise TypeError(f"no recipe: {recipe!r}")
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
@@ -38,15 +36,8 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
         base = TensorSpec.from_row(data["source"]) if own else recipe_from_dict(data["of"])
         return strided(base, data["axes"], int(data["offset"]))
     parts = tuple(map(recipe_from_dict, data["parts"]))
-    match data["kind"], parts:
-        case "joined", (_, *_):
-            return join(parts, int(data["axis"]))
-        case "add", (_, *_):
-            return Sum(parts)
-        case "product", (_, *_):
-            return Product(parts)
-        case "scale", (_,):
-            return Scaled(parts, float(data["factor"]))
-        case "low_rank", (up, down):
-            return LowRank((up, down), float(data["factor"]))
-    raise ValueError(f"no recipe of {len(parts)} parts is of the kind {data['kind']!r}")
+    if data["kind"] == "joined" and parts:
+        return join(parts, int(data["axis"]))
+    if data["kind"] not in COMPUTED:
+        raise ValueError(f"no recipe of {len(parts)} parts is of the kind {data['kind']!r}")
+    return computed(data["kind"], parts, [float(data["factor"])] if "factor" in data else [])
