@@ -13,7 +13,8 @@ from dataclasses import replace
 from surgery.collapse import collapse
 from surgery.collecting import collector_paused
 from surgery.errors import MappingError, SurgeryError, TransferRefused
-from surgery.matching.lines.drafting import NO_MAPPING, Line, Wanted, draft
+from surgery.matching.lines.drafting import NO_MAPPING, Wanted, draft
+from surgery.matching.lines.folding import Line
 from surgery.matching.lines.mapping import parse_mapping
 from surgery.matching.lines.recipe_drafts import draft_recipes
 from surgery.matching.recipes.recipe import Recipe, View
@@ -136,9 +137,9 @@ def _text(plan: TransferPlan, lines: Sequence[Line], recipes: Sequence[str]) -> 
 
 def _plain_lines(lines: Sequence[Line]) -> list[list[str]]:
     """What stands for what layers hold has a part of its own, where it comes last."""
-    first = next((at for at, line in enumerate(lines) if line.fold.inner), len(lines))
+    first = next((at for at, line in enumerate(lines) if line.held == "inside"), len(lines))
     texts = [str(line) for line in lines]
-    if not 0 < first < len(lines) or not all(line.fold.inner for line in lines[first:]):
+    if not 0 < first < len(lines) or not all(line.held == "inside" for line in lines[first:]):
         return [_aligned(texts)]
     return [_aligned(texts[:first]), ["# within these:", *_aligned(texts[first:])]]
 

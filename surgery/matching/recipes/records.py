@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from surgery.matching.recipes.arithmetic import LowRank, Scaled, Sum
+from surgery.matching.recipes.arithmetic import Computed
 from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros
 
 
@@ -20,8 +20,6 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
             return {"kind": "view", **base, "axes": factors, "offset": offset}
         case Joined(axis=axis):
             return {"kind": "joined", "parts": parts, "axis": axis}
-        case Scaled(factor=factor):
-            return {"kind": "scale", "parts": parts, "factor": factor}
-        case LowRank(factor=factor):
-            return {"kind": "low_rank", "parts": parts, "factor": factor}
-    return {"kind": "add" if isinstance(recipe, Sum) else "product", "parts": parts}
+        case Computed(function=function, numbers=numbers):
+            return {"kind": function, "parts": parts, **({"factor": numbers[0]} if numbers else {})}
+    raise TypeError(f"no recipe: {recipe!r}")
