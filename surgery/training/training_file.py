@@ -118,6 +118,8 @@ def _read(record: Mapping[str, Any], checkpoint: Checkpoint) -> TrainingFile:
         raise TypeError("rules that are no text")
     tensors = checkpoint.state_dict()
     plain = {name: unpacked(record[name], tensors) for name in _PLAIN}
+    if not isinstance(plain["schedule"], Mapping | None):
+        raise TypeError("a schedule that is no mapping")
     plain["random"] = check_generators(plain["random"])
     weights = {name: tensors[f"{_MODEL}{name}"] for name in record["weights"]}
     groups = [dict(group) for group in unpacked(record["optimizer"]["groups"], tensors)]
