@@ -18,7 +18,6 @@ from surgery.networks.selection import spec_of
 from surgery.specs import ModelSpec
 from surgery.training.optimizer_state import (
     OptimizerState,
-    class_of,
     kind_of,
     known_names,
     live_state,
@@ -142,7 +141,7 @@ def rebuild_optimizer(
         _as_trained_by(old_optimizer, model),
         rules,
         transfer=transfer,
-        optimizer=optimizer or rules.optimizer or class_of(old_optimizer),
+        optimizer=optimizer or rules.optimizer or type(old_optimizer),
         base=base,
     )
     built = make_optimizer(model, groups)
