@@ -18,7 +18,6 @@ from surgery.networks.selection import spec_of
 from surgery.specs import ModelSpec
 from surgery.training.optimizer_state import (
     OptimizerState,
-    class_of,
     kind_of,
     known_names,
     live_state,
@@ -142,7 +141,7 @@ def rebuild_optimizer(
         _as_trained_by(old_optimizer, model),
         rules,
         transfer=transfer,
-        optimizer=optimizer or rules.optimizer or class_of(old_optimizer),
+        optimizer=optimizer or rules.optimizer or type(old_optimizer),
         base=base,
     )
     built = make_optimizer(model, groups)
@@ -188,36 +187,33 @@ def _read(saved: Saved, model: nn.Module | None) -> OptimizerState:
     return saved_state(state, model)
 
 
-Fate = Literal["carried", "fresh", "reshaped"]
-
 #: What becomes of one parameter's state, and why it does not stay.
-Verdict = tuple[Fate, str]
+Verdict = tuple[Literal["carried", "fresh", "reshaped"], str]
 
 
 def _verdicts(slots: Sequence[Slot], saved: OptimizerState, kind: str) -> dict[str, Verdict]:
-    verdicts = {slot.name: _verdict(slot, saved, kind) for slot in slots}
-    carried = [slot for slot in slots if verdicts[slot.name][0] == "carried"]
-    kept = {slot.name for slot in slots if saved.parameters.get(slot.name) is slot.parameter}
-    counts: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    same_model = any(saved.parameters.get(slot.name) is slot.parameter for slot in slots)
+    verdicts = {slot.name: _verdict(slot, saved, kind, same_model) for slot in slots}
     counters = saved.counters()
-    for slot in carried:
-        if kept and slot.name not in kept:
-            reason = "replaced since: the model has another parameter of that name"
-            verdicts[slot.name] = ("fresh", reason)
-        else:
-            counts[slot.group].append(counters[slot.name])
+    carried: dict[int, list[str]] = defaultdict(list)
+    for slot in slots:
+        if verdicts[slot.name][0] == "carried":
+            carried[slot.group].append(slot.name)
     # A group that counts for all of its parameters cannot go on from two counts.
-    for slot in carried:
-        if any(count != counts[slot.group][0] for count in counts[slot.group]):
-            verdicts[slot.name] = ("fresh", "its group would have two counts of steps")
+    for names in carried.values():
+        if any(counters[name] != counters[names[0]] for name in names):
+            two = "its group would have two counts of steps"
+            verdicts.update((name, ("fresh", two)) for name in names)
     return verdicts
 
 
-def _verdict(slot: Slot, saved: OptimizerState, kind: str) -> Verdict:
+def _verdict(slot: Slot, saved: OptimizerState, kind: str, same_model: bool) -> Verdict:
     """Whether what was saved for a parameter is what the optimizer ``kind`` keeps for it."""
     entry, kept = saved.entries.get(slot.name), slot.kept
     if entry is None:
         return "fresh", ""
+    if same_model and saved.parameters.get(slot.name) is not slot.parameter:
+        return "fresh", "replaced since: the model has another parameter of that name"
     there, here = (saved.kind or "").rpartition(":")[2], kind.rpartition(":")[2]
     if saved.kind not in (None, kind) and not {there, here} <= _ADAMS:
         return "fresh", f"{there} saved it, {here} is to go on"
@@ -237,7 +233,7 @@ def _verdict(slot: Slot, saved: OptimizerState, kind: str) -> Verdict:
 
 
 def _outcome(verdicts: Mapping[str, Verdict], saved: OptimizerState) -> StateOutcome:
-    def those(fate: Fate) -> tuple[str, ...]:
+    def those(fate: str) -> tuple[str, ...]:
         return tuple(name for name, (own, _) in verdicts.items() if own == fate)
 
     return StateOutcome(

@@ -57,12 +57,6 @@ def kind_of(value: object) -> str:
     return f"{type(value).__module__}:{type(value).__qualname__}"
 
 
-def class_of(optimizer: torch.optim.Optimizer) -> str | type[torch.optim.Optimizer]:
-    """The class as rules would name it: by torch's own name where it has one."""
-    kind = type(optimizer)
-    return kind.__name__ if getattr(torch.optim, kind.__name__, None) is kind else kind
-
-
 def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
     """A group without its parameters: learning rate, counters, whatever else it has."""
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}

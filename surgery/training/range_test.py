@@ -100,8 +100,7 @@ def lr_range_test(
 
     ``lowest`` and ``highest`` are those of the group that has the highest now; the other groups
     keep their ratios to it. ``step_fn`` takes the next batch, does the forward and the
-    backward pass and returns the loss; clearing gradients before it and ``optimizer.step()``
-    after it are done here:
+    backward pass and returns the loss; gradients are cleared and the optimizer is stepped here:
 
     >>> batches = itertools.cycle(loader)
     >>> def one_batch():
@@ -126,14 +125,12 @@ def lr_range_test(
 
     The test is Leslie Smith's (2015, arXiv:1506.01186, section 3.3), with the exponential rise,
     the end of it (``diverge`` times the lowest smoothed loss) and the suggestion (the steepest
-    descent over its logarithm) of fastai's ``lr_find``. Two things differ. The loss must also be
-    above those at the start to count as diverged. And the loss that the suggestion reads is
-    smoothed to both sides, with the weight ``smoothing ** distance``, because a running mean
-    lags behind and would suggest a learning rate that is too high.
+    descent over its logarithm) of fastai's ``lr_find``. Two things differ: the loss must also be
+    above those at the start to count as diverged, and the suggestion reads a loss that is smoothed
+    to both sides, because a running mean lags behind and would suggest too high a learning rate.
 
-    Raises TrainingError for bad arguments and for a ``step_fn`` that leaves no gradient, steps
-    the optimizer itself, changes learning rates, returns no single number or starts with a loss
-    that is not finite.
+    Raises TrainingError for bad arguments, and for a ``step_fn`` that leaves no gradient, steps
+    the optimizer, changes learning rates, or returns no number, at first one that is not finite.
     """
     lowest, highest = scalar("lowest", lowest), scalar("highest", highest)
     smoothing, diverge = scalar("smoothing", smoothing), scalar("diverge", diverge)
@@ -209,11 +206,10 @@ def _one_loss(model: nn.Module, optimizer: Optimizer, step_fn: Callable[[], Any]
 
 
 def _divergence(losses: Sequence[float], smoothing: float, factor: float) -> tuple[bool, float]:
-    """(whether a running mean of the losses is worse than ever; the limit that it may not pass).
+    """(whether a running mean of the losses passes its limit; the limit).
 
     The limit is above every loss before the lowest mean, as one that came down from 5 to 0.1 is
-    not broken at 0.5; and above ``factor`` times that mean. Its distance is what counts: a loss
-    below 0 would be above its own multiple at once.
+    not broken at 0.5; and above ``factor`` times that mean, in distance where it is below 0.
     """
     total = weight = 0.0
     lowest, highest, highest_before_lowest = math.inf, -math.inf, -math.inf

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -72,13 +72,18 @@ def count_durations(
         return value.count * per_epoch
 
     settings = {key: counted(key, value) for key, value in line.settings}
-    warmup = counted("warmup", line.warmup)
-    rest = _REST.get(line.kind)
+    whole = replace(line, warmup=counted("warmup", line.warmup))
+    warmup, rest = warmup_units(whole), _REST.get(line.kind)
     if rest and rest not in settings:
-        settings[rest] = _rest_of_run(rest, warmup or 0, line, units)
-    whole = replace(line, settings=tuple(settings.items()), warmup=warmup)
-    for message in _contradictions(whole, settings, units):
-        raise refused(line, message)
+        if units is None:
+            lengths = "epochs=" if line.by == "epoch" else "epochs= and steps_per_epoch="
+            raise refused(line, f"{line.kind} needs {rest}= here, or {lengths} in the call")
+        if units <= warmup:
+            left = f"a warm-up of {warmup} leaves nothing of the run's {units} {line.by}s"
+            raise refused(line, left)
+        settings[rest] = units - warmup
+    whole = replace(whole, settings=tuple(settings.items()))
+    _refuse_contradictions(whole, units)
     return whole
 
 
@@ -101,32 +106,24 @@ def warmup_units(line: ScheduleLine) -> int:
     return line.warmup or 0
 
 
-def _rest_of_run(key: str, warmup: int, line: ScheduleLine, units: int | None) -> int:
-    if units is None:
-        lengths = "epochs=" if line.by == "epoch" else "epochs= and steps_per_epoch="
-        raise refused(line, f"{line.kind} needs {key}= here, or {lengths} in the call")
-    if units <= warmup:
-        raise refused(line, f"a warm-up of {warmup} leaves nothing of the run's {units} {line.by}s")
-    return units - warmup
-
-
-def _contradictions(
-    line: ScheduleLine, settings: Mapping[str, Any], units: int | None
-) -> Iterator[str]:
-    last = last_unit(line)
+def _refuse_contradictions(line: ScheduleLine, units: int | None) -> None:
+    """Raise RuleError where the schedule cannot last, or not rise, for so many units."""
+    last, settings = last_unit(line), dict(line.settings)
     if last is not None and units is not None and units > last:
-        yield f"OneCycleLR is over after {last} {line.by}s, and the run has {units}"
+        raise refused(line, f"OneCycleLR is over after {last} {line.by}s, and the run has {units}")
     if last is not None and settings.get("pct_start", 0.3) * settings["total_steps"] == 1:
         # torch interpolates over the rise's length less one.
-        yield (
+        raise refused(
+            line,
             f"OneCycleLR cannot rise in one {line.by}: pct_start * total_steps is 1, "
-            "take a little more or less"
+            "take a little more or less",
         )
     gamma, stepped = settings.get("gamma", 0.1), max((units or 0) - warmup_units(line), 0)
     milestones = settings.get("milestones")
     times = len(milestones) if milestones else stepped // int(settings.get("step_size", 1))
     if times * math.log(gamma) > math.log(sys.float_info.max):
-        yield f"gamma={gamma:g} overflows in this run, which multiplies by it {times} times"
+        overflows = f"gamma={gamma:g} overflows in this run, which multiplies by it {times} times"
+        raise refused(line, overflows)
 
 
 class Reference:

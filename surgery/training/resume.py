@@ -96,10 +96,10 @@ def resume_training(
     nothing changed, for the file of another model, optimizer or run.
     """
     run = read_training_file(path)
-    _check_parts(run, schedule=schedule, stages=stages)
     weights = _as_named_in(model, run.model)
     saved, own = run.optimizer, _state_of(optimizer, model)
-    _check_optimizer(saved, own)
+    _check_parts(run, own, {"schedule=": schedule, "stages=": stages})
+    _check_groups(saved.groups, own.groups)
     pairs = list(zip(optimizer.param_groups, saved.groups, strict=True))
     groups = [{**group, **settings_of(old)} for group, old in pairs]
     slots = parameter_slots(type(optimizer), groups, own.parameters)
@@ -109,7 +109,6 @@ def resume_training(
     if stages is not None:
         stages.check_state(run.stages)
     if schedule is not None:
-        _check_schedule(run, schedule)
         # Before the others: it may refuse, and the file's learning rates stand.
         schedule.load_state_dict(run.schedule)
     model.load_state_dict(weights)
@@ -133,14 +132,24 @@ def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerSt
     return live_state(optimizer, names)
 
 
-def _check_parts(run: TrainingFile, **given: object) -> None:
-    """Raise StateRefused for a part that only the file or only the caller has."""
-    for name, part in given.items():
-        saved = getattr(run, name)
-        if saved is not None and part is None:
-            raise StateRefused(f"the saved run had a {name}= and none is given")
-        if saved is None and part is not None:
-            raise StateRefused(f"a {name}= is given and the saved run had none")
+def _check_parts(run: TrainingFile, own: OptimizerState, given: Mapping[str, object]) -> None:
+    """Raise StateRefused for another optimizer, and for what only the file or the caller has."""
+    saved = {"schedule=": run.schedule, "stages=": run.stages}
+    there, here = (
+        {name: "given" for name, part in parts.items() if part is not None}
+        for parts in (saved, given)
+    )
+    there["the optimizer"], here["the optimizer"] = str(run.optimizer.kind), str(own.kind)
+    schedule = given["schedule="]
+    # Our own schedules compare their lines: files outlive a class's place.
+    if (
+        run.schedule_kind
+        and isinstance(schedule, LRScheduler)
+        and not isinstance(schedule, Schedule)
+    ):
+        there["the schedule"], here["the schedule"] = run.schedule_kind, kind_of(schedule)
+    if difference := first_difference(there, here):
+        raise StateRefused(f"the file is another run's: {difference}")
 
 
 def _as_named_in(model: nn.Module, saved: Mapping[str, Any]) -> OrderedDict[str, Any]:
@@ -165,18 +174,15 @@ def _described(value: object) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
-    """Raise StateRefused for another class, other groups or another order within them."""
-    if saved.kind != own.kind:
-        kinds = (str(state.kind).rpartition(":")[2] for state in (saved, own))
-        raise StateRefused("the file is another optimizer's: {} there and {} here".format(*kinds))
-    there, here = _places(saved.groups), _places(own.groups)
+def _check_groups(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> None:
+    """Raise StateRefused for other groups, another order within them, or damaged settings."""
+    there, here = _places(saved), _places(own)
     if difference := first_difference(there, here, "in no group"):
         raise StateRefused(
             f"the file's groups are others: {difference}; "
             "load_optimizer_state carries a state to other groups"
         )
-    for saved_group, group in zip(saved.groups, own.groups, strict=True):
+    for saved_group, group in zip(saved, own, strict=True):
         # More may be saved: some optimizers count their steps there, from the first step on.
         missing = group.keys() - saved_group.keys() - {"initial_lr"}
         if missing:
@@ -194,18 +200,3 @@ def _places(groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         for position, name in enumerate(group["param_names"])
     }
     return {**places, "the last group": f"group {len(groups) - 1}"}
-
-
-def _check_schedule(run: TrainingFile, schedule: LRScheduler) -> None:
-    """Raise StateRefused for another class's schedule.
-
-    Our own check their states themselves, by the schedule's line: files outlive a class's place.
-    """
-    if isinstance(schedule, Schedule):
-        return
-    if run.schedule_kind not in (None, kind_of(schedule)):
-        raise StateRefused(
-            f"the file is another schedule's: {run.schedule_kind} there, {kind_of(schedule)} here"
-        )
-    if not isinstance(run.schedule, Mapping):
-        raise StateRefused("the file's schedule is damaged: expected a mapping")

@@ -72,10 +72,9 @@ def _find_line(schedule: RulesSource) -> ScheduleLine:
 class Schedule(LRScheduler):
     """A schedule of torch's over groups that keep their ratios: ``lr = base_lr * factor``.
 
-    It is one of torch's schedulers, as Lightning and transformers' Trainer ask for one by class:
-    return it from ``configure_optimizers`` (its ``by`` is Lightning's ``interval``), or pass it
-    in ``Trainer(optimizers=...)``, which steps it after each optimizer step and so wants
-    ``by=step``. Like torch's, it warns where the optimizer's ``step`` was forgotten.
+    It is one of torch's schedulers: return it from Lightning's ``configure_optimizers`` (its
+    ``by`` is the ``interval``), or pass it in ``Trainer(optimizers=...)``, which steps it after
+    each optimizer step and so wants ``by=step``.
 
     ``base_lrs`` are the groups' own learning rates. A group that ``add_param_group`` brings
     later is met before the optimizer's next step, and has its own learning rate times the factor
@@ -232,12 +231,8 @@ class PlateauSchedule(Schedule, ReduceLROnPlateau):  # type: ignore[misc, overri
     """The schedule that a metric drives: ``step(metric)``, once for each time it is measured.
 
     Lightning and the Trainer ask for torch's class before they hand a metric over; this is one
-    in name, and everything that it does is :class:`Schedule`'s. During a warm-up the metric is
-    taken and not judged. Torch's ``factor`` is how much a reduction takes; here, as in every
-    schedule, it is the share of its own learning rate that every group has now.
-
-    A metric that is NaN is neither better nor worse than another, and is refused; torch counts
-    it as worse.
+    in name alone (torch's ``factor`` is how much a reduction takes). During a warm-up the metric
+    is not judged. NaN, which torch counts as worse than any other, is refused.
     """
 
 

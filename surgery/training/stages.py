@@ -13,7 +13,6 @@ from surgery.errors import StageError, did_you_mean
 from surgery.heads.places import inner_model
 from surgery.training.differences import first_difference
 from surgery.training.distributed import refuse_unsynchronised
-from surgery.training.optimizer_state import class_of
 from surgery.tuning import ParamGroups, apply_training_state, read_rules, resolve_groups
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.training_state import is_held
@@ -71,7 +70,7 @@ def build_stages(
     else:
         rules = read_rules(rules)
         # Rules that name no optimizer may have keys of the one that they are used with.
-        kind = class_of(optimizer) if optimizer is not None and rules.optimizer is None else None
+        kind = type(optimizer) if optimizer is not None and rules.optimizer is None else None
         groups = resolve_groups(model, rules, transfer=transfer, optimizer=kind)
     refuse_unsynchronised(model, groups)
     stages = Stages(_driven(model, groups), groups)

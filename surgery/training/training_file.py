@@ -36,13 +36,13 @@ class TrainingState:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingFile:
+class TrainingFile(TrainingState):
     """All that a run needs to go on. Names are unwrapped.
 
     ``model`` is its state dict, whose values need not be tensors; ``schedule`` and ``stages`` are
     their state dicts, None where the run had none; ``random`` are the states of torch's
     generators. ``schedule_kind`` is the schedule's class, None where there is none or an older
-    file does not say it. The rest is that of TrainingState.
+    file does not say it.
     """
 
     model: Mapping[str, Any]
@@ -50,10 +50,6 @@ class TrainingFile:
     schedule: Any
     stages: Any
     random: dict[str, Any]
-    epoch: int | None
-    step: int | None
-    extra: Any
-    rules: str | None
     schedule_kind: str | None
 
 
@@ -118,6 +114,8 @@ def _read(record: Mapping[str, Any], checkpoint: Checkpoint) -> TrainingFile:
         raise TypeError("rules that are no text")
     tensors = checkpoint.state_dict()
     plain = {name: unpacked(record[name], tensors) for name in _PLAIN}
+    if not isinstance(plain["schedule"], Mapping | None):
+        raise TypeError("a schedule that is no mapping")
     plain["random"] = check_generators(plain["random"])
     weights = {name: tensors[f"{_MODEL}{name}"] for name in record["weights"]}
     groups = [dict(group) for group in unpacked(record["optimizer"]["groups"], tensors)]

@@ -360,7 +360,7 @@ class TestRefusals:
             assert same_bits(snapshot(model), before)
 
     def test_another_optimizer(self, path):
-        self.refused(Run("sgd"), path, "another optimizer's: AdamW there and SGD here")
+        self.refused(Run("sgd"), path, "the optimizer is .*AdamW there and .*SGD here")
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -380,10 +380,10 @@ class TestRefusals:
     @pytest.mark.parametrize("part", ["schedule", "stages"])
     def test_parts_that_one_side_lacks(self, part, path, tmp_path):
         run = Run()
-        self.refused(run, path, f"the saved run had a {part}= and none is given", **{part: None})
+        self.refused(run, path, f"{part}= is given there and missing here", **{part: None})
         without = {**run.parts, part: None}
         other = surgery.save_training(tmp_path / "other.safetensors", **without)
-        self.refused(run, other, f"a {part}= is given and the saved run had none")
+        self.refused(run, other, f"{part}= is missing there and given here")
 
     def test_weights_alone(self, tmp_path):
         surgery.save(Net(), tmp_path / "w.safetensors")
@@ -424,7 +424,7 @@ class TestRefusals:
     @pytest.mark.parametrize("damage", [5, {"dict": []}, {"dict": [["schedule", 1]]}])
     def test_a_damaged_schedule(self, damage, path):
         self.rewritten(path, lambda record: {**record, "schedule": damage})
-        self.refused(Run(), path, "schedule is damaged|no state of such a schedule")
+        self.refused(Run(), path, "training is damaged|no state of such a schedule")
 
     @pytest.mark.parametrize("rate", ["a", -1.0, True, None])
     def test_a_rate_that_cannot_be(self, rate, path):
@@ -452,7 +452,9 @@ class TestRefusals:
         saved = torch.optim.lr_scheduler.ExponentialLR(run.optimizer, 0.9)
         surgery.save_training(path, **{**run.parts, "schedule": saved})
         given = torch.optim.lr_scheduler.StepLR(run.optimizer, 2)
-        self.refused(run, path, "another schedule's", schedule=given)
+        self.refused(
+            run, path, "the schedule is .*ExponentialLR there and .*StepLR here", schedule=given
+        )
 
 
 VALUES = st.recursive(
