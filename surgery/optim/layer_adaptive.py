@@ -88,7 +88,9 @@ class LayerAdaptiveAdam(Adam):
             group.setdefault("bias_correction", bias_correction)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fill in what a state of torch's Adam lacks."""
+        """Fill in what a state of torch's Adam lacks, or one from before this was an Adam."""
+        for group in state["param_groups"]:
+            group.setdefault("decoupled_weight_decay", True)
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         for group in self.param_groups:
             group.setdefault("bias_correction", True)

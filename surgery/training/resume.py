@@ -99,8 +99,9 @@ def resume_training(
     weights = _as_named_in(model, run.model)
     saved, own = run.optimizer, _state_of(optimizer, model)
     _check_parts(run, own, {"schedule=": schedule, "stages=": stages})
-    _check_groups(saved.groups, own.groups)
-    pairs = list(zip(optimizer.param_groups, saved.groups, strict=True))
+    saved_groups = [_as_of_today(optimizer, group) for group in saved.groups]
+    _check_groups(saved_groups, own.groups)
+    pairs = list(zip(optimizer.param_groups, saved_groups, strict=True))
     groups = [{**group, **settings_of(old)} for group, old in pairs]
     slots = parameter_slots(type(optimizer), groups, own.parameters)
     for slot in slots:
@@ -172,6 +173,16 @@ def _described(value: object) -> str:
     if not isinstance(value, torch.Tensor):
         return "no tensor"
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def _as_of_today(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved group with the settings that came later, as the optimizer's class fills them in."""
+    copied = object.__new__(type(optimizer))
+    copied.__dict__ |= optimizer.__dict__
+    filled = {**group, "params": []}
+    copied.__setstate__({"state": {}, "param_groups": [filled]})
+    del filled["params"]
+    return filled
 
 
 def _check_groups(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> None:

@@ -435,6 +435,25 @@ class TestRefusals:
 
         self.refused(Run(), self.rewritten(path, change), "expected a finite number from 0")
 
+    @pytest.mark.parametrize("name", ["adamw", "surgery.optim:LayerAdaptiveAdam"])
+    def test_settings_that_came_later_are_the_class_s(self, name, tmp_path):
+        later = {"foreach", "maximize", "capturable", "differentiable", "fused"}
+        later |= {"amsgrad", "decoupled_weight_decay"}
+
+        def change(record):
+            for group in record["optimizer"]["groups"]:
+                group["dict"] = [pair for pair in group["dict"] if pair[0] not in later]
+            return record
+
+        run = Run(name).train(until=7)
+        expected = [dict(group) for group in run.optimizer.param_groups]
+        path = self.rewritten(run.save(tmp_path / "old.safetensors"), change)
+        resumed = Run(name, seed=1).resume(path)
+        for group, wanted in zip(resumed.optimizer.param_groups, expected, strict=True):
+            assert {k: group[k] for k in later & wanted.keys()} == {
+                k: wanted[k] for k in later & wanted.keys()
+            }
+
     def test_a_setting_that_is_missing(self, path):
         def change(record):
             group = record["optimizer"]["groups"][0]["dict"]
