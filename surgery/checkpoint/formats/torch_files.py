@@ -179,7 +179,7 @@ def _stored(identity: Any) -> StorageRef | Global:
     # Class patterns would cost more than all the rest, once for every tensor.
     match identity:
         case ("storage", kind, key, location, count, *view) if (
-            isinstance(key, str | int) and isinstance(location, str) and isinstance(count, int)
+            type(key) in (str, int) and type(location) is str and type(count) is int
         ):
             return _storage(kind, str(key), location, count, view)
         case ("module", Global() as module, *_):
