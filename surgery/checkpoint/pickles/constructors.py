@@ -144,12 +144,10 @@ def _rebuild_tensor(args: Arguments) -> Any:
     if len(args) < 4 or not isinstance(args[0], StorageRef):
         return Unreadable("its arguments are not those of a tensor")
     storage, offset, shape, strides, *rest = args
-    dtype, lazy = storage.dtype, {}
-    for argument in rest[2:]:
-        if isinstance(argument, Global):
-            dtype = argument.name.removeprefix("torch.")
-        elif isinstance(argument, dict):
-            lazy = argument
+    dtype, more = storage.dtype, rest[2:]
+    if more and isinstance(more[0], Global):
+        dtype = more.pop(0).name.removeprefix("torch.")
+    lazy = more[0] if more and isinstance(more[0], dict) else {}
     if dtype not in DTYPE_BITS:
         return Unreadable(f"of a dtype that is not read ({printable(dtype)})")
     if storage.location == "meta":
