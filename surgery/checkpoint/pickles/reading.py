@@ -19,13 +19,8 @@ class CutShort(CheckpointError):
     """The bytes end before the pickle does."""
 
 
-def no_persistent(_: Any) -> Any:
-    """For pickles that refer to nothing outside themselves."""
-    raise Malformed("a reference to something outside the pickle")
-
-
 def unpickle(
-    data: bytes, label: str, persistent: Callable[[Any], Any] = no_persistent, start: int = 0
+    data: bytes, label: str, persistent: Callable[[Any], Any], start: int = 0
 ) -> tuple[Any, tuple[str, ...], int]:
     """The pickled value, the globals without a meaning here in the order of their naming, and the
     number of bytes that the pickle takes of ``data``.
