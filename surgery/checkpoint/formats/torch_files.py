@@ -15,7 +15,7 @@ from surgery.checkpoint.formats.zipped import Archive, Member
 from surgery.checkpoint.holding import Contents
 from surgery.checkpoint.pickles.constructors import storage_dtype
 from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, StorageRef, TensorRef
-from surgery.checkpoint.pickles.reading import CutShort, no_persistent, unpickle
+from surgery.checkpoint.pickles.reading import CutShort, unpickle
 from surgery.checkpoint.pieces import read_region
 from surgery.checkpoint.places import Place, Region
 from surgery.checkpoint.source import Reader
@@ -132,26 +132,6 @@ def _unpickle_stream(reader: Reader) -> Pickled:
     return Pickled(reader.source.label, value, opaque, regions.get)
 
 
-def read_pickle(
-    reader: Reader, at: int, persistent: Callable[[Any], Any] = no_persistent
-) -> tuple[Any, tuple[str, ...], int]:
-    """The pickle that begins at byte ``at`` of the file, its globals without a meaning here, and
-    where it ends. Gigabytes of weights may follow it: no more is read than it seems to take.
-    """
-    left = reader.source.size - at
-    count = min(_FIRST_READ, left)
-    while True:
-        data = bytes(reader.read(at, count))
-        try:
-            value, opaque, length = unpickle(data, reader.source.label, persistent, at)
-        except CutShort:
-            if count == left:
-                raise
-            count = min(8 * count, left)
-        else:
-            return value, opaque, at + length
-
-
 def _damaged(reader: Reader, at: int, problem: str) -> CheckpointError:
     return CheckpointError(f"{reader.source.label}: damaged at byte {at:,}: {problem}")
 
@@ -179,7 +159,7 @@ def _stored(identity: Any) -> StorageRef | Global:
     # Class patterns would cost more than all the rest, once for every tensor.
     match identity:
         case ("storage", kind, key, location, count, *view) if (
-            isinstance(key, str | int) and isinstance(location, str) and isinstance(count, int)
+            type(key) in (str, int) and type(location) is str and type(count) is int
         ):
             return _storage(kind, str(key), location, count, view)
         case ("module", Global() as module, *_):
@@ -203,6 +183,26 @@ def _storage(kind: Any, key: str, location: str, count: int, view: list[Any]) ->
             return StorageRef(key, dtype, count, location, offset)
         case _:
             raise Malformed("a storage view that is no part of its storage")
+
+
+def read_pickle(
+    reader: Reader, at: int, persistent: Callable[[Any], Any] = _stored
+) -> tuple[Any, tuple[str, ...], int]:
+    """The pickle that begins at byte ``at`` of the file, its globals without a meaning here, and
+    where it ends. Gigabytes of weights may follow it: no more is read than it seems to take.
+    """
+    left = reader.source.size - at
+    count = min(_FIRST_READ, left)
+    while True:
+        data = bytes(reader.read(at, count))
+        try:
+            value, opaque, length = unpickle(data, reader.source.label, persistent, at)
+        except CutShort:
+            if count == left:
+                raise
+            count = min(8 * count, left)
+        else:
+            return value, opaque, at + length
 
 
 def _is_big_endian(reader: Reader, region: Region) -> bool:

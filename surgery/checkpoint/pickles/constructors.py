@@ -8,7 +8,6 @@ meant. None allocates more than it was given. Signatures are those of ``torch._u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from surgery.checkpoint.pickles.inert import (
@@ -23,6 +22,7 @@ from surgery.checkpoint.pickles.inert import (
 )
 from surgery.checkpoint.places import MOST_DIMENSIONS
 from surgery.specs import DTYPE_BITS
+from surgery.wording import printable
 
 Arguments = tuple[Any, ...]
 Constructor = Callable[[Arguments], Any]
@@ -138,31 +138,18 @@ def _reconstructed(args: Arguments) -> Any:
 
 
 def _rebuild_tensor(args: Arguments) -> Any:
-    match args:
-        # A class pattern would cost more than all the rest, once for every tensor.
-        case (storage, offset, shape, strides, *rest) if isinstance(storage, StorageRef):
-            # requires_grad, hooks, and since torch 1.13 the lazy bits
-            return _tensor(storage, storage.dtype, offset, shape, strides, rest[2:])
-        case _:
-            return Unreadable("its arguments are not those of a tensor")
-
-
-def _rebuild_tensor_v3(args: Arguments) -> Any:
-    match args:
-        case (StorageRef() as storage, offset, shape, strides, _, _, Global(dtype), *rest):
-            return _tensor(storage, dtype.removeprefix("torch."), offset, shape, strides, rest)
-        case _:
-            return Unreadable("its arguments are not those of a tensor")
-
-
-def _tensor(
-    storage: StorageRef, dtype: str, offset: Any, shape: Any, strides: Any, rest: list[Any]
-) -> Any:
-    lazy = rest[0] if rest and isinstance(rest[0], dict) else {}
-    if dtype in QUANTISED_BITS:
-        return Unreadable(f"a quantised tensor ({dtype})")
+    """Of a storage, offset, shape, strides, whether it requires a gradient, hooks, the dtype where
+    the storage has none (``v3``), and since torch 1.13 the lazy bits.
+    """
+    if len(args) < 4 or not isinstance(args[0], StorageRef):
+        return Unreadable("its arguments are not those of a tensor")
+    storage, offset, shape, strides, *rest = args
+    dtype, more = storage.dtype, rest[2:]
+    if more and isinstance(more[0], Global):
+        dtype = more.pop(0).name.removeprefix("torch.")
+    lazy = more[0] if more and isinstance(more[0], dict) else {}
     if dtype not in DTYPE_BITS:
-        return Unreadable(f"of a dtype that is not read ({dtype})")
+        return Unreadable(f"of a dtype that is not read ({printable(dtype)})")
     if storage.location == "meta":
         return Unreadable("a meta tensor, which has no values")
     if any(lazy.get(bit, True) is not True for bit in ("conj", "neg")):
@@ -177,7 +164,7 @@ def _tensor(
 
 
 def _are_sizes(values: Any) -> bool:
-    few = isinstance(values, tuple | list) and len(values) <= MOST_DIMENSIONS
+    few = type(values) in (tuple, list) and len(values) <= MOST_DIMENSIONS
     return few and all(map(_is_size, values))
 
 
@@ -199,22 +186,20 @@ def _from_type(args: Arguments) -> Any:
     """``_rebuild_from_type_v2(function, type, arguments, attributes)``: the function's tensor."""
     match args:
         case (Global(name), _, tuple() as inner, *_) if name.startswith(_REBUILD):
-            return _rebuild(name, inner)
+            make = constructor(name)
+            assert make is not None
+            return make(inner)
         case _:
             return Unreadable("a tensor subclass of its own making")
 
 
-def _rebuild(name: str, args: Arguments) -> Any:
-    """What a function of torch's makes, which is called after the kind of tensor."""
-    kind = name.removeprefix(_REBUILD)
-    if kind in _TENSORS:
-        return _TENSORS[kind](args)
-    return Unreadable(f"a {kind.replace('_', ' ')}")
-
-
 def constructor(name: str) -> Constructor | None:
     """What stands in for a call of the global; None where its meaning is not known."""
-    return partial(_rebuild, name) if name.startswith(_REBUILD) else _CONSTRUCTORS.get(name)
+    known = _CONSTRUCTORS.get(name)
+    if known is None and name.startswith(_REBUILD):  # which is followed by the kind of tensor
+        kind = printable(name.removeprefix(_REBUILD).replace("_", " "))
+        return lambda _: Unreadable(f"a {kind}")
+    return known
 
 
 _FLAT = frozenset({str, float, bool, bytes, type(None)})
@@ -230,16 +215,13 @@ _NEVER_NEGATED = ("bool", "float8", "float4", "uint16", "uint32", "uint64")
 _DTYPES = frozenset(DTYPE_BITS) | frozenset(QUANTISED_BITS)
 
 _REBUILD = "torch._utils._rebuild_"
-_TENSORS: Mapping[str, Constructor] = {
-    "tensor": _rebuild_tensor,
-    "tensor_v2": _rebuild_tensor,
-    "tensor_v3": _rebuild_tensor_v3,
-    "parameter": _parameter,
-    "parameter_with_state": _parameter,
-    "device_tensor_from_cpu_tensor": _parameter,
-}
-
 _CONSTRUCTORS: Mapping[str, Constructor] = {
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v3": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _parameter,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch._tensor._rebuild_from_type": _from_type,
     "torch.Size": lambda args: tuple(_list(args)),

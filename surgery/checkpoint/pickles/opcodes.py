@@ -52,14 +52,11 @@ def _pop(machine: Machine) -> None:
 
 
 def _put(machine: Machine, index: int) -> None:
-    # Numbers of any width can be chosen so that their hashes are equal: see `as_key`.
-    if index.bit_length() > _WIDEST_INDEX:
-        raise Malformed("a number to remember by that no pickler counts to")
     machine.memo[index] = machine.stack[-1]
 
 
 def _get(machine: Machine, index: int) -> None:
-    machine.push(machine.memo[index])
+    machine.stack.append(machine.memo[index])
 
 
 # Containers
@@ -175,7 +172,8 @@ def _build(machine: Machine) -> None:
             fill(target.attributes, attributes)
 
 
-# Arguments that `pickletools` reads otherwise than Python 2 wrote them, or with a warning
+# Arguments that `pickletools` reads otherwise than Python 2 wrote them, with a warning, or of any
+# width
 
 
 def _line(file: BytesIO) -> bytes:
@@ -187,6 +185,14 @@ def _line(file: BytesIO) -> bytes:
 
 def _two_names(file: BytesIO) -> tuple[str, str]:
     return _line(file).decode("utf-8"), _line(file).decode("utf-8")
+
+
+def _index(file: BytesIO) -> int:
+    """Numbers of any width can be chosen so that their hashes are equal: see ``as_key``."""
+    index = int(_line(file))
+    if index.bit_length() > _WIDEST_INDEX:
+        raise Malformed("a number to remember by that no pickler counts to")
+    return index
 
 
 # The escapes are those that the repr of Python 2's `str` has, and octal ones.
@@ -207,6 +213,7 @@ _READERS: Mapping[str, Reader] = {
     "STRING": _quoted,
     "GLOBAL": _two_names,
     "INST": _two_names,
+    "PUT": _index,
 }
 
 #: Opcodes whose argument is the value.

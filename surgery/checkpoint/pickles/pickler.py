@@ -67,7 +67,7 @@ class _Pickle:
     def __init__(self, stored: Callable[[Any], StoredTensor | None]) -> None:
         self.out = bytearray(b"\x80\x02")
         self._stored = stored
-        self._memo: dict[tuple[str, str], bytes] = {}
+        self._memo: dict[bytes, bytes] = {}
 
     def value(self, value: Any) -> None:
         if (tensor := self._stored(value)) is not None:
@@ -139,14 +139,14 @@ class _Pickle:
         storage = _STORAGES.get(tensor.dtype)
         self._global(f"torch._utils _rebuild_tensor_v{2 if storage else 3}")
         self.out += b"(("
-        self._remembered("storage")
+        self._once(_text("storage"))
         self._global(f"torch {storage}" if storage else "torch.storage UntypedStorage")
         self.out += _text(tensor.key)
-        self._remembered("cpu")
+        self._once(_text("cpu"))
         self._integer(math.prod(tensor.shape) if storage else tensor.nbytes)
         self.out += b"tQK\x00"
-        self._sizes(tensor.shape)
-        self._sizes(contiguous_strides(tensor.shape))
+        self.value(tensor.shape)
+        self.value(contiguous_strides(tensor.shape))
         self.out += b"\x89"
         self._global("collections OrderedDict")
         self.out += b")R"
@@ -154,26 +154,17 @@ class _Pickle:
             self._global(f"torch {tensor.dtype}")
         self.out += b"tR"
 
-    def _sizes(self, sizes: Iterable[int]) -> None:
-        self.out += b"("
-        for size in sizes:
-            self._integer(size)
-        self.out += b"t"
-
     def _global(self, name: str) -> None:
-        self._once(("global", name), b"c" + name.replace(" ", "\n").encode() + b"\n")
+        self._once(b"c" + name.replace(" ", "\n").encode() + b"\n")
 
-    def _remembered(self, text: str) -> None:
-        self._once(("text", text), _text(text))
-
-    def _once(self, what: tuple[str, str], spelled: bytes) -> None:
+    def _once(self, spelled: bytes) -> None:
         """Spell it out the first time, and refer to it by number after that."""
-        known = self._memo.get(what)
+        known = self._memo.get(spelled)
         if known is not None:
             self.out += b"h" + known
             return
         number = bytes((len(self._memo),))  # a few dozen storage classes and dtypes at most
-        self._memo[what] = number
+        self._memo[spelled] = number
         self.out += spelled + b"q" + number
 
 

@@ -19,13 +19,8 @@ class CutShort(CheckpointError):
     """The bytes end before the pickle does."""
 
 
-def no_persistent(_: Any) -> Any:
-    """For pickles that refer to nothing outside themselves."""
-    raise Malformed("a reference to something outside the pickle")
-
-
 def unpickle(
-    data: bytes, label: str, persistent: Callable[[Any], Any] = no_persistent, start: int = 0
+    data: bytes, label: str, persistent: Callable[[Any], Any], start: int = 0
 ) -> tuple[Any, tuple[str, ...], int]:
     """The pickled value, the globals without a meaning here in the order of their naming, and the
     number of bytes that the pickle takes of ``data``.
@@ -36,17 +31,18 @@ def unpickle(
     """
     file = BytesIO(data)
     machine = Machine(file, persistent)
+    read, position, opcodes = file.read, file.tell, OPCODES  # looked up once, not for every opcode
     at = 0
     try:
-        while (code := file.read(1)) != _STOP:
-            if code not in OPCODES:
+        while (code := read(1)) != _STOP:
+            if code not in opcodes:
                 raise Malformed(f"opcode 0x{code.hex()} is not read" if code else "no end of it")
-            read, operation = OPCODES[code]
-            if read is None:
+            read_argument, operation = opcodes[code]
+            if read_argument is None:
                 operation(machine)
             else:
-                operation(machine, read(file))
-            at = file.tell()
+                operation(machine, read_argument(file))
+            at = position()
         return machine.pop(), tuple(machine.opaque), file.tell()
     except (ValueError, OverflowError, LookupError) as error:
         missing = "less on the stack, or in the memo, than it takes"

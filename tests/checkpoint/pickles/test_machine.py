@@ -15,13 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgery.checkpoint.pickles.inert import Global, Opaque, Ordered
+from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, Ordered
 from surgery.checkpoint.pickles.reading import unpickle
 from surgery.errors import CheckpointError
 
 
+def outside(_: Any) -> Any:
+    raise Malformed("a reference to something outside the pickle")
+
+
 def load(data: bytes) -> Any:
-    return unpickle(data, "x.pkl")[0]
+    return unpickle(data, "x.pkl", outside)[0]
 
 
 # Numbers of more bits are values, but no keys: see as_key.
@@ -101,7 +105,7 @@ def test_a_call_becomes_a_placeholder_and_its_name_is_listed(
 ) -> None:
     data = pickle.dumps({"a": value, "b": 1}, protocol)
     monkeypatch.setattr(os, "system", lambda _: pytest.fail("the pickle ran"))
-    loaded, opaque, _ = unpickle(data, "x.pkl")
+    loaded, opaque, _ = unpickle(data, "x.pkl", outside)
     assert loaded["b"] == 1
     assert isinstance(loaded["a"], Opaque)
     assert loaded["a"].name == name
