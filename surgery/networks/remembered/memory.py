@@ -36,7 +36,7 @@ FOLDER_VARIABLE = "SURGERY_CACHE_DIR"
 _LONGEST_FILE = 1 << 24
 _LONGEST_TEXT = 1 << 28
 
-#: Files that are kept; 4 to 12 kB each, outlines 30 to 70 kB.
+#: Files that are kept; 4 to 12 kB each, and the outlines of all architectures 2 MB.
 MOST_ENTRIES = 500
 
 #: Only what is called so is ever removed: a person may have pointed us at a folder of theirs.
