@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from surgery.checkpoint.contents.choosing import TOP, choose
@@ -12,7 +11,7 @@ from surgery.checkpoint.formats.recognise import recognise
 from surgery.checkpoint.formats.safetensors import read_safetensors
 from surgery.checkpoint.formats.shard_set import read_index
 from surgery.checkpoint.formats.torch_files import read_pickled
-from surgery.checkpoint.holding import Checkpoint, Contents, StateDict
+from surgery.checkpoint.holding import Checkpoint, Contents
 from surgery.checkpoint.source import Source, denied
 from surgery.errors import CheckpointError, did_you_mean
 from surgery.wording import counted, printable
@@ -28,25 +27,23 @@ def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> 
     contents = _read(Path(path), key)
     states = {state.key: state for state in contents.state_dicts}
     tensors = {k: len(state.places) + len(state.unreadable) for k, state in states.items()}
-    state = states[choose(contents.source.label, tensors, dict(contents.others), key)]
+    chosen = states.pop(choose(contents.source.label, tensors, dict(contents.others), key))
+    left = (
+        (state.key or TOP, f"a state dict of {counted(len(state.places), 'tensor')}")
+        for state in states.values()
+    )
     return Checkpoint(
-        state.key,
-        state.places,
-        state.unreadable,
-        state.not_tensors,
-        state.versions,
-        state.metadata,
+        chosen.key,
+        chosen.places,
+        chosen.unreadable,
+        chosen.not_tensors,
+        chosen.versions,
+        chosen.metadata,
         path=contents.path,
         format=contents.format,
         opaque=contents.opaque,
-        others=(*_other_state_dicts(contents, state), *contents.others),
+        others=(*left, *contents.others),
     )
-
-
-def _other_state_dicts(contents: Contents, chosen: StateDict) -> Iterator[tuple[str, str]]:
-    for state in contents.state_dicts:
-        if state is not chosen:
-            yield state.key or TOP, f"a state dict of {counted(len(state.places), 'tensor')}"
 
 
 def read_contents(path: str | os.PathLike[str]) -> Contents:

@@ -79,12 +79,6 @@ class Place:
         beyond: int = sum(map(mul, self.shape, self.strides))
         return 1 + beyond - sum(self.strides)
 
-    def __hash__(self) -> int:
-        """Of the numbers alone: a set of very many places need not hash their paths as well."""
-        region = self.region
-        version, numbers = region.source.version, (region.start, region.nbytes, self.offset)
-        return hash((version, numbers, self.shape, self.strides))
-
     def spec(self, name: str) -> TensorSpec:
         """The tensor's spec under ``name``."""
         return TensorSpec(name, self.shape, self.dtype)

@@ -151,7 +151,9 @@ def verify(
 
     Raises CheckpointError where a file is cut short, or has changed since it was opened.
     """
-    storages = _storages(places)
+    storages: dict[Region, _Views] = {}
+    for name, place in places.items():
+        storages.setdefault(place.region, {}).setdefault(place, []).append(name)
     by_source: dict[Source, list[Region]] = {file: [] for file in files}
     for region in storages:
         by_source.setdefault(region.source, []).append(region)
@@ -162,9 +164,10 @@ def verify(
         with source.opened() as reader:
             for region in sorted(regions, key=lambda region: region.start):
                 views = storages[region]
-                read = _read(region, reader, views if values else (), progress)
-                findings += read.findings(views)
-                unchecked += 0 if read.checked else region.nbytes
+                counts = _counts(views) if values else None
+                agrees = _agrees(region, reader, progress, counts)
+                findings += _findings(views, agrees, counts.special if counts else {})
+                unchecked += region.nbytes if agrees is None else 0
             parts += _damaged_parts(reader, regions, source in files, progress)
     return Verification(
         path,
@@ -177,31 +180,13 @@ def verify(
     )
 
 
-def _storages(places: Mapping[TensorName, Place]) -> dict[Region, _Views]:
-    """Every storage and the views of it."""
-    storages: dict[Region, _Views] = {}
-    for name, place in places.items():
-        storages.setdefault(place.region, {}).setdefault(place, []).append(name)
-    return storages
+def _agrees(
+    region: Region, reader: Reader, progress: Progress, counts: Counts | None = None
+) -> bool | None:
+    """Whether the bytes have the checksum that the file records for them; None without one.
 
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """One storage: whether it agrees with its checksum, if it has one; (NaN, Inf) by view."""
-
-    checked: bool
-    damaged: bool
-    special: Mapping[Place, tuple[int, int]]
-
-    def findings(self, views: _Views) -> Iterator[Finding]:
-        for place, names in views.items():
-            nan, inf = self.special.get(place, (0, 0))
-            if self.damaged or nan or inf:
-                yield Finding(tuple(names), place.numel, self.damaged, nan, inf)
-
-
-def _read(region: Region, reader: Reader, views: Iterable[Place], progress: Progress) -> _Read:
-    counts = _counts(views)
+    ``counts`` is given all of them on the way.
+    """
     # Torch records 0 for every member where it is told to spend no time on checksums
     # (`torch.serialization.set_crc32_options`); other bytes have that one by chance only.
     checked = region.crc is not None and (region.crc != 0 or not region.nbytes)
@@ -215,10 +200,19 @@ def _read(region: Region, reader: Reader, views: Iterable[Place], progress: Prog
             progress(len(data))
         if counts is not None:
             counts.look_again(reader)
-        damaged = checked and checksum != region.crc
     except Garbled:
-        checked = damaged = True
-    return _Read(checked, damaged, counts.special if counts is not None else {})
+        return False
+    return checksum == region.crc if checked else None
+
+
+def _findings(
+    views: _Views, agrees: bool | None, special: Mapping[Place, tuple[int, int]]
+) -> Iterator[Finding]:
+    """The views of one storage with something amiss; ``special`` has their (NaN, Inf)."""
+    for place, names in views.items():
+        nan, inf = special.get(place, (0, 0))
+        if agrees is False or nan or inf:
+            yield Finding(tuple(names), place.numel, agrees is False, nan, inf)
 
 
 def _counts(views: Iterable[Place]) -> Counts | None:
@@ -243,6 +237,6 @@ def _damaged_parts(
         if not whole and "/data/" in member.name:
             continue
         region = archive.region(member)
-        if region.start not in read and _read(region, reader, (), progress).damaged:
+        if region.start not in read and _agrees(region, reader, progress) is False:
             damaged.append(member.name)
     return damaged

@@ -19,7 +19,7 @@ from surgery.networks.origins import ORIGINS
 from surgery.networks.origins.like import Like
 from surgery.networks.remembered import arguments_key, open_memory
 from surgery.networks.unfilled import Blueprint
-from surgery.specs import ModelSpec, TensorSpec
+from surgery.specs import ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -100,9 +100,12 @@ def _remembered_or_built(
         built = build()
         if built.extras or _written(built) != remembered:
             memory.forget(*key)
+            now = built.spec.by_name
+            other = next((t for t in spec.tensors if now.get(t.name) != t), None)
+            was = f" ({other.name} was {other.shape} {other.dtype})" if other else ""
             raise ArchitectureError(
-                f"{label} is not the model that was remembered of it "
-                f"({_first_difference(spec, built.spec)}); that is forgotten now, run this again"
+                f"{label} is not the model that was remembered of it{was}; that is forgotten "
+                "now, run this again"
             )
         return built
 
@@ -133,15 +136,3 @@ def _read(remembered: object) -> tuple[ModelSpec, tuple[str, ...], dict[str, int
     """The inverse. Any other data raise ValueError."""
     spec, heads, versions = fields(remembered, "spec", "heads", "versions")
     return ModelSpec.from_dict(spec), texts(heads), whole_numbers(versions)
-
-
-def _first_difference(remembered: ModelSpec, built: ModelSpec) -> str:
-    before, now = remembered.by_name, built.by_name
-    for name in {**before, **now}:
-        if before.get(name) != now.get(name):
-            return f"{name} was {_shown(before.get(name))}, is {_shown(now.get(name))}"
-    return "ties, modules, heads or versions differ"
-
-
-def _shown(spec: TensorSpec | None) -> str:
-    return f"{spec.shape} {spec.dtype}" if spec else "not there"

@@ -62,9 +62,7 @@ def build_deferred(
         init.fill(values.values())
         return values
 
-    drawn = blueprint_of(model)
-    heads = drawn.find_heads()  # once: some are only seen in a run
-    return replace(drawn, find_heads=lambda: heads, initial=initial)
+    return replace(blueprint_of(model), initial=initial)
 
 
 def _callable(architecture: Architecture, found: Any) -> Factory:

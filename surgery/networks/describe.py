@@ -9,9 +9,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from surgery.errors import SurgeryError
-from surgery.heads.places import names_by_tensor
+from surgery.heads.places import inner_model, names_by_tensor
 from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
-from surgery.wrappers import WRAPPER_SEGMENTS
 
 
 def describe(model: nn.Module) -> ModelSpec:
@@ -57,28 +56,26 @@ def _parameters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[Pa
             TensorSpec.of(name, parameter),
             aliases=tuple(dict.fromkeys(names[id(parameter)])),
             trainable=parameter.requires_grad,
-            depth=depths.get(name),
+            depth=depths.get(id(parameter)),
         )
         for name, parameter in model.named_parameters()
     )
 
 
-def _layer_depths(model: nn.Module) -> dict[str, int]:
-    """Parameter name to layer index, 0 at the input, by the matcher that timm's models carry.
+def _layer_depths(model: nn.Module) -> dict[int, int]:
+    """Parameter (by id) to layer index, 0 at the input, by the matcher that timm's models carry.
 
     The same call that ``timm.optim.param_groups_layer_decay`` makes. Empty where the model has
     no matcher of its own.
     """
-    children = dict(model.named_children())
-    if len(children) == 1 and (segment := next(iter(children))) in WRAPPER_SEGMENTS:
-        depths = _layer_depths(children[segment])
-        return {f"{segment}.{name}": depth for name, depth in depths.items()}
+    model = inner_model(model)
     matcher = getattr(model, "group_matcher", None)
     if matcher is None:
         return {}
     from timm.models import group_parameters
 
-    return dict(group_parameters(model, matcher(coarse=False), reverse=True))
+    depths = group_parameters(model, matcher(coarse=False), reverse=True)
+    return {id(model.get_parameter(name)): depth for name, depth in depths.items()}
 
 
 def _module(path: str, module: nn.Module) -> ModuleSpec | None:

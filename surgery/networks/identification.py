@@ -229,7 +229,7 @@ def _score(file: _File, outline: Outline) -> _Score | None:
         (outline.architecture,),
         prefix,
         matched=found[prefix],
-        body=sum(math.prod(shape) for _, shape in _body(outline)),
+        body=sum(map(math.prod, _body(outline).values())),
         present=file.below[""] - heads,
         head=_head(file, outline, prefix),
         differing=(),
@@ -263,25 +263,21 @@ def _nearest(scores: Iterable[_Score], most: int) -> list[list[_Score]]:
     shortest names first.
     """
     same: dict[tuple[Any, ...], list[_Score]] = {}
-    last = None
-    for rank, score in sorted(((_rank(s[0]), s) for s in scores), key=_best_first):
-        if len(same) >= most and rank != last:
-            break
-        last = rank
-        key = rank, frozenset(_body(score[1]))
-        if key in same or len(same) < most:
-            same.setdefault(key, []).append(score)
-    return list(same.values())
+    for candidate, outline in sorted(scores, key=_best_first):
+        key = _rank(candidate), frozenset(_body(outline).items())
+        same.setdefault(key, []).append((candidate, outline))
+    return list(same.values())[:most]
 
 
-def _best_first(ranked: tuple[tuple[Any, ...], _Score]) -> tuple[Any, ...]:
-    rank, (_, outline) = ranked
-    return rank, len(outline.architecture.partition(":")[2]), outline.architecture
+def _best_first(score: _Score) -> tuple[Any, ...]:
+    candidate, outline = score
+    name = outline.architecture
+    return _rank(candidate), len(name.partition(":")[2]), name
 
 
-def _body(outline: Outline) -> list[tuple[str, Shape]]:
+def _body(outline: Outline) -> dict[str, Shape]:
     tensors = outline.tensors.items()
-    return [(name, shape) for name, shape in tensors if not is_within(name, outline.heads)]
+    return {name: shape for name, shape in tensors if not is_within(name, outline.heads)}
 
 
 def _candidate(file: _File, same: Sequence[_Score]) -> Candidate:
@@ -289,7 +285,7 @@ def _candidate(file: _File, same: Sequence[_Score]) -> Candidate:
     then what only the file has.
     """
     best, outline = same[0]
-    body = dict(_body(outline))
+    body = _body(outline)
     names = {best.prefix + name for name in body}
     expected = [
         Differing(name, shape, body[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 from torch import nn
 
@@ -19,7 +19,7 @@ def blueprint_of(model: nn.Module) -> Blueprint:
     state = model.state_dict()
     return Blueprint(
         spec,
-        partial(head_paths, model),
+        cache(partial(head_paths, model)),  # some heads are only seen in a run
         versions_of(state),
         extras={name: state[name] for name in state if name not in spec.by_name},
         initial=lambda names: {name: state[name] for name in names},

@@ -26,13 +26,14 @@ def outline(label: str) -> Outline:
     return Outline(label, shapes, built.find_heads())
 
 
-def _answer(label: str) -> dict[str, Any]:
+def _answer(label: str) -> dict[str, Any] | list[str]:
+    """The outline, or the architecture and why there is none."""
     try:
         return outline(label).to_dict()
     except ArchitectureError as error:
-        return {"architecture": label, "problem": error.message}
+        return [label, error.message]
     except Exception as error:  # one that cannot be looked at shall not hide all the others
-        return {"architecture": label, "problem": f"{type(error).__name__}: {error}"}
+        return [label, f"{type(error).__name__}: {error}"]
 
 
 if __name__ == "__main__":

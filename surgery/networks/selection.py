@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from surgery.errors import SelectorError
@@ -16,7 +15,7 @@ from surgery.patterns import (
     why_nothing,
 )
 from surgery.record import read_record
-from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
+from surgery.specs import ModelSpec, ParameterSpec, TensorSpec
 from surgery.states import STATES
 from surgery.wrappers import unwrap_name, unwrap_names
 
@@ -28,17 +27,14 @@ def select(
     model: nn.Module | ModelSpec,
     selector: str | Selector,
     *,
-    status: Mapping[str, str] | None = None,
     transfer: object | None = None,
 ) -> tuple[str, ...]:
     """The names of the selected parameters, as ``named_parameters`` shows them, in its order.
 
     ``transfer`` is what :func:`surgery.transfer` returned, or anything else that
-    :func:`statuses` reads; ``status`` is name to one of
-    :data:`surgery.states.STATES`. ``:new``, ``:loaded``, ``:computed`` and ``:resized`` need one of
-    them. A selector that selects no
-    parameter is a :class:`SelectorError`, and so is a name, glob or type in it that no
-    parameter has, behind a ``!`` too: ``layer1 & !bnn1`` is a slip.
+    :func:`statuses` reads; ``:new``, ``:loaded``, ``:computed`` and ``:resized`` need it. A
+    selector that selects no parameter is a :class:`SelectorError`, and so is a name, glob or type
+    in it that no parameter has, behind a ``!`` too: ``layer1 & !bnn1`` is a slip.
 
     >>> surgery.select(torchvision.models.resnet18(), "layer[34]/** & :bias & !**.bn1")
     ('layer3.0.bn2.bias', 'layer3.0.downsample.1.bias', 'layer3.1.bn2.bias',
@@ -46,8 +42,7 @@ def select(
     """
     spec = spec_of(model)
     selector = parse_selector(selector)
-    status = statuses(transfer, spec) if status is None else status
-    answers = Answers(spec, status, heads_of(model, (selector,)))
+    answers = Answers(spec, statuses(transfer, spec), heads_of(model, (selector,)))
     answers.check(selector)
     subjects = Subjects(answers.parameters())
     meaning = subjects.meant_by(selector)
@@ -105,7 +100,7 @@ class Answers:
         self._spec, self._status, self._heads = spec, status, heads
         self._clean = unwrap_names(dict.fromkeys((*aliases, *tensors)))
         # What is open keeps its initial values, so that `:new` means it, too.
-        named = _unwrapped(status or {})
+        named = _unwrapped(status or {}).items()
         self._by_name = {name: "fresh" if at == "open" else at for name, at in named}
         self._below_heads = tuple(unwrap_name(f"{path}.") if path else "" for path in heads or ())
         self._stem = {
@@ -135,15 +130,15 @@ class Answers:
 
     def parameters(self) -> tuple[Subject, ...]:
         """One subject for each of the spec's parameters, in their order."""
-        return tuple(self._parameter(each, each.aliases) for each in self._spec.parameters)
+        return tuple(self._tensor(each.tensor, each.aliases) for each in self._spec.parameters)
 
     def aliases(self, parameter: ParameterSpec) -> tuple[Subject, ...]:
         """A tied parameter as each of its names alone would be seen."""
-        return tuple(self._parameter(parameter, (alias,)) for alias in parameter.aliases)
+        return tuple(self._tensor(parameter.tensor, (alias,)) for alias in parameter.aliases)
 
     def tensors(self) -> tuple[Subject, ...]:
         """One subject for each of the spec's tensors, buffers too, with its wrappers and below."""
-        return tuple(map(self._tensor, self._spec.tensors))
+        return tuple(self._tensor(each, (each.name,), each.name) for each in self._spec.tensors)
 
     def modules(self) -> tuple[Subject, ...]:
         """One subject for each of the spec's modules: its own path and tensors together."""
@@ -153,44 +148,38 @@ class Answers:
         for tensor in self._spec.tensors:
             own.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)
         return tuple(
-            self._module(module, own.get(module.path, ()), paths[module.path], others)
+            self._subject(
+                own.get(module.path, ()),
+                [tensor.name for tensor in own.get(module.path, ())],
+                (paths[module.path], *others.get(module.path, ())),
+                module.types,
+                norm=module.norm or module.has_statistics,
+            )
             for module in self._spec.modules
         )
 
-    def _parameter(self, parameter: ParameterSpec, aliases: tuple[str, ...]) -> Subject:
-        owners = [owner for alias in aliases if (owner := self._spec.module_of(alias))]
+    def _tensor(self, tensor: TensorSpec, names: Sequence[str], *also: str) -> Subject:
+        owners = [owner for name in names if (owner := self._spec.module_of(name))]
+        types = tuple(name for owner in owners for name in owner.types)
         norm = any(owner.norm for owner in owners)
-        return Subject(
-            names=tuple(self._clean[alias] for alias in aliases),
-            types=tuple(name for owner in owners for name in owner.types),
-            classes=frozenset(self._classes(aliases, (parameter.tensor,), norm=norm)),
-            statuses=self._statuses(aliases),
-        )
+        return self._subject((tensor,), names, also, types, norm=norm)
 
-    def _tensor(self, tensor: TensorSpec) -> Subject:
-        owner = self._spec.module_of(tensor.name)
-        norm = owner is not None and owner.norm
-        return Subject(
-            names=(self._clean[tensor.name], tensor.name),
-            types=owner.types if owner else (),
-            classes=frozenset(self._classes((tensor.name,), (tensor,), norm=norm)),
-            statuses=self._statuses((tensor.name,)),
-        )
-
-    def _module(
+    def _subject(
         self,
-        module: ModuleSpec,
-        own: Sequence[TensorSpec],
-        path: str,
-        others: Mapping[str, tuple[str, ...]],
+        tensors: Sequence[TensorSpec],
+        names: Sequence[str],
+        also: Sequence[str],
+        types: tuple[str, ...],
+        *,
+        norm: bool,
     ) -> Subject:
-        names = tuple(tensor.name for tensor in own)
-        norm = module.norm or module.has_statistics
+        """``names`` are those of the tensors, ``also`` what else the subject is called."""
+        clean = [self._clean[name] for name in names]
         return Subject(
-            names=(path, *map(self._clean.__getitem__, names), *others.get(module.path, ())),
-            types=module.types,
-            classes=frozenset(self._classes(names, own, norm=norm)),
-            statuses=self._statuses(names),
+            names=(*clean, *also),
+            types=types,
+            classes=frozenset(self._classes(names, tensors, norm=norm)),
+            statuses=frozenset(self._by_name[name] for name in clean if name in self._by_name),
         )
 
     def _classes(
@@ -207,10 +196,6 @@ class Answers:
             yield "head"
         if not self._stem.isdisjoint(names):
             yield "stem"
-
-    def _statuses(self, names: Iterable[str]) -> frozenset[str]:
-        found = (self._by_name.get(self._clean[name]) for name in names)
-        return frozenset(status for status in found if status)
 
 
 def _other_paths(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
@@ -235,12 +220,8 @@ def is_bias(name: str) -> bool:
 # --- what a transfer did ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
-    """What one thing says of a transfer; ``shapes`` are those of all targets where it knew them."""
-
-    status: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]] | None = None
+#: What one thing says of a transfer: the states, and the shapes of all targets where it knew them.
+_Account = tuple[Mapping[str, str], Mapping[str, tuple[int, ...]] | None]
 
 
 def statuses(transfer: object | None, spec: ModelSpec) -> Mapping[str, str] | None:
@@ -257,19 +238,17 @@ def statuses(transfer: object | None, spec: ModelSpec) -> Mapping[str, str] | No
     if transfer is None:
         return None
     shapes = {alias: each.tensor.shape for each in spec.parameters for alias in each.aliases}
-    now = dict(_unwrapped(shapes))
-    clean = unwrap_names(shapes)
+    clean, now = unwrap_names(shapes), _unwrapped(shapes)
     known: dict[str, str] = {}
     complete = False
     for part in transfer if isinstance(transfer, (list, tuple)) else (transfer,):
-        account = _account_of(part, spec)
-        known.update(_unwrapped(account.status))
-        if account.shapes is not None:
+        status, before = _account_of(part, spec)
+        known.update(_unwrapped(status))
+        if before is not None:
             complete = True
-            before = dict(_unwrapped(account.shapes))
-            for name, _ in _unwrapped(account.status):
-                if now.get(name, before.get(name)) != before.get(name):
-                    known[name] = "fresh"
+            shown = _unwrapped(before).items()
+            changed = (name for name, shape in shown if now.get(name, shape) != shape)
+            known.update(dict.fromkeys(changed, "fresh"))
     for parameter in spec.parameters if complete else ():
         if not any(clean[alias] in known for alias in parameter.aliases):
             known[clean[parameter.name]] = "fresh"
@@ -282,14 +261,16 @@ def _account_of(given: Any, spec: ModelSpec) -> _Account:
         if unknown:
             words = ", ".join(unknown)
             raise SelectorError(f"a parameter is {', '.join(STATES)} after a transfer, not {words}")
-        return _Account(given)
+        return given, None
     if all(hasattr(given, status) for status in STATUS_WORDS.values()):
         status = {name: word for word in STATUS_WORDS.values() for name in getattr(given, word)}
         steps = getattr(getattr(given, "plan", None), "steps", None)
-        return _Account(status, steps and {step.target.name: step.target.shape for step in steps})
+        if steps is None:
+            return status, None
+        return status, {step.target.name: step.target.shape for step in steps}
     layers = getattr(given, "layers", None)
     if isinstance(layers, tuple) and all(hasattr(layer, "path") for layer in layers):
-        return _Account(_fresh_below([layer.path for layer in layers], spec))
+        return _fresh_below([layer.path for layer in layers], spec), None
     if hasattr(given, "specs") and hasattr(given, "metadata"):
         record = read_record(given.metadata, given.specs)
         if record is None:
@@ -297,7 +278,7 @@ def _account_of(given: Any, spec: ModelSpec) -> _Account:
                 f"{getattr(given, 'path', 'the file')} has no record of a transfer: only a file "
                 "that a transfer wrote has one"
             )
-        return _Account(record.status, {each.name: each.shape for each in record.model.tensors})
+        return record.status, {each.name: each.shape for each in record.model.tensors}
     text = repr(given)
     raise SelectorError(
         "transfer takes what surgery.transfer or surgery.replace_head returned, a mapping of "
@@ -322,6 +303,5 @@ def _fresh_below(paths: Iterable[str], spec: ModelSpec) -> dict[str, str]:
 Value = TypeVar("Value")
 
 
-def _unwrapped(values: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
-    for name, clean in unwrap_names(values).items():
-        yield clean, values[name]
+def _unwrapped(values: Mapping[str, Value]) -> dict[str, Value]:
+    return {clean: values[name] for name, clean in unwrap_names(values).items()}

@@ -1,7 +1,7 @@
 """The outlines of all known architectures: built once for the installed code, then remembered.
 
 To build all of timm and torchvision takes minutes, so processes of their own do it, and what one
-of them has answered is kept at once: an interrupted survey goes on where it was.
+of them has answered is kept: an interrupted survey goes on where it was.
 
 Nothing is left out by a guess at its family. Building one member of each family first, comparing
 names without their numbers, and then building the five best families alone was measured: it takes
@@ -20,23 +20,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from surgery.collecting import collector_paused
 from surgery.errors import ArchitectureError
-from surgery.json_values import fields, items, texts
+from surgery.json_values import items, texts
 from surgery.networks.architectures import list_architectures
 from surgery.networks.remembered import Memory, Outline, open_memory
 
-#: Entries that the outlines are kept in: few enough for a folder that holds 500, and enough that
-#: an interruption costs seconds. An architecture's place hangs on its name alone, so that a new
-#: one in the list costs the others of one entry.
-BATCHES = 64
+#: Answers after which all of them are kept again, which takes a second.
+_OFTEN = 100
 
 #: Processes at a time, as far as there are processors: each takes 1 GB.
 MOST_WORKERS = 4
@@ -47,8 +43,6 @@ _LEAN = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 #: Called with the number of architectures done and of all.
 Progress = Callable[[int, int], None]
-
-Batch = tuple[str, ...]
 
 
 #: What is known of an architecture: its outline, or its name and why it could not be built.
@@ -74,72 +68,71 @@ def survey(
     """
     memory = open_memory(fresh=True)
     with collector_paused():
-        batches = _batches(list_architectures() if labels is None else labels)
-        found = {batch: _recall(memory, batch) for batch in batches}
-        missing = [batch for batch, known in found.items() if known is None]
+        labels = sorted({*(list_architectures() if labels is None else labels)})
+        known = _recall(memory)
+        missing = [label for label in labels if label not in known]
         if missing:
-            found |= _build(missing, memory, progress)
-    answers = [answer for known in found.values() for answer in known or ()]
+            _build(missing, known, memory, progress)
+    answers = [known[label] for label in labels]
     return Survey(
         tuple(answer for answer in answers if isinstance(answer, Outline)),
         tuple(answer for answer in answers if not isinstance(answer, Outline)),
     )
 
 
-def _batches(labels: Iterable[str]) -> list[Batch]:
-    found: dict[int, list[str]] = {}
-    for label in sorted(dict.fromkeys(labels)):
-        found.setdefault(zlib.crc32(label.encode()) % BATCHES, []).append(label)
-    return [tuple(found[at]) for at in sorted(found)]
-
-
-def _recall(memory: Memory, batch: Batch) -> list[Answer] | None:
+def _recall(memory: Memory) -> dict[str, Answer]:
+    """What is remembered, by the architecture; nothing where any of it cannot be read."""
     try:
-        return [_read(answer) for answer in items(memory.recall("outlines", *batch))]
+        return dict(map(_read, items(memory.recall("outlines"))))
     except ValueError:
-        return None
+        return {}
 
 
-def _read(answer: object) -> Answer:
-    """What a process has said of one architecture. Any other data raise ValueError."""
-    if isinstance(answer, dict) and "problem" in answer:
-        label, problem = texts(fields(answer, "architecture", "problem"))
-        return label, problem
-    return Outline.from_dict(answer)
+def _read(answer: object) -> tuple[str, Answer]:
+    """What a process has said, and of which architecture. Any other data raise ValueError."""
+    if isinstance(answer, list):
+        label, problem = texts(answer)
+        return label, (label, problem)
+    outline = Outline.from_dict(answer)
+    return outline.architecture, outline
+
+
+def _keep(memory: Memory, known: Mapping[str, Answer]) -> None:
+    answers = known.values()
+    memory.keep([a.to_dict() if isinstance(a, Outline) else list(a) for a in answers], "outlines")
 
 
 def _build(
-    batches: Sequence[Batch], memory: Memory, progress: Progress
-) -> dict[Batch, list[Answer]]:
-    """Every batch, kept as soon as it is whole."""
-    batch_of = {label: batch for batch in batches for label in batch}
-    built: dict[Batch, list[dict[str, Any]]] = {batch: [] for batch in batches}
-    progress(0, len(batch_of))
-    with closing(_answers(batches)) as answers:
-        for done, answer in enumerate(answers, start=1):
-            batch = batch_of[answer["architecture"]]
-            built[batch].append(answer)
-            if len(built[batch]) == len(batch):
-                memory.keep(built[batch], "outlines", *batch)
-            progress(done, len(batch_of))
-    return {batch: [_read(answer) for answer in whole] for batch, whole in built.items()}
+    labels: Sequence[str], known: dict[str, Answer], memory: Memory, progress: Progress
+) -> None:
+    """Add what the processes say to what is known, which is kept however this ends."""
+    progress(0, len(labels))
+    try:
+        with closing(_answers(labels)) as answers:
+            for done, (label, answer) in enumerate(answers, start=1):
+                known[label] = answer
+                if done % _OFTEN == 0:
+                    _keep(memory, known)
+                progress(done, len(labels))
+    finally:
+        _keep(memory, known)
 
 
 #: What the processes say: of an architecture, or at its end, each with the problems it had.
-_Said = queue.SimpleQueue[dict[str, Any] | list[str]]
+_Said = queue.SimpleQueue[tuple[str, Answer] | list[str]]
 
 
-def _answers(batches: Sequence[Batch]) -> Generator[dict[str, Any], None, None]:
+def _answers(labels: Sequence[str]) -> Generator[tuple[str, Answer], None, None]:
     """What the processes say of each architecture, in the order in which it comes."""
-    count = min(MOST_WORKERS, os.cpu_count() or 1, len(batches))
+    count = min(MOST_WORKERS, os.cpu_count() or 1, len(labels))
     said: _Said = queue.SimpleQueue()
     problems: list[str] = []
     with ExitStack() as stack:  # no process is left behind, whatever happens
         for at in range(count):
-            stack.enter_context(_worker([*chain(*batches[at::count])], said))
+            stack.enter_context(_worker(labels[at::count], said))
         while count:
             match said.get():
-                case dict() as answer:
+                case tuple() as answer:
                     yield answer
                 case ended:
                     problems += ended
@@ -160,7 +153,7 @@ def _worker(labels: Sequence[str], said: _Said) -> Iterator[None]:
         answered = 0
         for line in cast("IO[bytes]", process.stdout):
             if line.endswith(b"\n"):
-                said.put(json.loads(line))
+                said.put(_read(json.loads(line)))
                 answered += 1
         said.put(_problems(labels[answered:], process.wait(), errors))
 

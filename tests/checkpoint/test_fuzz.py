@@ -156,10 +156,10 @@ def test_valid_torch_files_are_read_as_torch_reads_them(
     checkpoint = open_checkpoint(path, key=key)
     assert checkpoint.unreadable == ()
     assert all_bits(checkpoint.state_dict()) == all_bits(expected)
-    for name, spec in checkpoint.by_name.items():
+    for spec in checkpoint.specs:
         assert (spec.shape, f"torch.{spec.dtype}") == (
-            tuple(expected[name].shape),
-            str(expected[name].dtype),
+            tuple(expected[spec.name].shape),
+            str(expected[spec.name].dtype),
         )
     tally("torch files, valid")("stream" if stream else "zip")
 

@@ -325,12 +325,9 @@ def test_tensors_are_the_callers_own(opened: Checkpoint) -> None:
     assert opened.tensor("a.weight").tolist() == [1, 1]
 
 
-def test_a_checkpoint_is_frozen_and_a_context(opened: Checkpoint) -> None:
+def test_a_checkpoint_is_frozen(opened: Checkpoint) -> None:
     with pytest.raises(FrozenInstanceError):
         opened.key = "other"  # type: ignore[misc]
-    with opened as same:
-        assert same is opened
-    assert same.by_name["a.bias"].shape == (2,)
 
 
 def test_a_file_that_changed_since_is_refused(opened: Checkpoint) -> None:

@@ -268,7 +268,7 @@ def test_a_damaged_pickle_is_told_apart_from_the_tensors(tmp_path: Path) -> None
     torch.save({"layer_a": torch.ones(3)}, tmp_path / "a.pt")
     flip(tmp_path / "a.pt", b"layer_a")
     checkpoint = open_checkpoint(tmp_path / "a.pt")
-    assert list(checkpoint.by_name) == ["mayer_a"]
+    assert list(checkpoint.places) == ["mayer_a"]
     assert checkpoint.verify().damaged == ()
     with pytest.raises(DamageRefused, match=r"the bytes of a/data\.pkl have changed"):
         checkpoint.verify().refuse_damage()

@@ -487,7 +487,7 @@ class TestRemembered:
             case "types":
                 remembered["spec"]["modules"][0]["types"] = ["Other"]
         open_memory().keep(remembered, *key_of(VIT))
-        with pytest.raises(ArchitectureError, match="ties, modules, heads or versions differ"):
+        with pytest.raises(ArchitectureError, match="is not the model that was remembered"):
             blueprint(VIT).initial(["head.bias"])
 
     @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ class TestRemembered:
         row[2] = "float64"
         open_memory().keep(remembered, *key_of(VIT))
         assert blueprint(VIT).spec.by_name["head.weight"].dtype == "float64"
-        with pytest.raises(ArchitectureError, match=r"head.weight was .*float64, is .*float32"):
+        with pytest.raises(ArchitectureError, match=r"head.weight was .*float64"):
             blueprint(VIT).initial(["head.weight"])
         assert blueprint(VIT).spec.by_name["head.weight"].dtype == "float32"
 

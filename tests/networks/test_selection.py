@@ -192,13 +192,12 @@ class TestStatus:
             fresh = ("1.weight", "1.bias")
 
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        assert select(model, selector, status=STATUS) == expected
         assert select(model, selector, transfer=Outcome()) == expected
         assert select(model, selector, transfer=STATUS) == expected
 
     def test_holds_after_the_model_is_wrapped(self) -> None:
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        assert select(nn.DataParallel(model), ":loaded", status=STATUS) == ("module.0.weight",)
+        assert select(nn.DataParallel(model), ":loaded", transfer=STATUS) == ("module.0.weight",)
 
     def test_unknown_status(self) -> None:
         with pytest.raises(SelectorError, match="not lodaed"):

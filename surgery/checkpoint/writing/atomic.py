@@ -31,7 +31,8 @@ def replacing(
     nothing can be written.
     """
     target = writable(path)
-    prefix = _draft_prefix(part_of or target.name)
+    # Of the name's bytes as many as leave room for the rest: most systems take 255.
+    prefix = f".{os.fsdecode(os.fsencode(part_of or target.name)[:100])}."
     draft = target.with_name(f"{prefix}{secrets.token_hex(8)}.tmp")
     handle = None
     try:
@@ -48,7 +49,10 @@ def replacing(
     except OSError as error:
         raise denied(path, error, "cannot be written") from error
     finally:
-        _discard(draft)
+        # What stays is swept by whoever writes here next. No failure may hide the one before it: a
+        # read-only file system refuses to remove even what does not exist.
+        with suppress(OSError):
+            draft.unlink()
         if handle is not None:
             os.close(handle)
 
@@ -73,21 +77,6 @@ def writable(path: Path) -> Path:
     except ValueError as error:  # no name: a NUL, or half of a character
         raise CheckpointError(f"{printable(path)}: cannot be written: {error}") from error
     return target
-
-
-def _draft_prefix(name: str) -> str:
-    """Of the name's bytes as many as leave room for the rest: most systems take 255."""
-    return f".{os.fsdecode(os.fsencode(name)[:100])}."
-
-
-def _discard(draft: Path) -> None:
-    """Remove the draft if it is still there; no failure may hide the one that came before it.
-
-    A read-only file system refuses to remove even what does not exist. What stays is swept by
-    whoever writes here next.
-    """
-    with suppress(OSError):
-        draft.unlink()
 
 
 def _create(draft: Path) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from itertools import count
@@ -92,25 +92,17 @@ def existing(path: Path) -> tuple[Path, ...]:
     return ((index,) if index.exists() else ()) + tuple(found)
 
 
-def _cut(draft: Draft, most: int) -> Iterator[list[str]]:
-    part: list[str] = []
-    size = 0
-    for name, spec in draft.specs.items():
-        if part and size + spec.nbytes > most:
-            yield part
-            part, size = [], 0
-        part.append(name)
-        size += spec.nbytes
-    if part:
-        yield part
-
-
 def _parts(draft: Draft, most: int) -> list[Draft]:
     """In one pass over the names: there may be as many parts as there are tensors."""
-    cut = list(_cut(draft, most))
-    home = {name: number for number, names in enumerate(cut) for name in names}
-    values: list[dict[str, Values]] = [{} for _ in cut]
-    ties: list[list[tuple[str, ...]]] = [[] for _ in cut]
+    home: dict[str, int] = {}
+    at = size = 0
+    for name, spec in draft.specs.items():
+        if size and size + spec.nbytes > most:
+            at, size = at + 1, 0
+        home[name] = at
+        size += spec.nbytes
+    values: list[dict[str, Values]] = [{} for _ in range(at + 1)]
+    ties: list[list[tuple[str, ...]]] = [[] for _ in range(at + 1)]
     for name, value in draft.values.items():
         values[home[draft.aliases.get(name, name)]][name] = value
     for names in draft.ties:

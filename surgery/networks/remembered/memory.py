@@ -1,9 +1,9 @@
 """What is remembered between runs of what the installed libraries would say.
 
 One value a file in the user's cache folder: given back whole and unchanged, or not at all. A file
-is a line with the format, a digest of the rest, and the rest: compressed JSON of the key and the
-value. No error of the file system gets out: a folder that cannot be read holds nothing, and one
-that cannot be written stays as it is.
+is JSON of the key and the value, compressed, which puts a checksum behind it. No error of the file
+system gets out: a folder that cannot be read holds nothing, and one that cannot be written stays
+as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.text import read_regular
 from surgery.checkpoint.writing.atomic import replacing
 from surgery.errors import CheckpointError, SurgeryWarning
 from surgery.json_values import texts
@@ -30,15 +31,12 @@ from surgery.networks.remembered.code import Code, about_to_import, installed_co
 #: Names the folder; platformdirs' own for this user where it is not set.
 FOLDER_VARIABLE = "SURGERY_CACHE_DIR"
 
-_HEADER = b"surgery-cache 1\n"
-_DIGEST_BYTES = 32
-
 #: The longest value that is read, in bytes: on the disk, and as JSON. A hundred times the largest
 #: model of timm; beyond it something is wrong.
 _LONGEST_FILE = 1 << 24
 _LONGEST_TEXT = 1 << 28
 
-#: Files that are kept; 4 to 12 kB each, outlines 30 to 70 kB.
+#: Files that are kept; 4 to 12 kB each, and the outlines of all architectures 2 MB.
 MOST_ENTRIES = 500
 
 #: Only what is called so is ever removed: a person may have pointed us at a folder of theirs.
@@ -64,8 +62,8 @@ class Memory:
         text = _key_text(key)
         with suppress(OSError, ValueError, TypeError, RecursionError, zlib.error):
             path = self._path(text)
-            if is_users_own(path.parent):
-                return _decode(_read(path), text)
+            if is_users_own(path.parent) and is_users_own(path):
+                return _decode(read_regular(path, _LONGEST_FILE), text)
         return None
 
     def keep(self, value: Any, *key: Any) -> None:
@@ -80,7 +78,8 @@ class Memory:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if is_users_own(path.parent):
                 with replacing(path, part_of="surgery") as draft:
-                    draft.write_bytes(_encode(text, value))
+                    packed = json.dumps([text, value], separators=(",", ":")).encode()
+                    draft.write_bytes(zlib.compress(packed))
                 path.chmod(0o600)  # whatever the umask gives to a group
                 _sweep(path.parent, self.code)
 
@@ -195,26 +194,10 @@ def _sweep(folder: Path, code: Code) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> bytes:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _LONGEST_FILE or not is_users_own(path):
-        raise ValueError("no file of ours")
-    return path.read_bytes()
-
-
-def _encode(key: str, value: Any) -> bytes:
-    body = zlib.compress(json.dumps([key, value], separators=(",", ":")).encode())
-    return _HEADER + hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() + body
-
-
 def _decode(data: bytes, key: str) -> Any:
     """The value. Raises ValueError, TypeError or zlib.error where it is not that."""
-    start = len(_HEADER) + _DIGEST_BYTES
-    body = data[start:]
-    digest = hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
-    if data[:start] != _HEADER + digest:
-        raise ValueError("of another format, or damaged")
-    found, value = json.loads(zlib.decompressobj().decompress(body, _LONGEST_TEXT))
-    if found != key:
-        raise ValueError("another key's")
+    unpacking = zlib.decompressobj()
+    found, value = json.loads(unpacking.decompress(data, _LONGEST_TEXT))
+    if found != key or not unpacking.eof or unpacking.unused_data:
+        raise ValueError("another key's, or not whole")
     return value

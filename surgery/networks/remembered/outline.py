@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from surgery.json_values import fields, items, text, texts, whole_number
@@ -26,7 +26,11 @@ class Outline:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values that :meth:`from_dict` turns back into an equal outline."""
-        return asdict(self)
+        return {
+            "architecture": self.architecture,
+            "tensors": {name: list(shape) for name, shape in self.tensors.items()},
+            "heads": list(self.heads),
+        }
 
     @classmethod
     def from_dict(cls, data: object) -> Outline:

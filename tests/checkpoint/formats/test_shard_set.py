@@ -35,7 +35,7 @@ GOOD = {"c": "two.safetensors", "a": "one.safetensors", "b": "one.safetensors"}
 def test_shards_are_one_state_dict_in_the_order_of_the_index(shards: Path) -> None:
     checkpoint = open_checkpoint(write_index(shards, GOOD))
     assert checkpoint.format == "sharded safetensors"
-    assert list(checkpoint.by_name) == ["c", "a", "b"]
+    assert list(checkpoint.places) == ["c", "a", "b"]
     assert {name: len(value) for name, value in checkpoint.state_dict().items()} == {
         "c": 4,
         "a": 2,

@@ -125,7 +125,7 @@ def test_parameters_and_a_whole_module(how: dict[str, Any], tmp_path: Path) -> N
     torch.save(model, tmp_path / "a.pt", **how)
     checkpoint = open_checkpoint(tmp_path / "a.pt")
     expected = model.state_dict()
-    assert list(checkpoint.by_name) == list(expected)
+    assert list(checkpoint.places) == list(expected)
     assert checkpoint.ties == (("0.weight", "2.shared.weight"), ("0.bias", "2.shared.bias"))
     assert "torch.nn.modules.linear.Linear" in checkpoint.opaque
     assert all(torch.equal(checkpoint.tensor(name), value) for name, value in expected.items())
@@ -156,7 +156,7 @@ def test_an_absurd_expansion_is_refused_alone(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1).expand(10**12), "b": torch.ones(1)}, tmp_path / "a.pt")
     checkpoint = open_checkpoint(tmp_path / "a.pt")
     assert checkpoint.unreadable == (("a", "a view that repeats 1 value"),)
-    assert list(checkpoint.by_name) == ["b"]
+    assert list(checkpoint.places) == ["b"]
 
 
 def test_deflated_members(state: OrderedDict[str, Any], tmp_path: Path) -> None:
