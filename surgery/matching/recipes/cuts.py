@@ -13,7 +13,7 @@ from surgery.checkpoint.places import contiguous_strides
 from surgery.matching.recipes import strides
 from surgery.matching.recipes.arithmetic import Computed, LowRank
 from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros, join, strided
-from surgery.matching.recipes.strides import Box, Shape, length
+from surgery.matching.recipes.strides import Box, Shape
 from surgery.specs import TensorSpec
 from surgery.wording import shape_text
 
@@ -79,16 +79,7 @@ def _tightened(view: View, base: Recipe) -> Recipe:
     if found is None or less is base:
         return view
     axes = strides.restrided(base.shape, view.axes, found[1], contiguous_strides(less.shape))
-    return (isinstance(less, View) and _composed(less, axes)) or strided(less, axes, 0)
-
-
-def _composed(base: View, axes: strides.Axes) -> Recipe | None:
-    """A view of a view as one of what that shows, where strides can say it."""
-    grid = strides.gridded(base.shape, axes, 0)
-    if grid is None or strides.split(base.axes, grid.shape) is None:
-        return None
-    found = base.reshape(grid.shape).box(grid.box)
-    return found.permute(grid.order).reshape(tuple(map(length, axes)))
+    return strided(less, axes, 0)
 
 
 def ranges(recipe: Recipe) -> Iterator[Run]:

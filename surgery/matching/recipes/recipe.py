@@ -193,6 +193,8 @@ class View(Recipe):
             axes, offset = contiguous(shape), 0
         if isinstance(self.base, Zeros):
             return Zeros(shape)
+        if isinstance(self.base, View) and (shown := _composed(self.base, axes, offset)):
+            return shown
         if isinstance(self.base, Recipe) and not offset and axes == contiguous(self.base.shape):
             return self.base
         return View(self.base, axes, offset)
@@ -275,6 +277,15 @@ def row_count(shape: Shape) -> int:
 def squeezed(shape: Shape) -> Shape:
     """Without axes of one element."""
     return tuple(size for size in shape if size != 1)
+
+
+def _composed(base: View, axes: Axes, offset: int) -> Recipe | None:
+    """A view of a view as one of what that shows, where strides can say it."""
+    grid = strides.gridded(base.shape, axes, offset)
+    if grid is None or strides.split(base.axes, grid.shape) is None:
+        return None
+    found = base.reshape(grid.shape).box(grid.box)
+    return found.permute(grid.order).reshape(tuple(map(length, axes)))
 
 
 def strided(base: TensorSpec | Recipe, axes: Sequence[Sequence[Any]], offset: int) -> Recipe:

@@ -154,6 +154,14 @@ class Grid:
     def sliced(self) -> bool:
         return any(pair != (0, size) for pair, size in zip(self.box, self.shape, strict=True))
 
+    def rows_of(self, shape: Shape) -> int:
+        """Into how many axes the rows of what is viewed are split, where all other axes stay as
+        they are; else 0.
+        """
+        rows = len(self.shape) - len(shape) + 1
+        others = self.shape[rows:], self.order[rows:]
+        return rows if others == (shape[1:], tuple(range(rows, len(self.order)))) else 0
+
 
 def gridded(shape: Shape, axes: Axes, offset: int) -> Grid | None:
     """The view of a contiguous tensor of ``shape`` as a :class:`Grid`.
