@@ -23,7 +23,7 @@ from surgery.transfers.plan import TransferPlan
 from surgery.transfers.planning import plan as plan_request
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.step import Step
-from surgery.wording import printable, shape_text
+from surgery.wording import percent_text, printable, shape_text
 
 
 @collector_paused()
@@ -65,11 +65,10 @@ def _heading(plan: TransferPlan) -> list[str]:
     """From what to what, how much of it, and how to use it."""
     fresh = len(plan.names("fresh", "open"))
     loaded = len(plan.steps) - fresh
-    ends = f"{plan.request.source_label} -> {plan.target_label}" if plan.request else ""
     return [
-        *filter(None, [ends]),
-        f"{loaded} of {len(plan.steps)} tensors and {plan.loaded_fraction:.2%} of the parameters; "
-        f"{fresh} stay fresh, {len(plan.unused)} of the source unused",
+        f"{plan.request.source_label} -> {plan.target_label}",
+        f"{loaded} of {len(plan.steps)} tensors and {percent_text(plan.loaded_fraction)} of the "
+        f"parameters; {fresh} stay fresh, {len(plan.unused)} of the source unused",
         "surgery transfer OLD NEW-ARCH --mapping THIS-FILE",
     ]
 

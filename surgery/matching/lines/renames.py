@@ -46,6 +46,8 @@ class Rename:
 
 def read_rename(line: int, left: str, right: str) -> Rename:
     """Raises SelectorError where the line cannot be read."""
+    if right.startswith("(") and right != UNUSED and (near := did_you_mean(right, [UNUSED])):
+        raise SelectorError(f"expected a new name or {UNUSED}, found {right!r}{near}")
     return Rename(line, read_pairing(left, right, carries=right != UNUSED))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from surgery.matching.recipes.cuts import cut, ranges
 from surgery.matching.recipes.recipe import View, Zeros, join
-from surgery.matching.recipes.records import recipe_from_dict, recipe_to_dict
+from surgery.matching.recipes.records import recipe_to_dict
 from surgery.specs import TensorSpec
 from surgery.transfers.recipe_tensors import make_tensor
 
@@ -63,9 +63,10 @@ def test_the_ranges_are_the_values_in_order_and_none_could_be_longer(drawn, data
 
 @settings(max_examples=300, deadline=None)
 @given(recipes())
-def test_a_recipe_survives_json(drawn):
-    data = json.loads(json.dumps(recipe_to_dict(drawn.recipe)))
-    assert recipe_from_dict(data) == drawn.recipe
+def test_a_recipe_is_json_values_that_tell_it_from_others(drawn):
+    data = recipe_to_dict(drawn.recipe)
+    assert json.loads(json.dumps(data)) == data
+    assert data != recipe_to_dict(Zeros(drawn.recipe.shape)) or isinstance(drawn.recipe, Zeros)
 
 
 W = View.of(TensorSpec("w", (6, 4), "float32"))
@@ -115,9 +116,6 @@ def test_a_cut_through_merged_axes_is_three_views_at_most():
         lambda: W.permute((0, 0)),
         lambda: cut(W, ((0, 7), (0, 4))),
         lambda: join([W, Zeros((2, 3))]),
-        lambda: recipe_from_dict({**recipe_to_dict(W), "offset": 1}),
-        lambda: recipe_from_dict({"kind": "scale", "parts": [], "factor": 1.0}),
-        lambda: recipe_from_dict({"kind": "else", "parts": []}),
     ],
 )
 def test_what_does_not_fit_is_a_value_error(wrong):
