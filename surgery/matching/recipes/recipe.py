@@ -289,7 +289,7 @@ def _composed(base: View, axes: Axes, offset: int) -> Recipe | None:
 
 
 def strided(base: TensorSpec | Recipe, axes: Sequence[Sequence[Any]], offset: int) -> Recipe:
-    """A view by its factors, as text and JSON have them; ValueError where it leaves its base."""
+    """A view by its factors, as texts have them; ValueError where it leaves its base."""
     found = tuple(strides.merged((int(n), int(t)) for n, t in axis) for axis in axes)
     factors = [factor for axis in found for factor in axis]
     numbers = [offset, *(number for factor in factors for number in factor)]
