@@ -193,7 +193,7 @@ class View(Recipe):
             axes, offset = contiguous(shape), 0
         if isinstance(self.base, Zeros):
             return Zeros(shape)
-        if isinstance(self.base, View) and (shown := _composed(self.base, axes, offset)):
+        if isinstance(self.base, View) and (shown := composed(self.base, axes, offset)):
             return shown
         if isinstance(self.base, Recipe) and not offset and axes == contiguous(self.base.shape):
             return self.base
@@ -279,7 +279,7 @@ def squeezed(shape: Shape) -> Shape:
     return tuple(size for size in shape if size != 1)
 
 
-def _composed(base: View, axes: Axes, offset: int) -> Recipe | None:
+def composed(base: View, axes: Axes, offset: int) -> Recipe | None:
     """A view of a view as one of what that shows, where strides can say it."""
     grid = strides.gridded(base.shape, axes, offset)
     if grid is None or strides.split(base.axes, grid.shape) is None:
