@@ -27,24 +27,23 @@ def kept_rows(
     Raises HeadError that names every index out of range, every label that is there twice, and
     a list whose length is not the number of classes; and where the lists share no label.
     """
-    if keep is not None and (old_labels is not None or new_labels is not None):
+    given = {"old_labels": old_labels, "new_labels": new_labels}
+    both = {name: labels for name, labels in given.items() if labels is not None}
+    if keep is not None and both:
         raise HeadError("keep and label lists both say which rows to keep: pass one of them")
     if keep is not None:
         return _checked(keep, old_classes, new_classes)
-    if old_labels is None and new_labels is None:
+    if not both:
         return ()
-    if old_labels is None or new_labels is None:
-        missing = "old_labels" if old_labels is None else "new_labels"
+    if len(both) == 1:
+        (missing,) = given.keys() - both.keys()
         raise HeadError(f"{missing} is missing: shared labels are found in both lists")
     problems = [
         f"{name} has {len(labels)} labels for {classes} classes"
-        for name, labels, classes in (
-            ("old_labels", old_labels, old_classes),
-            ("new_labels", new_labels, new_classes),
-        )
+        for (name, labels), classes in zip(both.items(), (old_classes, new_classes), strict=True)
         if len(labels) != classes
     ]
-    return rows_by_labels({"old_labels": old_labels, "new_labels": new_labels}, problems)
+    return rows_by_labels(both, problems)
 
 
 def rows_by_labels(both: Mapping[str, Sequence[str]], problems: Iterable[str] = ()) -> Pairs:
@@ -78,22 +77,16 @@ def ordered_labels(name: str, labels: Labels | None) -> tuple[str, ...] | None:
         return None
     if isinstance(labels, str | set | frozenset) or not isinstance(labels, Iterable):
         raise HeadError(f"{name} is a list of labels or {{index: label}}, not {labels!r}")
-    values = _by_index(name, labels) if isinstance(labels, Mapping) else tuple(labels)
+    if isinstance(labels, Mapping):
+        if odd := [index for index in labels if not _is_index(index, len(labels))]:
+            problems = [f"{index!r} is none of 0 to {len(labels) - 1}" for index in odd]
+            raise HeadError(f"{name} does not number its {len(labels)} labels from 0", problems)
+        labels = [labels[index] for index in range(len(labels))]
+    values = tuple(labels)
     problems = [f"{value!r} is no text" for value in values if not isinstance(value, str)]
     if problems:
         raise HeadError(f"{name} holds something else than labels", problems)
     return tuple(map(str, values))
-
-
-def _by_index(name: str, labels: Mapping[int, str]) -> tuple[str, ...]:
-    problems = [
-        f"{index!r} is none of 0 to {len(labels) - 1}"
-        for index in labels
-        if not _is_index(index, len(labels))
-    ]
-    if problems:
-        raise HeadError(f"{name} does not number its {len(labels)} labels from 0", problems)
-    return tuple(labels[index] for index in range(len(labels)))
 
 
 def _checked(keep: Mapping[int, int], old_classes: int, new_classes: int) -> Pairs:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 
 from surgery.wording import listed
@@ -49,7 +50,7 @@ def collapse(names: Iterable[str]) -> tuple[Collapsed, ...]:
         Collapsed(_put_together(template, block), tuple(sorted(found, key=order.__getitem__)))
         for template, family in families.items()
         for block in _blocks(list(family))
-        for found in [[family[slots] for slots in _product(block)]]
+        for found in [[family[slots] for slots in product(*block)]]
     ]
     return tuple(sorted(folded, key=lambda collapsed: order[collapsed.names[0]]))
 
@@ -124,13 +125,6 @@ def _blocks(tuples: Sequence[Slots]) -> list[Block]:
     for first, rests in remainders.items():
         firsts_of.setdefault(tuple(_blocks(rests)), []).append(first)
     return [(tuple(firsts), *block) for blocks, firsts in firsts_of.items() for block in blocks]
-
-
-def _product(block: Block) -> list[Slots]:
-    tuples: list[Slots] = [()]
-    for values in block:
-        tuples = [(*slots, value) for slots in tuples for value in values]
-    return tuples
 
 
 def _put_together(template: Slots, block: Block) -> str:

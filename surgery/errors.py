@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from surgery.wording import LONGEST_TEXT, first_lines, without_middle
+from surgery.wording import LONGEST_TEXT, first_lines, shortened
 
 #: Lines of details, or problems of one file, that are listed; the rest is counted.
 MOST_LISTED = 100
@@ -46,8 +46,8 @@ class SurgeryError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, details: Iterable[str] = ()) -> None:
-        self.message = without_middle(message, LONGEST_TEXT)
-        self.details = tuple(without_middle(line, LONGEST_TEXT) for line in details)
+        self.message = shortened(message, LONGEST_TEXT)
+        self.details = tuple(shortened(line, LONGEST_TEXT) for line in details)
         shown = first_lines(self.details, MOST_LISTED)
         super().__init__("\n".join((self.message, *(f"  {line}" for line in shown))))
 

@@ -18,28 +18,23 @@ def printable(text: object, longest_word: int = LONGEST_WORD) -> str:
     >>> printable("layer1.\x1b[31m" + "a" * 50, 20)
     'layer1.\\x...aaaaaaaa'
     """
-    text = without_middle(str(text), LONGEST_TEXT)
+    text = shortened(str(text), LONGEST_TEXT)
     if not text.isprintable():
         text = "".join(
             c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
         )
-        text = without_middle(text, LONGEST_TEXT)
+        text = shortened(text, LONGEST_TEXT)
     if len(text) <= longest_word:
         return text
-    return re.sub(r"\S+", lambda word: without_middle(word[0], longest_word), text)
+    return re.sub(r"\S+", lambda word: shortened(word[0], longest_word), text)
 
 
-def without_middle(text: str, longest: int) -> str:
-    """The text with its middle cut out where it is longer."""
+def shortened(text: str, longest: int = 100) -> str:
+    """The text, its middle left out where it is longer than a person reads of a name."""
     if len(text) <= longest:
         return text
     kept = longest - 3
     return f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
-
-
-def shortened(text: str, longest: int = 100) -> str:
-    """A name in a message: its middle left out where it is longer than a person reads."""
-    return without_middle(text, longest)
 
 
 def counted(count: int, thing: str) -> str:

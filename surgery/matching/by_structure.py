@@ -6,12 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from surgery.matching.matches import Match, Matches
-from surgery.matching.structure import (
-    Resized,
-    StructureMatch,
-    StructureStep,
-    match_structure,
-)
+from surgery.matching.structure import StructureStep, match_structure
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec
 from surgery.wrappers import unwrap_name, unwrap_names
 
@@ -56,8 +51,18 @@ def match_by_structure(
     ``ties`` are the source's own names of one tensor. Raises as
     :func:`~surgery.matching.structure.match_structure` does.
     """
-    found = _found(_weights(sources, ties), target, hints, code)
-    by_target = {pair.target.name: _resized(pair) for pair in found.resized}
+    found = match_structure(
+        _weights(sources, ties),
+        target,
+        hints=hints,
+        source_model=code.source,
+        source_calls=code.source_order() if code.source else (),
+        target_calls=code.target_order() if code.source else (),
+    )
+    by_target = {
+        x.target.name: Match(x.target.name, x.source.name, evidence=x.evidence, tier="structure")
+        for x in found.resized
+    }
     # A bias of zeros alone has no source: the softmax does not see a bias of k, so it stays fresh.
     by_target |= {step.target.name: _match(step, sources) for step in found.steps if step.sources}
     by_target |= {match.target: match for match in _integers(sources, target)}
@@ -68,25 +73,6 @@ def match_by_structure(
         unmatched_target=found.different or "no source tensor is its counterpart",
         unmatched_source=found.different or "no target tensor is its counterpart",
     )
-
-
-def _found(
-    source: SourceSpec, target: ModelSpec, hints: Iterable[str], code: Code
-) -> StructureMatch:
-    if code.source is None:
-        return match_structure(source, target, hints=hints)
-    return match_structure(
-        source,
-        target,
-        hints=hints,
-        source_model=code.source,
-        source_calls=code.source_order(),
-        target_calls=code.target_order(),
-    )
-
-
-def _resized(pair: Resized) -> Match:
-    return Match(pair.target.name, pair.source.name, evidence=pair.evidence, tier="structure")
 
 
 def is_index(name: str) -> bool:

@@ -14,6 +14,7 @@ from surgery.wording import shortened
 PatternKind = Literal["name", "glob", "regex"]
 
 _REGEX_CHARACTERS = frozenset("^$\\()|+")
+_PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*")
 #: They stand for nothing that a person sees, and often get in by accident.
 _UNSEEN = re.compile("[\x00\ud800-\udfff\ufeff]")
 #: More than any name is worth; a plain name may be longer.
@@ -53,6 +54,11 @@ def read_pattern(text: str) -> Pattern:
     _check_length(text)
     glob_to_regex(text)
     return Pattern(text, "glob", text)
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can be written down as it is, wherever lines of text have names."""
+    return _PLAIN.fullmatch(name) is not None
 
 
 def names_meant(pattern: Pattern, names: Iterable[str], *, end: str = SEGMENT_END) -> set[str]:

@@ -83,13 +83,10 @@ class Subjects:
                 types = names_meant(Pattern(atom.text, "glob", atom.pattern), known, end=r"\Z")
                 return {at for at, each in enumerate(self._subjects) if types & {*each.types}}
             case "state":
-                return {
-                    at for at, each in enumerate(self._subjects) if atom.pattern in each.statuses
-                }
+                held = [each.statuses for each in self._subjects]
             case "class":
-                return {
-                    at for at, each in enumerate(self._subjects) if atom.pattern in each.classes
-                }
+                held = [each.classes for each in self._subjects]
+        return {at for at, words in enumerate(held) if atom.pattern in words}
 
     def _of_glob(self, glob: str) -> set[int]:
         if has_wildcards(glob):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from unicodedata import combining, east_asian_width
 
-from surgery.wording import LONGEST_TEXT, first_lines, printable, without_middle
+from surgery.wording import LONGEST_TEXT, first_lines, printable, shortened
 
 #: Characters of a name in a table; whoever wants more asks for JSON.
 LONGEST_NAME = 160
@@ -174,7 +174,7 @@ def _folded(text: str, width: int) -> list[str]:
 
 
 def _cut(text: str, width: int) -> str:
-    return text if _wide(text) <= width else without_middle(text, width)
+    return text if _wide(text) <= width else shortened(text, width)
 
 
 def _padded(text: str, column: _Cells) -> str:

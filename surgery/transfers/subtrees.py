@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from surgery.patterns import names_meant, read_pattern
+from surgery.patterns import is_plain, names_meant, read_pattern
 from surgery.wrappers import paths_of
-
-_PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*\Z")
 
 #: Patterns in one option; where exact ones are more, whole subtrees stand for them.
 _MOST = 6
@@ -45,7 +43,7 @@ def _folded(paths: Sequence[str], others: Sequence[str]) -> Iterator[str]:
     for path in paths:
         families.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", path), []).append(path)
     for glob, family in families.items():
-        if len(family) == 1 or not _PLAIN.match(family[0]):
+        if len(family) == 1 or not is_plain(family[0]):
             yield from map(_quoted, family)
         elif not names_meant(read_pattern(glob), others):
             yield glob
@@ -85,7 +83,7 @@ def _digits(units: Sequence[int]) -> str:
 
 def _quoted(path: str) -> str:
     """The path as a pattern; one with characters that a pattern gives a meaning, as a regex."""
-    if _PLAIN.match(path):
+    if is_plain(path):
         return path
     escaped = re.escape(path).replace("/", r"\/")
     return rf"/^{escaped}(\.|$)/"

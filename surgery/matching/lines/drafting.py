@@ -8,16 +8,18 @@ ones put before them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 
 from surgery.errors import SurgeryError
 from surgery.matching.lines.folding import Line, factored, fold_numbers, fold_pairs
 from surgery.matching.lines.renames import UNUSED, applied, read_rename
+from surgery.patterns import is_plain
 from surgery.wrappers import paths_of, unwrap_name, unwrap_names
 
-_PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*\Z")
 #: Times that lines are tried and mended.
 _MOST_TRIES = 12
 NO_MAPPING = "no mapping says what this plan says; transfer by it (--match structure) instead"
@@ -80,24 +82,16 @@ class Wanted:
                 yield name
 
 
-def is_odd(name: str) -> bool:
-    """Whether only a regular expression can have the name, or none."""
-    return not _PLAIN.match(name)
-
-
 def draft(wanted: Wanted) -> list[Line]:
     """The lines, in order.
 
     Raises :class:`~surgery.errors.SurgeryError` where no lines bring it about.
     """
     names = {name: (wanted.clean[name], new) for name, new in wanted.clean_new.items()}
-    odd = [name for name, pair in names.items() if pair[0] != pair[1] and any(map(is_odd, pair))]
-    folded = factored(fold_pairs(pair for pair in names.values() if not any(map(is_odd, pair))))
-    inside = {line.source for line in folded if line.held}
-    lines = [
-        replace(line, held="beginning") if not line.held and line.source in inside else line
-        for line in _longer_first(folded)
-    ]
+    plain = {name: pair for name, pair in names.items() if all(map(is_plain, pair))}
+    odd = [name for name, pair in names.items() if name not in plain and pair[0] != pair[1]]
+    folded = factored(fold_pairs(plain.values()))
+    lines = _longer_first(folded)
     tried: set[str] = set()
     out = [name for name in wanted.names if name in wanted.out]
     lines = [*_mended(wanted, odd, tried), *_mended(wanted, out, tried), *lines]
@@ -124,20 +118,13 @@ def draft(wanted: Wanted) -> list[Line]:
 
 
 def _longer_first(lines: Sequence[Line]) -> list[Line]:
-    """In the order given, but what another holds within comes after it."""
-    known = {line.source: line for line in reversed(lines)}
-    longer: dict[Line, list[Line]] = {}
-    for line in lines:
-        for start in range(len(line.source)):
-            for stop in range(start + 1, len(line.source) + 1):
-                part = known.get(line.source[start:stop])
-                if part and part.source != line.source:
-                    longer.setdefault(part, []).append(line)
-    ordered: dict[Line, None] = {}
-    for line in lines:
-        for one in (*sorted(longer.get(line, ()), key=lambda other: -len(other.source)), line):
-            ordered.setdefault(one)
-    return list(ordered)
+    """In the order given, but what others hold within after them, and what layers hold last."""
+    parts = Counter(
+        line.source[start:stop]
+        for line in lines
+        for start, stop in combinations(range(len(line.source) + 1), 2)
+    )
+    return sorted(lines, key=lambda line: (line.held == "inside", parts[line.source]))
 
 
 def _mended(wanted: Wanted, names: Sequence[str], tried: set[str]) -> list[Line]:
@@ -148,7 +135,7 @@ def _mended(wanted: Wanted, names: Sequence[str], tried: set[str]) -> list[Line]
     again: dict[str, str] = {}
     for name in names:
         old, new = wanted.clean[name], wanted.clean_new.get(name, "")
-        if name in tried or is_odd(old) or (new and is_odd(new)):
+        if name in tried or not is_plain(old) or not (is_plain(new) or not new):
             lines += _explicit(wanted, name)
         else:
             again[old] = new

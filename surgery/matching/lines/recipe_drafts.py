@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from surgery.errors import SurgeryError
-from surgery.matching.lines.drafting import is_odd
 from surgery.matching.lines.folding import fold_numbers
 from surgery.matching.lines.recipe_lines import Named, made_by, read_recipe
 from surgery.matching.recipes.recipe import Recipe
 from surgery.matching.recipes.text import TURNED
 from surgery.matching.recipes.writing import sides_of
+from surgery.patterns import is_plain
 from surgery.specs import TensorSpec
 
 _BLANK = "\0"
@@ -32,7 +32,7 @@ def draft_recipes(
     forms: dict[_Form, list[tuple[str, ...]]] = {}
     for target, recipe in made.items():
         names = (*(view.source.name for view in recipe.views), target)
-        if odd := [name for name in names if is_odd(name)]:
+        if odd := [name for name in names if not is_plain(name)]:
             raise SurgeryError(f"no recipe of a mapping can have the name {odd[0]!r}")
         blank = recipe.with_sources(lambda spec: replace(spec, name=_BLANK))
         forms.setdefault(sides_of(blank), []).append(names)

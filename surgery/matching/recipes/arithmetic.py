@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from surgery.matching.recipes.recipe import Nested, Recipe
+from surgery.matching.recipes.recipe import Nested
 from surgery.matching.recipes.strides import Shape
 from surgery.wording import shape_text
 
@@ -93,14 +93,6 @@ COMPUTED: Mapping[str, tuple[Callable[..., Computed], int | None]] = {
     "scale": (Scaled, 1),
     "low_rank": (LowRank, 2),
 }
-
-
-def computed(function: str, parts: tuple[Recipe, ...], numbers: Iterable[float]) -> Computed:
-    """What computes by that name. ValueError where it is of other recipes, TypeError of numbers."""
-    kind, count = COMPUTED[function]
-    if not parts or len(parts) != (count or len(parts)):
-        raise ValueError(f"{function} has other arguments than {len(parts)} recipes")
-    return kind(parts, *numbers)
 
 
 def broadcast(shapes: Iterable[Shape]) -> Shape:

@@ -13,7 +13,7 @@ from surgery.checkpoint.places import contiguous_strides
 from surgery.matching.recipes import strides
 from surgery.matching.recipes.arithmetic import Computed, LowRank
 from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros, join, strided
-from surgery.matching.recipes.strides import Box, Shape, length
+from surgery.matching.recipes.strides import Axes, Box, Shape
 from surgery.specs import TensorSpec
 from surgery.wording import shape_text
 
@@ -74,21 +74,31 @@ def _cut_view(view: View, box: Box) -> Recipe:
 
 def _tightened(view: View, base: Recipe) -> Recipe:
     """The view of no more of its base than the box that it lies in."""
-    found = strides.located(base.shape, view.axes, view.offset)
+    found = _located(base.shape, view.axes, view.offset)
     less = cut(base, found[0]) if found else base
     if found is None or less is base:
         return view
-    axes = strides.restrided(base.shape, view.axes, found[1], contiguous_strides(less.shape))
-    return (isinstance(less, View) and _composed(less, axes)) or strided(less, axes, 0)
+    old, new = contiguous_strides(base.shape), contiguous_strides(less.shape)
+    moved = {stride: stride // old[at] * new[at] for stride, at in found[1].items()}
+    return strided(less, [[(n, moved[t]) for n, t in axis] for axis in view.axes], 0)
 
 
-def _composed(base: View, axes: strides.Axes) -> Recipe | None:
-    """A view of a view as one of what that shows, where strides can say it."""
-    grid = strides.gridded(base.shape, axes, 0)
-    if grid is None or strides.split(base.axes, grid.shape) is None:
-        return None
-    found = base.reshape(grid.shape).box(grid.box)
-    return found.permute(grid.order).reshape(tuple(map(length, axes)))
+def _located(shape: Shape, axes: Axes, offset: int) -> tuple[Box, dict[int, int]] | None:
+    """The smallest box of a contiguous tensor of ``shape`` that holds the view, and by stride the
+    axis that each factor moves along. None where the view sees rows as one.
+    """
+    factors = [factor for axis in axes for factor in axis]
+    box: list[tuple[int, int]] = []
+    owner: dict[int, int] = {}
+    for at, (size, step) in enumerate(zip(shape, contiguous_strides(shape), strict=True)):
+        mine = [(n, t) for n, t in factors if step <= t < step * size and t % step == 0]
+        owner |= dict.fromkeys((t for _, t in mine), at)
+        start = offset // step % max(size, 1)
+        stop = start + 1 + sum((n - 1) * t // step for n, t in mine)
+        if stop > size:
+            return None
+        box.append((start, stop))
+    return (tuple(box), owner) if all(t in owner for _, t in factors) else None
 
 
 def ranges(recipe: Recipe) -> Iterator[Run]:

@@ -193,6 +193,8 @@ class View(Recipe):
             axes, offset = contiguous(shape), 0
         if isinstance(self.base, Zeros):
             return Zeros(shape)
+        if isinstance(self.base, View) and (shown := composed(self.base, axes, offset)):
+            return shown
         if isinstance(self.base, Recipe) and not offset and axes == contiguous(self.base.shape):
             return self.base
         return View(self.base, axes, offset)
@@ -277,8 +279,17 @@ def squeezed(shape: Shape) -> Shape:
     return tuple(size for size in shape if size != 1)
 
 
+def composed(base: View, axes: Axes, offset: int) -> Recipe | None:
+    """A view of a view as one of what that shows, where strides can say it."""
+    grid = strides.gridded(base.shape, axes, offset)
+    if grid is None or strides.split(base.axes, grid.shape) is None:
+        return None
+    found = base.reshape(grid.shape).box(grid.box)
+    return found.permute(grid.order).reshape(tuple(map(length, axes)))
+
+
 def strided(base: TensorSpec | Recipe, axes: Sequence[Sequence[Any]], offset: int) -> Recipe:
-    """A view by its factors, as text and JSON have them; ValueError where it leaves its base."""
+    """A view by its factors, as texts have them; ValueError where it leaves its base."""
     found = tuple(strides.merged((int(n), int(t)) for n, t in axis) for axis in axes)
     factors = [factor for axis in found for factor in axis]
     numbers = [offset, *(number for factor in factors for number in factor)]

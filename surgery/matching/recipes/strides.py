@@ -9,9 +9,9 @@ viewed, whose values are taken to lie in row-major order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 from surgery.checkpoint.places import contiguous_strides
 
@@ -96,48 +96,11 @@ def cut(axis: Axis, start: int, stop: int) -> Iterator[tuple[int, Axis]]:
 
 def runs(axes: Axes, offset: int) -> Iterator[tuple[int, int]]:
     """First element and number of those that lie one behind the other, in row-major order."""
-    factors = list(merged(factor for axis in axes for factor in axis))
+    factors = [*merged(factor for axis in axes for factor in axis)]
     count = factors.pop()[0] if factors and factors[-1][1] == 1 else 1
-    starts = [0] * len(factors)
-    if any(size == 0 for size, _ in (*factors, (count, 1))):
-        return
-    while True:
-        yield offset, count
-        for at in range(len(factors) - 1, -1, -1):
-            size, stride = factors[at]
-            starts[at] += 1
-            offset += stride
-            if starts[at] < size:
-                break
-            offset -= size * stride
-            starts[at] = 0
-        else:
-            return
-
-
-def located(shape: Shape, axes: Axes, offset: int) -> tuple[Box, dict[int, int]] | None:
-    """The smallest box of a contiguous tensor of ``shape`` that holds the view, and by stride the
-    axis that each factor moves along. None where the view sees rows as one.
-    """
-    factors = [factor for axis in axes for factor in axis]
-    box: list[tuple[int, int]] = []
-    owner: dict[int, int] = {}
-    for at, (size, step) in enumerate(zip(shape, contiguous_strides(shape), strict=True)):
-        mine = [(n, t) for n, t in factors if step <= t < step * size and t % step == 0]
-        owner |= dict.fromkeys((t for _, t in mine), at)
-        start = offset // step % max(size, 1)
-        stop = start + 1 + sum((n - 1) * t // step for n, t in mine)
-        if stop > size:
-            return None
-        box.append((start, stop))
-    return (tuple(box), owner) if all(t in owner for _, t in factors) else None
-
-
-def restrided(shape: Shape, axes: Axes, owner: Mapping[int, int], new: Sequence[int]) -> Axes:
-    """The view's axes where those of its base of ``shape`` move by ``new`` strides."""
-    own = contiguous_strides(shape)
-    strides = {t: t // own[at] * new[at] for t, at in owner.items()}
-    return tuple(merged((n, strides[t]) for n, t in axis) for axis in axes)
+    places = ([at * stride for at in range(size)] for size, stride in factors)
+    for steps in product(*places) if count else ():
+        yield offset + sum(steps), count
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +116,14 @@ class Grid:
     @property
     def sliced(self) -> bool:
         return any(pair != (0, size) for pair, size in zip(self.box, self.shape, strict=True))
+
+    def rows_of(self, shape: Shape) -> int:
+        """Into how many axes the rows of what is viewed are split, where all other axes stay as
+        they are; else 0.
+        """
+        rows = len(self.shape) - len(shape) + 1
+        others = self.shape[rows:], self.order[rows:]
+        return rows if others == (shape[1:], tuple(range(rows, len(self.order)))) else 0
 
 
 def gridded(shape: Shape, axes: Axes, offset: int) -> Grid | None:

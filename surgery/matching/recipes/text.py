@@ -28,7 +28,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from surgery.matching.recipes.arithmetic import COMPUTED, computed
+from surgery.matching.recipes.arithmetic import COMPUTED
 from surgery.matching.recipes.recipe import (
     Recipe,
     View,
@@ -198,11 +198,14 @@ def _value(expression: Expression, source: Callable[[str], TensorSpec]) -> Recip
         return _named(source(name), bool(turned), items)
     if expression.function == "0":
         raise ValueError("'0' is for rows of the whole line; write zeros(4x6) within a function")
+    function, arguments = expression.function, expression.arguments
     parts = tuple(_value(operand, source) for operand in expression.operands)
+    if _FUNCTIONS.get(function) not in (None, len(parts)):
+        raise ValueError(f"{function}(...) has other arguments than {len(parts)} tensors")
     try:
-        return _called(expression.function, parts, expression.arguments)
-    except (TypeError, IndexError) as error:
-        raise ValueError(f"{expression.function}(...) has other arguments: {error}") from error
+        return _called(function, parts, arguments)
+    except TypeError as error:
+        raise ValueError(f"{function}(...) has other arguments: {error}") from error
 
 
 def _named(spec: TensorSpec, turned: bool, items: Sequence[str]) -> Recipe:
@@ -280,7 +283,8 @@ def _called(function: str, parts: tuple[Recipe, ...], arguments: tuple[str, ...]
         case "zeros", (shape,):
             return Zeros(_shape(shape))
         case _, numbers if function in COMPUTED:
-            return computed(function, parts, map(float, numbers))
+            made, _ = COMPUTED[function]
+            return made(parts, *map(float, numbers))
         case "strided", (offset, *axes):
             factors = [[_shape(factor) for factor in axis.split()] for axis in axes]
             base = parts[0].sources[0] if parts[0].is_copy else parts[0]

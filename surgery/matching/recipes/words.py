@@ -64,11 +64,7 @@ def _words_of_view(view: View) -> Iterator[str]:
     ]
     moving = [at for at in grid.order if grid.box[at] != (0, 1)]
     if moving != sorted(moving):
-        rows = len(grid.shape) - len(shape) + 1
-        kept = grid.shape[rows:] == shape[1:] and [*grid.order[rows:]] == [
-            *range(rows, len(grid.order))
-        ]
-        matrix = len(grid.shape) == 2
+        matrix, kept = len(grid.shape) == 2, grid.rows_of(shape)
         yield "transpose" if matrix else "reorder rows" if kept else "permute"
     if sliced:
         window = view.window

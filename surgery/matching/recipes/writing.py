@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import prod
 
 from surgery.matching.recipes.arithmetic import Computed
 from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros, row_count, squeezed
@@ -104,46 +103,26 @@ def _part(start: int, stop: int, size: int) -> str:
 
 def _explicit(view: View) -> str:
     """A view step by step, each a function; those that no steps make, by their strides."""
-    if isinstance(view.base, Recipe):
-        text, made = _term(view.base), view.base
-    else:
-        text, made = view.base.name, View.of(view.base)
-    grid = view.grid
-    if grid:
-        found, steps = _steps(text, made, view, grid)
-        if steps == view:
-            return found
-    axes = (" ".join(f"{n}x{t}" for n, t in axis) or "1x1" for axis in view.axes)
-    return f"strided({', '.join((text, str(view.offset), *axes))})"
-
-
-def _steps(text: str, made: Recipe, view: View, grid: Grid) -> tuple[str, Recipe]:
-    shape, trivial = made.shape, [*range(len(grid.order))]
-    rows = len(grid.shape) - len(shape) + 1
-    if (
-        not grid.sliced
-        and view.shape == shape
-        and grid.shape[rows:] == shape[1:]
-        and [*grid.order[rows:]] == trivial[rows:]
-        and prod(grid.shape[:rows]) == shape[0]
-    ):
+    base, grid = view.base, view.grid
+    text = _term(base) if isinstance(base, Recipe) else base.name
+    if grid is None:
+        axes = (" ".join(f"{n}x{t}" for n, t in axis) or "1x1" for axis in view.axes)
+        return f"strided({', '.join((text, str(view.offset), *axes))})"
+    rows = 0 if grid.sliced or view.shape != base.shape else grid.rows_of(base.shape)
+    if rows:
         order = ", ".join(map(str, grid.order[:rows]))
-        return (
-            f"reorder({text}, {_shape(grid.shape[:rows])}, {order})",
-            made.reorder(grid.shape[:rows], grid.order[:rows]),
-        )
-    if grid.shape != made.shape:
-        text, made = f"reshape({text}, {_shape(grid.shape)})", made.reshape(grid.shape)
+        return f"reorder({text}, {_shape(grid.shape[:rows])}, {order})"
+    if grid.shape != base.shape:
+        text = f"reshape({text}, {_shape(grid.shape)})"
     if grid.sliced:
-        plain = isinstance(view.base, TensorSpec) and grid.shape == view.base.shape
+        plain = isinstance(base, TensorSpec) and grid.shape == base.shape
         text = f"{text}[{_slices(grid)}]" if plain else f"slice({text}, {_slices(grid)})"
-        made = made.box(grid.box)
-    if [*grid.order] != trivial:
+    if [*grid.order] != sorted(grid.order):
         text = f"permute({text}, {', '.join(map(str, grid.order))})"
-        made = made.permute(grid.order)
-    if made.shape != view.shape:
-        text, made = f"reshape({text}, {_shape(view.shape)})", made.reshape(view.shape)
-    return text, made
+    sizes = [stop - start for start, stop in grid.box]
+    if tuple(sizes[at] for at in grid.order) != view.shape:
+        text = f"reshape({text}, {_shape(view.shape)})"
+    return text
 
 
 def _slices(grid: Grid) -> str:
