@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -179,28 +178,16 @@ class Proof(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The proof as JSON values."""
-        return {
+        data = {
             "holds": self.holds,
             "verdict": self.verdict,
             "largest": self.largest,
-            "source": self.source,
-            "target": self.target,
-            "shown": self.shown,
-            "random": _trial(self.random),
-            "own": _trial(self.own),
-            "by_shape": _trial(self.by_shape) if self.by_shape else None,
-            "movements": [asdict(move) for move in self.movements],
-            "settings": [asdict(setting) for setting in self.settings],
-            "first": self.first,
-            "hidden": list(self.hidden),
-            "notes": list(self.notes),
-            "resized": [list(pair) for pair in self.resized],
+            **asdict(self),
         }
+        for name in ("random", "own", "by_shape"):
+            if trial := getattr(self, name):
+                data[name]["largest"] = trial.largest
+        return data
 
     def __repr__(self) -> str:
         return f"<Proof: {self.verdict}; largest {self.largest:.1e}>"
-
-
-def _trial(trial: Trial) -> Mapping[str, Any]:
-    points = [asdict(point) for point in trial.points]
-    return {"values": trial.values, "largest": trial.largest, "points": points}

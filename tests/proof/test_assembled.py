@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -183,7 +182,7 @@ def test_q_and_k_taken_apart_the_wrong_way_round():
     assert acting["qkv.weight[0:8]"] == (("key.weight",), ("qkv.weight[8:16]",))
     assert acting["qkv.weight[8:16]"] == (("query.weight",), ("qkv.weight[0:8]",))
     assert "qkv.weight[16:24]" not in acting
-    assert re.search(r"qkv\.weight\[0:8\] +key\.weight .*acts as qkv\.weight\[8:16\]", str(proof))
+    assert "key.weight takes qkv.weight[0:8], and acts as qkv.weight[8:16]" in str(proof)
 
 
 @pytest.mark.parametrize("order", ["kqv", "qvk", "vkq", "kvq"])
