@@ -104,10 +104,14 @@ def _fitting(sides: Sides, shape: tuple[int, ...] | None) -> tuple[Sides, Exampl
                 break
         if len(heard) == 2:
             return replace(sides, source=heard[0], target=heard[1]), example
+    resized = (
+        f"{name} is resized ({how}), and where that changes the input nothing is proven"
+        for name, how in sides.target.resized.items()
+    )
     raise SurgeryError(
         "no input was found that both networks take; say its shape without the batch, as in "
         "--input 3x224x224",
-        [*(f"{name} is resized ({how})" for name, how in sides.target.resized.items()), *refused],
+        [*resized, *refused],
     )
 
 

@@ -161,20 +161,17 @@ class Proof(Shown):
             return "nothing that the two networks give can be compared"
         if self.networks_differ:
             return "weights agree, the networks do not"
-        swapped = [move for move in self.movements if move.acts_as]
-        if swapped:
+        if swapped := [move for move in self.movements if move.acts_as]:
             return f"{len(swapped)} tensors are in another's place"
+        if not (self.random.finite and self.own.finite):
+            return "the networks give values that are not finite"
         if self.contrary:
             return "the same weights move the two networks differently"
-        if self.random.finite and not self.random.agrees:
+        if not (self.random.agrees and self.own.agrees):
             return "the outputs differ"
         if self.behind:
             return "not all that is mapped acts on what can be compared"
-        if not self.moved:
-            return "no mapped tensor moves what was compared, so nothing is proven"
-        if not (self.random.finite and self.own.finite):
-            return "the networks give values that are not finite"
-        return "the outputs differ"
+        return "no mapped tensor moves what was compared, so nothing is proven"
 
     def to_dict(self) -> dict[str, Any]:
         """The proof as JSON values."""

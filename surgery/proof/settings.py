@@ -98,27 +98,21 @@ def _by_key(calls: Sequence[Call], common: Set[_Texts]) -> tuple[Mapping[_Texts,
     before: list[str] = []
     for call in calls:
         if not call.key:
-            before += _kind_text(call)
+            before.append(_text(call))
         if call.key not in common:
             continue
-        settings = call.settings
+        settings = dict(call.settings)
         if before and before[-1].startswith("pad("):
-            settings = (*settings, ("padded before", before.pop()[4:-1]))
+            settings["padded before"] = before.pop()[4:-1]
         if counts[call.key] == 1:
             found[call.key] = replace(call, settings=settings, before=tuple(before))
         before = []
     return found, tuple(before)
 
 
-def _kind_text(call: Call) -> Iterator[str]:
-    """Pooling to one value is left out: as often it is written as a mean; and so is a padding of
-    nothing.
-    """
-    settings = dict(call.settings)
-    to_one = call.name.startswith("adaptive_avg_pool") and settings.get("output_size") == "1"
-    if not to_one and not (call.name == "pad" and settings.get("pad") == "0"):
-        text = ", ".join(f"{name}={value}" for name, value in call.settings)
-        yield f"{call.name}({text})" if text else call.name
+def _text(call: Call) -> str:
+    text = ", ".join(f"{name}={value}" for name, value in call.settings.items())
+    return f"{call.name}({text})" if text else call.name
 
 
 def _of_calls(place: str, source: Call, target: Call) -> Iterator[Setting]:
@@ -127,10 +121,10 @@ def _of_calls(place: str, source: Call, target: Call) -> Iterator[Setting]:
         if "linear" not in (source.name, target.name):
             yield Setting(place, "function", source.name, target.name)
         return
-    ours, theirs = dict(source.settings), dict(target.settings)
-    for name in {**ours, **theirs}:
-        if ours.get(name) != theirs.get(name):
-            yield Setting(place, name, ours.get(name, "-"), theirs.get(name, "-"))
+    for name in {**source.settings, **target.settings}:
+        ours, theirs = (call.settings.get(name, "-") for call in (source, target))
+        if ours != theirs:
+            yield Setting(place, name, ours, theirs)
 
 
 def _of_modules(source: Side, target: Side) -> Iterator[Setting]:

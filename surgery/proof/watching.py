@@ -20,8 +20,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 from surgery.private_torch import tree_leaves
 from surgery.proof.doubling import Widen
 
-Settings = tuple[tuple[str, str], ...]
-
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -36,7 +34,7 @@ class Call:
 
     name: str
     key: tuple[str, ...]
-    settings: Settings
+    settings: Mapping[str, str]
     fed: torch.Tensor | None
     gave: torch.Tensor
     clean: bool
@@ -44,7 +42,8 @@ class Call:
 
 
 #: Functions whose kind and settings tell one network from another. What only moves elements or
-#: adds them up is left out: two implementations do that in different ways.
+#: adds them up (a mean is written as pooling, too) is left out: two implementations do that in
+#: different ways.
 _TELLING = frozenset(
     {
         *("conv1d", "conv2d", "conv3d", "linear", "embedding", "multi_head_attention_forward"),
@@ -55,8 +54,7 @@ _TELLING = frozenset(
         *("relu", "relu6", "hardtanh", "leaky_relu", "prelu", "elu", "selu", "celu"),
         *("gelu", "silu", "mish", "hardswish", "hardsigmoid", "roll", "pixel_shuffle"),
         *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
-        *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d"),
-        *("pad", "interpolate"),
+        *("adaptive_max_pool2d", "pad", "interpolate"),
     }
 )
 #: Arguments that change nothing in eval mode, or that are no settings.
@@ -164,19 +162,21 @@ def _arguments(
     return dict(bound.arguments)
 
 
-def _settings(kind: str, arguments: Mapping[str, Any], first: torch.Tensor) -> tuple[str, Settings]:
+def _settings(
+    kind: str, arguments: Mapping[str, Any], first: torch.Tensor
+) -> tuple[str, dict[str, str]]:
     """The kind and its settings. Attention whose queries (``first``) are scaled as usual is the
     softmax that others write out.
     """
     if kind == "scaled_dot_product_attention" and not arguments.get("is_causal"):
         usual = first.shape[-1] ** -0.5
         if text_of(arguments.get("scale") or usual) == text_of(usual):
-            return "softmax", (("dim", "-1"),)
-    return kind, tuple(
-        (name, text_of(value))
+            return "softmax", {"dim": "-1"}
+    return kind, {
+        name: text_of(value)
         for name, value in arguments.items()
         if name not in _IRRELEVANT and not isinstance(value, torch.Tensor) and value is not None
-    )
+    }
 
 
 def text_of(value: Any) -> str:

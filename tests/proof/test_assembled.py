@@ -162,6 +162,14 @@ def test_plans_that_structure_makes(source, target):
     assert surgery.verify_transfer(source, target, plan).holds
 
 
+def test_a_fresh_bias_that_a_softmax_takes_away():
+    """It moves nothing, so that all of the outputs can be compared."""
+    source, target = randomise(Split(False)), randomise(Split())
+    proof = surgery.verify_transfer(source, target, surgery.plan_transfer(source, target))
+    assert proof.holds, proof
+    assert [point.target for point in proof.random.points] == ["output"]
+
+
 def test_q_and_k_joined_the_wrong_way_round():
     source, target = randomise(Split()), Fused()
     plan = split_to_fused(source, target, ("key", "query", "value"))
