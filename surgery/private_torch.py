@@ -11,62 +11,32 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
-# Without these an optimizer of many small tensors steps one after the other.
-from torch import _foreach_add_ as foreach_add_
-from torch import _foreach_addcmul_ as foreach_addcmul_
-from torch import _foreach_div as foreach_div
-from torch import _foreach_div_ as foreach_div_
-from torch import _foreach_lerp_ as foreach_lerp_
-from torch import _foreach_mul as foreach_mul
-from torch import _foreach_mul_ as foreach_mul_
-from torch import _foreach_norm as foreach_norm
-from torch import _foreach_sqrt as foreach_sqrt
+import torch.utils._python_dispatch
+import torch.utils._pytree
 from torch import nn
-
-# Without it no initial value can be left out: every tensor of a model would be filled.
-from torch._ops import OpOverload as Operator
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import _default_to_fused_or_foreach
 
-# Without it a count of steps has another dtype than torch's.
-from torch.optim.optimizer import _get_scalar_dtype as scalar_dtype
-from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+# Without these an optimizer of many small tensors steps one after the other.
+foreach_add_ = torch._foreach_add_
+foreach_addcmul_ = torch._foreach_addcmul_
+foreach_div = torch._foreach_div
+foreach_div_ = torch._foreach_div_
+foreach_lerp_ = torch._foreach_lerp_
+foreach_mul = torch._foreach_mul
+foreach_mul_ = torch._foreach_mul_
+foreach_norm = torch._foreach_norm
+foreach_sqrt = torch._foreach_sqrt
+
+# Without it no initial value can be left out: every tensor of a model would be filled.
+Operator = torch._ops.OpOverload
+DispatchMode = torch.utils._python_dispatch.TorchDispatchMode
 
 # Without it tensors that wrap others (quantised, distributed) are copied as if they were plain.
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass as is_wrapper
+is_wrapper = torch.utils._python_dispatch.is_traceable_wrapper_subclass
 
 # Without it tensors inside lists and dicts of arguments, or of an optimizer's state, are not seen.
-from torch.utils._pytree import tree_leaves
-
-__all__ = [
-    "TO_MEMORY",
-    "DispatchMode",
-    "Operator",
-    "foreach_add_",
-    "foreach_addcmul_",
-    "foreach_div",
-    "foreach_div_",
-    "foreach_lerp_",
-    "foreach_mul",
-    "foreach_mul_",
-    "foreach_norm",
-    "foreach_sqrt",
-    "hooks_of",
-    "is_view",
-    "is_wrapper",
-    "memory_of",
-    "metadata_of",
-    "own_buffers",
-    "own_parameters",
-    "scalar_dtype",
-    "set_metadata",
-    "set_own",
-    "synchronised_by",
-    "takes_foreach",
-    "tree_leaves",
-    "writes_to_itself",
-]
+tree_leaves = torch.utils._pytree.tree_leaves
 
 #: Methods of a tensor that hand its memory to somebody who reads without operations. Without one
 #: of them a reader may find memory that has not been filled.
@@ -161,3 +131,16 @@ def synchronised_by(wrapper: DistributedDataParallel) -> list[torch.Tensor]:
 def takes_foreach(parameters: list[torch.Tensor]) -> bool:
     """Torch's own choice between many tensors at once and one after the other."""
     return _default_to_fused_or_foreach(parameters, differentiable=False, use_fused=False)[1]
+
+
+def adam_members(
+    optimizer: torch.optim.Adam, group: dict[str, Any]
+) -> list[tuple[torch.Tensor, ...]]:
+    """(parameter, gradient, both moments, count of steps) of all that have a gradient.
+
+    States start here. Without it an optimizer with Adam's moments would have to make them anew.
+    """
+    columns: list[list[torch.Tensor]] = [[] for _ in range(6)]
+    optimizer._init_group(group, *columns)  # type: ignore[no-untyped-call]
+    parameters, gradients, means, squares, _, steps = columns
+    return list(zip(parameters, gradients, means, squares, steps, strict=True))

@@ -19,18 +19,20 @@ Examples:
 @click.argument("pattern", default="*")
 @output_options
 def archs(pattern: str, as_json: bool) -> None:
-    """List architectures of timm and torchvision whose names match PATTERN.
+    """List the architectures of timm and torchvision.
 
-    PATTERN is a glob; without wildcards it matches anywhere in the name.
+    PATTERN is a glob over their names; without wildcards it matches anywhere in a name.
     """
-    from surgery.errors import ArchitectureError
+    from surgery.errors import ArchitectureError, did_you_mean
 
     with progress("asking timm and torchvision"):
         from surgery.networks.architectures import list_architectures
 
         names = list_architectures(pattern)
     if not names:
-        raise ArchitectureError(f"no architecture of timm or torchvision matches {pattern!r}")
+        known = (name.partition(":")[2] for name in list_architectures())
+        near = did_you_mean(pattern.rpartition(":")[2], dict.fromkeys(known), 3)
+        raise ArchitectureError(f"no architecture of timm or torchvision matches {pattern!r}{near}")
     if as_json:
         print_json({"architectures": list(names)})
     else:

@@ -44,7 +44,7 @@ def convert(
     max_shard_bytes: int | None,
     as_json: bool,
 ) -> None:
-    """Write the state dict in IN to OUT, whose suffix names the format.
+    """Write the state dict in IN in the format of OUT's suffix.
 
     Names, ties and metadata come along; what no state dict holds (an optimizer, an epoch) is
     left out, and said. The output appears whole or not at all.

@@ -39,7 +39,7 @@ Examples:
 @key_option
 @output_options
 def identify_command(file: Path, most: int, key: str | None, as_json: bool) -> int:
-    """Tell which architecture of timm or torchvision FILE's names and shapes are.
+    """Tell which architecture FILE's names and shapes are.
 
     Wrappers, prefixes and another head are looked through. The first time every architecture is
     built once, without values, which takes minutes; Ctrl-C is safe, and the next run goes on from

@@ -29,7 +29,7 @@ Examples:
 )
 @output_options
 def inspect(file: Path, verify: bool, as_json: bool) -> int:
-    """Show the state dicts, tensors and metadata in FILE, whoever wrote it.
+    """Show the state dicts, tensors and metadata in FILE.
 
     Nothing in the file is executed; what it names and is not known is listed. With --verify a
     damaged file exits 1.

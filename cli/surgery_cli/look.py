@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ArchitectureError, Problem, RuleError, SurgeryError
+from surgery.wording import percent_text
 from surgery_cli.console import progress
 from surgery_cli.options import open_files
 
@@ -126,6 +127,6 @@ def _with_status(look: Look, checkpoint: Checkpoint) -> Look:
         return replace(look, described=(*look.described, said), status=record.status)
     plan = plan_transfer(checkpoint, look.spec, min_loaded=0, keep_open=True)
     plan.refuse_unaccepted()
-    said = f":loaded are the {plan.loaded_fraction:.2%} that {checkpoint.path} holds"
+    said = f":loaded are the {percent_text(plan.loaded_fraction)} that {checkpoint.path} holds"
     status = {step.target.name: step.state for step in plan.steps}
     return replace(look, described=(*look.described, said), status=status)

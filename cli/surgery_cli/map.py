@@ -54,11 +54,12 @@ Examples:
 def map_command(
     old: Path, new_arch: str, out: Path | None, force: bool, as_json: bool, **wanted: Any
 ) -> None:
-    """Print what `surgery transfer OLD NEW-ARCH --match structure` decides as a mapping file.
+    """Print what structure decides as a mapping file.
 
-    The file is short enough to be read, edited and committed; --mapping takes it, and moves the
-    same tensors to the same places without deciding again. What stays open, fresh and unused is in
-    its comments. Exits 1 where too little is matched.
+    What `surgery transfer OLD NEW-ARCH --match structure` would do, short enough to be read, edited
+    and committed: --mapping takes it, and moves the same tensors to the same places without
+    deciding again. What stays open, fresh and unused is in its comments. Exits 1 where too little
+    is matched.
     """
     from surgery.checkpoint.text import write_text
     from surgery.transfers.mapping import mapping_of

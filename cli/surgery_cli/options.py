@@ -92,6 +92,16 @@ class ArchitectureName(click.ParamType[str]):
 FILE = click.Path(path_type=Path)
 NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 
+
+class MappingFile(click.Path):
+    """A file of lines, which somebody may take for the option's own value."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "->" in str(value) and not os.path.exists(value):
+            self.fail(f"{value!r} is a line; expected the path of a file that holds it", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 key_option = click.option(
     "--key", help="Which state dict, where a file holds several; . for the file itself."
 )

@@ -9,7 +9,7 @@ import click
 
 from surgery_cli.console import print_note, progress, show
 from surgery_cli.look import resolve
-from surgery_cli.options import NEW_FILE, output_options, rules_options
+from surgery_cli.options import NEW_FILE, output_options, refuse_existing, rules_options
 
 
 @click.command(
@@ -39,19 +39,28 @@ A schedule in a rules file:
     "--plot",
     type=NEW_FILE,
     metavar="FILE",
-    help="Draw the curves: .png, .svg or .pdf; replaces FILE.",
+    help="Draw the curves, as .png, .svg, .pdf, ... by the suffix.",
 )
+@click.option("--force", is_flag=True, help="Replace an existing picture.")
 @output_options
 def schedule(
-    epochs: int, steps_per_epoch: int, plot: Path | None, as_json: bool, **named: Any
+    epochs: int,
+    steps_per_epoch: int,
+    plot: Path | None,
+    force: bool,
+    as_json: bool,
+    **named: Any,
 ) -> None:
-    """Show the learning rate that every group of MODEL will have, without training anything.
+    """Show the learning rate of every group over a whole run.
 
-    Restarts, the end of a warm-up and unfreezings are marked. MODEL is as for `surgery groups`.
+    Nothing is trained. Restarts, the end of a warm-up and unfreezings are marked. MODEL is as for
+    `surgery groups`.
     """
     from surgery.training.curve import schedule_curve
 
     look, groups = resolve(**named)
+    if plot is not None:
+        refuse_existing(plot, force, other="--plot")
     with progress("following the schedule"):
         curve = schedule_curve(groups, epochs=epochs, steps_per_epoch=steps_per_epoch)
     beside = {"architecture": look.described[0]}

@@ -21,6 +21,7 @@ from surgery_cli.options import (
     FILE,
     NEW_FILE,
     ArchitectureName,
+    MappingFile,
     build_options,
     hint_option,
     key_option,
@@ -76,7 +77,9 @@ A mapping file has one `pattern -> replacement` a line:
     show_default=True,
     help="How tensors are brought together.",
 )
-@click.option("--mapping", type=FILE, help="A file of lines `pattern -> replacement`.")
+@click.option(
+    "--mapping", type=MappingFile(path_type=Path), help="A file of lines `pattern -> replacement`."
+)
 @hint_option
 @click.option(
     "--resize",
@@ -134,7 +137,7 @@ def transfer(
     as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Move the weights in OLD into NEW-ARCH and write the result as a new file.
+    """Move the weights in OLD into NEW-ARCH, as a new file.
 
     OLD is a checkpoint, a sharded index or the folder that holds one. NEW-ARCH is timm:NAME,
     torchvision:NAME, package.module:factory, path/file.py:factory or like:other.safetensors

@@ -47,11 +47,6 @@ class StateDict:
         """Names, shapes and dtypes, in order."""
         return tuple(place.spec(name) for name, place in self.places.items())
 
-    @cached_property
-    def by_name(self) -> Mapping[str, TensorSpec]:
-        """Specs by name."""
-        return {spec.name: spec for spec in self.specs}
-
     @property
     def named_places(self) -> Mapping[tuple[str | None, str], Place]:
         """The places by key and name, for what goes over several state dicts."""
@@ -101,7 +96,7 @@ class Checkpoint(StateDict):
     ``opaque`` are globals that the file names and that were not imported. ``others`` is what the
     file holds beside this state dict, each with a short text (``("epoch", "int 37")``).
 
-    Holds no open file, so there is nothing to close; ``with`` works all the same.
+    Holds no open file, so there is nothing to close.
     """
 
     path: Path
@@ -157,15 +152,6 @@ class Checkpoint(StateDict):
         from surgery.checkpoint.verification import verify
 
         return verify(self.path, self.named_places, values=values, progress=progress)
-
-    def close(self) -> None:
-        """Nothing to do: no file is held open between calls."""
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def place(self, name: str) -> Place:
         """Where the tensor lies. Raises CheckpointError as :meth:`tensor` does."""

@@ -213,6 +213,8 @@ def _read(region: Region, reader: Reader, views: Iterable[Place], progress: Prog
                 counts.add(at, data)
             at += len(data)
             progress(len(data))
+        if counts is not None:
+            counts.look_again(reader)
         damaged = checked and checksum != region.crc
     except Garbled:
         checked = damaged = True

@@ -6,11 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint.folders import INDEX_SUFFIX
 from surgery.checkpoint.progress import Progress, unwatched
 from surgery.checkpoint.source import OneAtATime, denied
 from surgery.checkpoint.writing import safetensors_layout, shards, torch_layout
@@ -18,7 +16,7 @@ from surgery.checkpoint.writing.atomic import lock, replacing, writable
 from surgery.checkpoint.writing.casting import Casts, refuse_broken
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.moving import Layout, Target, reserve
-from surgery.checkpoint.writing.shards import ShardSet, parse_size
+from surgery.checkpoint.writing.shards import parse_size
 from surgery.errors import CheckpointError
 from surgery.wording import printable
 
@@ -76,7 +74,7 @@ def check_output(path: str | os.PathLike[str], *, in_shards: bool = False) -> Pa
     if in_shards and suffix != _SAFETENSORS_SUFFIX:
         raise CheckpointError(f"{printable(path)}: only {_SAFETENSORS_SUFFIX} is written in shards")
     writable(path)
-    index = path.with_name(path.name + INDEX_SUFFIX)
+    index = shards.index_of(path)
     if not in_shards and index.exists():
         # Whoever opens the folder would find two, and nobody asked for the set to be removed.
         raise CheckpointError(
@@ -130,23 +128,26 @@ def write(
     if problems := _format(path).problems(draft):
         raise _refused(path, problems)
     if max_shard_bytes is None:
-        _write_one(draft, path, check, progress)
+        _put_in_place({path: _lay_out(draft, path)}, check, progress)
         files: tuple[Path, ...] = (path,)
     else:
         files = _write_parts(draft, path, max_shard_bytes, check, progress)
     return Written(files, tuple(casts.broken.items()))
 
 
-def _write_one(
-    draft: Draft,
-    path: Path,
+def _put_in_place(
+    layouts: Mapping[Path, Layout],
     check: Callable[[], None],
     progress: Progress,
+    *,
+    part_of: str | None = None,
     like: Path | None = None,
 ) -> None:
-    layout = _lay_out(draft, path)
-    with replacing(path, like=like) as file:
-        _fill(file, layout, progress)
+    """All files are written before any has its name, and the first is the last to get one."""
+    with ExitStack() as commits:  # they run in reverse
+        for path, layout in layouts.items():
+            draft = commits.enter_context(replacing(path, part_of=part_of, like=like))
+            _fill(draft, layout, progress)
         check()
 
 
@@ -157,38 +158,22 @@ def _write_parts(
     with _alone_in(path.parent):
         like = next(iter(existing_outputs(path, in_shards=True)), None)
         parts = shards.plan_shards(draft, path, most)
-        if parts is None:
-            _write_one(draft, path, check, progress, like)
-            _remove(shards.existing(path))
-            return (path,)
-        _write_set(parts, path, check, progress, like)
-        _remove((path, *shards.left_over(path, parts)))
-        return tuple(path.parent / name for name in parts.names)
-
-
-def _write_set(
-    parts: ShardSet,
-    path: Path,
-    check: Callable[[], None],
-    progress: Progress,
-    like: Path | None,
-) -> None:
-    """All files are written before any has its name, and the index is the last to get one."""
-    folder, whole = path.parent, path.name
-    layouts = {name: _lay_out(shard, folder / name) for name, shard in parts.shards.items()}
-    try:
-        with ExitStack() as commits:  # they run in reverse
-            part = partial(replacing, part_of=whole, like=like)
-            index = commits.enter_context(part(folder / parts.index_name))
-            index.write_text(parts.index, encoding="utf-8")
-            for name, layout in layouts.items():
-                _fill(commits.enter_context(part(folder / name)), layout, progress)
-            check()
-    except BaseException:
-        index = folder / parts.index_name
-        if not (index.exists() and index.read_bytes() == parts.index.encode()):
-            _remove(folder / name for name in parts.shards)
-        raise
+        layouts = {file: _lay_out(part, file) for file, part in parts.items()}
+        files = tuple(parts)
+        if len(parts) == 1:
+            _put_in_place(layouts, check, progress, like=like)
+        else:
+            index, text = shards.index_of(path), shards.index_text(parts).encode()
+            layouts = {index: Layout(len(text), lambda target: target.put(0, text)), **layouts}
+            try:
+                _put_in_place(layouts, check, progress, part_of=path.name, like=like)
+            except BaseException:
+                if not (index.exists() and index.read_bytes() == text):
+                    _remove(parts)
+                raise
+            files = (*parts, index)
+        _remove(file for file in existing_outputs(path, in_shards=True) if file not in files)
+        return files
 
 
 def _remove(files: Iterable[Path]) -> None:

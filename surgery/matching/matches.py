@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgery.collapse import patterns
 from surgery.matching.recipes.recipe import Recipe
 
 
@@ -32,10 +33,10 @@ class OpenGroup:
     def __str__(self) -> str:
         targets, sources = self.question
         more = f", and {len(self.targets) - len(targets)} more in blocks alike" * bool(self.block)
-        return f"{', '.join(targets)}{more} <- one of {', '.join(sources)}: {self.reason}"
+        return f"{patterns(targets)}{more} <- one of {patterns(sources)}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values that :meth:`from_dict` turns back into an equal group."""
+        """The group as JSON values."""
         return {
             "targets": list(self.targets),
             "sources": list(self.sources),
@@ -43,18 +44,6 @@ class OpenGroup:
             "hints": list(self.hints),
             "block": [list(names) for names in self.block] if self.block else None,
         }
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> OpenGroup:
-        """The inverse of :meth:`to_dict`. Other data raise KeyError or TypeError."""
-        block = row["block"]
-        return cls(
-            tuple(row["targets"]),
-            tuple(row["sources"]),
-            row["reason"],
-            tuple(row["hints"]),
-            (tuple(block[0]), tuple(block[1])) if block else None,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,18 +26,17 @@ def match_names(sources: Mapping[str, TensorSpec], targets: Mapping[str, TensorS
     for prefixes only, since a tensor of another shape is still the tensor of that name.
     """
     sides = _Sides(sources, targets)
-    as_they_are = _as_they_are(sides)
-    accepted, rejected = _compete(sides, as_they_are, _prefixes(sides))
-    by_target = {match.target: match for guess in accepted for match in guess.matches}
+    judged = _judged(sides.guess(_as_they_are(sides), "under its own name"), _prefixes(sides))
+    by_target = {match.target: match for guess, why in judged if not why for match in guess.matches}
+    used = {match.source for match in by_target.values()}
     ambiguous_sources: dict[str, str] = {}
     undecided: dict[str, list[Match]] = {}
-    for guess, why in rejected:
-        for match in guess.matches:
+    for guess, why in judged:
+        for match in guess.matches if why else ():
             if match.target not in by_target:
                 undecided.setdefault(why, []).append(match)
-            ambiguous_sources[match.source] = why
-    for match in by_target.values():
-        ambiguous_sources.pop(match.source, None)
+            if match.source not in used:
+                ambiguous_sources[match.source] = why
     groups = (
         OpenGroup(
             tuple(dict.fromkeys(match.target for match in matches)),
@@ -47,17 +46,6 @@ def match_names(sources: Mapping[str, TensorSpec], targets: Mapping[str, TensorS
         for why, matches in undecided.items()
     )
     return Matches(by_target, tuple(groups), ambiguous_sources)
-
-
-class _Sides:
-    """Both sides under their own and under their unwrapped names."""
-
-    def __init__(
-        self, sources: Mapping[str, TensorSpec], targets: Mapping[str, TensorSpec]
-    ) -> None:
-        self.sources, self.targets = sources, targets
-        self.source_by_clean = {clean: raw for raw, clean in unwrap_names(sources).items()}
-        self.target_by_clean = {clean: raw for raw, clean in unwrap_names(targets).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,69 +67,70 @@ class _Guess:
         )
 
 
-def _guess(sides: _Sides, matches: Iterable[Match], where: str) -> _Guess:
-    matches = tuple(matches)
-    votes = sum(
-        sides.sources[match.source].shape == sides.targets[match.target].shape for match in matches
-    )
-    return _Guess(matches, votes, where)
+class _Sides:
+    """Both sides, their names by those below wrappers."""
+
+    def __init__(
+        self, sources: Mapping[str, TensorSpec], targets: Mapping[str, TensorSpec]
+    ) -> None:
+        self._sources, self._targets = sources, targets
+        self.sources = {clean: raw for raw, clean in unwrap_names(sources).items()}
+        self.targets = {clean: raw for raw, clean in unwrap_names(targets).items()}
+
+    def guess(self, matches: Iterable[Match], where: str) -> _Guess:
+        matches = tuple(matches)
+        votes = sum(self._sources[m.source].shape == self._targets[m.target].shape for m in matches)
+        return _Guess(matches, votes, where)
+
+    def both_ways(self) -> Iterator[tuple[dict[str, str], dict[str, str], bool]]:
+        """The names of one side and of the other, and whether the first are the target's."""
+        yield self.sources, self.targets, False
+        yield self.targets, self.sources, True
 
 
-def _as_they_are(sides: _Sides) -> _Guess:
-    matches = {match.target: match for match in _same(sides)}
-    used = {match.source for match in matches.values()}
-    left = _Sides(
-        {name: spec for name, spec in sides.sources.items() if name not in used},
-        {name: spec for name, spec in sides.targets.items() if name not in matches},
-    )
-    matches |= {match.target: match for match in _respelled(left)}
-    return _guess(sides, matches.values(), "under its own name")
+def _match(one: str, other: str, via: str, *, flipped: bool) -> Match:
+    return Match(one, other, via) if flipped else Match(other, one, via)
 
 
-def _same(sides: _Sides) -> Iterator[Match]:
+def _as_they_are(sides: _Sides) -> list[Match]:
     # Names that agree to the letter come first: a network that really has a submodule called
     # `module` must not be looked through.
-    exact = sides.sources.keys() & sides.targets.keys()
-    yield from (Match(name, name) for name in sides.targets if name in exact)
-    for clean, target in sides.target_by_clean.items():
-        source = sides.source_by_clean.get(clean)
+    exact = {*sides.sources.values()} & {*sides.targets.values()}
+    found = [Match(name, name) for name in sides.targets.values() if name in exact]
+    for clean, target in sides.targets.items():
+        source = sides.sources.get(clean)
         if source is not None and source not in exact and target not in exact:
-            yield Match(target, source, "wrapper")
+            found.append(Match(target, source, "wrapper"))
+    used = {match.source for match in found}, {match.target for match in found}
+    respelled = (
+        m for m in _respelled(sides) if m.source not in used[0] and m.target not in used[1]
+    )
+    return [*found, *respelled]
 
 
-#: Old spelling -> new spelling of one tensor, by the last segments of its name.
+#: Old endings -> what stands in the new spelling of one tensor behind ``parametrizations.weight.``.
 #: torch.nn.utils.weight_norm and spectral_norm against their torch.nn.utils.parametrizations
 #: successors, as in the compatibility hooks of torch/nn/utils/parametrizations.py.
-_WEIGHT_NORM = {
-    "{tensor}_g": "parametrizations.{tensor}.original0",
-    "{tensor}_v": "parametrizations.{tensor}.original1",
-}
-_SPECTRAL_NORM = {
-    "{tensor}_orig": "parametrizations.{tensor}.original",
-    "{tensor}_u": "parametrizations.{tensor}.0._u",
-    "{tensor}_v": "parametrizations.{tensor}.0._v",
-}
+_SPELLINGS = (
+    {"_g": "original0", "_v": "original1"},
+    {"_orig": "original", "_u": "0._u", "_v": "0._v"},
+)
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.(?:original[01]?|0\._[uv])$")
 
 
 def _respelled(sides: _Sides) -> Iterator[Match]:
     """Both directions of the spellings above, a whole family of names at a time."""
-    pairs = (
-        (sides.source_by_clean, sides.target_by_clean, False),
-        (sides.target_by_clean, sides.source_by_clean, True),
-    )
-    for old_side, new_side, flipped in pairs:
-        for path, tensor in _parametrized(new_side):
-            for spelling in (_WEIGHT_NORM, _SPECTRAL_NORM):
+    for old, new, flipped in sides.both_ways():
+        for path, tensor in _parametrized(new):
+            for spelling in _SPELLINGS:
                 names = {
-                    path + old.format(tensor=tensor): path + new.format(tensor=tensor)
-                    for old, new in spelling.items()
+                    f"{path}{tensor}{end}": f"{path}parametrizations.{tensor}.{part}"
+                    for end, part in spelling.items()
                 }
-                if old_side.keys() >= names.keys() and new_side.keys() >= set(names.values()):
-                    for old, new in names.items():
-                        ends = (old_side[old], new_side[new])
-                        source, target = reversed(ends) if flipped else ends
-                        yield Match(target, source, "parametrization spelling")
+                if old.keys() >= names.keys() and new.keys() >= {*names.values()}:
+                    for one, other in names.items():
+                        via = "parametrization spelling"
+                        yield _match(old[one], new[other], via, flipped=flipped)
 
 
 def _parametrized(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -160,52 +149,35 @@ def _prefixes(sides: _Sides) -> list[_Guess]:
     It is where it explains half of the smaller side, and something in the same shape: names that
     share an ending (`fc.weight` and some `se.fc.weight`) are no reason to think of nesting.
     """
-    families: dict[str, list[Match]] = defaultdict(list)
-    for match in (*_added(sides), *_dropped(sides)):
-        families[match.via].append(match)
+    families: dict[tuple[str, str], list[Match]] = defaultdict(list)
+    for tops, nested, flipped in sides.both_ways():
+        where, done = ("below", "dropped") if flipped else ("into", "added")
+        for top, below, prefix in _nested(tops, nested):
+            match = _match(top, below, f"prefix {prefix}. {done}", flipped=flipped)
+            families[match.via, f"{where} {prefix}."].append(match)
     enough = min(len(sides.sources), len(sides.targets)) / 2
     guesses = [
-        _guess(sides, matches, _where(via))
-        for via, matches in sorted(families.items())
+        sides.guess(matches, where)
+        for (_, where), matches in sorted(families.items(), key=lambda family: family[0])
         if len(matches) >= enough
     ]
     return [guess for guess in guesses if guess.votes]
 
 
-def _where(via: str) -> str:
-    _, prefix, done = via.split(" ")
-    return f"into {prefix}" if done == "added" else f"below {prefix}"
-
-
-def _added(sides: _Sides) -> Iterator[Match]:
-    """The target nests what the source has at the top. Longest suffix wins, because detection
-    models nest the backbone below more than one name.
+def _nested(tops: Mapping[str, str], names: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Names of one side that the other nests below a prefix (Lightning's `model.`), which comes
+    third. Longest suffix wins, because detection models nest the backbone below more than one.
     """
-    tops = _tops(sides.source_by_clean)
-    for clean, target in sides.target_by_clean.items():
-        for prefix, suffix in _splits(clean, tops):
-            if suffix in sides.source_by_clean:
-                yield Match(target, sides.source_by_clean[suffix], f"prefix {prefix}. added")
-                break
-
-
-def _dropped(sides: _Sides) -> Iterator[Match]:
-    """The source nests what the target has at the top, as Lightning's `model.` does."""
-    tops = _tops(sides.target_by_clean)
-    for clean, source in sides.source_by_clean.items():
-        for prefix, suffix in _splits(clean, tops):
-            if suffix in sides.target_by_clean:
-                yield Match(sides.target_by_clean[suffix], source, f"prefix {prefix}. dropped")
+    firsts = frozenset(name.partition(".")[0] for name in tops)
+    for clean, below in names.items():
+        for prefix, suffix in _splits(clean, firsts):
+            if suffix in tops:
+                yield tops[suffix], below, prefix
                 break
 
 
 #: Segments of the longest prefix that is thought of: a name may have thousands.
 _LONGEST_PREFIX = 32
-
-
-def _tops(names: Iterable[str]) -> frozenset[str]:
-    """First segments: what stands below a prefix begins with one of them."""
-    return frozenset(name.partition(".")[0] for name in names)
 
 
 def _splits(name: str, tops: frozenset[str]) -> Iterable[tuple[str, str]]:
@@ -221,28 +193,20 @@ def _splits(name: str, tops: frozenset[str]) -> Iterable[tuple[str, str]]:
     ]
 
 
-def _compete(
-    sides: _Sides, as_they_are: _Guess, prefixes: Sequence[_Guess]
-) -> tuple[list[_Guess], list[tuple[_Guess, str]]]:
-    """The guesses that hold, and those that do not with the reason.
+def _judged(as_they_are: _Guess, prefixes: Sequence[_Guess]) -> list[tuple[_Guess, str]]:
+    """All guesses, each with the reason why it does not hold; an empty one where it does.
 
     Guesses that want no tensor in common hold side by side. Names as they are beat a prefix that
     explains no more than they do. Any other two that want the same tensor (a student and a
     teacher, weights and their average, two towers of one width) look the same by their names,
     and neither holds: half of one network and half of another would be worse than nothing.
     """
-    rivals = [g for g in prefixes if not (g.contests(as_they_are) and g.votes <= as_they_are.votes)]
-    beaten = [g for g in prefixes if g not in rivals]
-    accepted, rejected = [], []
-    for guess in (as_they_are, *rivals):
-        others = [g for g in (as_they_are, *rivals) if g is not guess and g.contests(guess)]
-        if others:
-            rejected.append((guess, _fits(guess, *others)))
-        else:
-            accepted.append(guess)
-    return accepted, rejected + [(guess, "a tensor of the very name is there") for guess in beaten]
-
-
-def _fits(*guesses: _Guess) -> str:
-    """The reason in words that do not depend on the order of anything, nor on single names."""
-    return f"ambiguous: fits {' and '.join(sorted(guess.where for guess in guesses))}"
+    beaten = [g for g in prefixes if g.contests(as_they_are) and g.votes <= as_they_are.votes]
+    rivals = [as_they_are, *(guess for guess in prefixes if guess not in beaten)]
+    judged = []
+    for guess in rivals:
+        others = [each for each in rivals if each is not guess and each.contests(guess)]
+        # In words that do not depend on the order of anything, nor on single names.
+        where = sorted(each.where for each in (guess, *others))
+        judged.append((guess, f"ambiguous: fits {' and '.join(where)}" if others else ""))
+    return judged + [(guess, "a tensor of the very name is there") for guess in beaten]

@@ -48,9 +48,9 @@ def build(
 
 def build_deferred(
     architecture: Architecture,
-    arguments: Mapping[str, Any],
-    num_classes: int | None,
-    seed: int,
+    arguments: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
 ) -> Blueprint:
     """The model without values: each is made when :attr:`Blueprint.initial` is called for it."""
     with DeferredInit(seed) as init:

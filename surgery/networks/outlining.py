@@ -11,31 +11,24 @@ from typing import Any
 import torch
 
 from surgery.errors import ArchitectureError
-from surgery.heads import head_paths
 from surgery.networks.architectures import find_architecture
-from surgery.networks.building import build
-from surgery.networks.deferred import DeferredInit
-from surgery.networks.describe import describe
-from surgery.networks.remembered import Outline, to_columns
+from surgery.networks.building import build_deferred
+from surgery.networks.remembered import Outline
 from surgery.wrappers import unwrap_names
 
 
 def outline(label: str) -> Outline:
     """Build the architecture without its initial values, and say what it is made of."""
-    with DeferredInit():
-        model = build(find_architecture(label))
-    tensors = {spec.name: spec for spec in describe(model).tensors if spec.is_floating}
+    built = build_deferred(find_architecture(label))
+    tensors = {tensor.name: tensor.shape for tensor in built.spec.tensors if tensor.is_floating}
     clean = unwrap_names(tensors)
-    return Outline(
-        label,
-        {clean[name]: spec.shape for name, spec in tensors.items()},
-        head_paths(model),
-    )
+    shapes = {clean[name]: shape for name, shape in tensors.items()}
+    return Outline(label, shapes, built.find_heads())
 
 
 def _answer(label: str) -> dict[str, Any]:
     try:
-        return {"architecture": label, "outline": to_columns([outline(label)])}
+        return outline(label).to_dict()
     except ArchitectureError as error:
         return {"architecture": label, "problem": error.message}
     except Exception as error:  # one that cannot be looked at shall not hide all the others

@@ -24,13 +24,14 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from itertools import chain
+from typing import IO, Any, cast
 
 from surgery.collecting import collector_paused
 from surgery.errors import ArchitectureError
 from surgery.json_values import fields, items, texts
 from surgery.networks.architectures import list_architectures
-from surgery.networks.remembered import Memory, Outline, from_columns, open_memory, to_columns
+from surgery.networks.remembered import Memory, Outline, open_memory
 
 #: Entries that the outlines are kept in: few enough for a folder that holds 500, and enough that
 #: an interruption costs seconds. An architecture's place hangs on its name alone, so that a new
@@ -50,29 +51,16 @@ Progress = Callable[[int, int], None]
 Batch = tuple[str, ...]
 
 
+#: What is known of an architecture: its outline, or its name and why it could not be built.
+Answer = Outline | tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """Outlines, and the architectures that could not be built, each with the reason."""
 
-    outlines: tuple[Outline, ...] = ()
-    failed: tuple[tuple[str, str], ...] = ()
-
-    def __add__(self, other: Survey) -> Survey:
-        return Survey(self.outlines + other.outlines, self.failed + other.failed)
-
-    def __len__(self) -> int:
-        return len(self.outlines) + len(self.failed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values that :meth:`from_dict` turns back into an equal value."""
-        return {"outlines": to_columns(self.outlines), "failed": [list(f) for f in self.failed]}
-
-    @classmethod
-    def from_dict(cls, data: object) -> Survey:
-        """The inverse of :meth:`to_dict`. Any other data raise ValueError."""
-        outlines, failed = fields(data, "outlines", "failed")
-        pairs = ((label, why) for label, why in map(texts, items(failed)))
-        return cls(from_columns(outlines), tuple(pairs))
+    outlines: tuple[Outline, ...]
+    failed: tuple[tuple[str, str], ...]
 
 
 def survey(
@@ -91,10 +79,10 @@ def survey(
         missing = [batch for batch, known in found.items() if known is None]
         if missing:
             found |= _build(missing, memory, progress)
-    whole = [known for known in found.values() if known is not None]
+    answers = [answer for known in found.values() for answer in known or ()]
     return Survey(
-        tuple(outline for known in whole for outline in known.outlines),
-        tuple(failure for known in whole for failure in known.failed),
+        tuple(answer for answer in answers if isinstance(answer, Outline)),
+        tuple(answer for answer in answers if not isinstance(answer, Outline)),
     )
 
 
@@ -105,49 +93,57 @@ def _batches(labels: Iterable[str]) -> list[Batch]:
     return [tuple(found[at]) for at in sorted(found)]
 
 
-def _recall(memory: Memory, batch: Batch) -> Survey | None:
+def _recall(memory: Memory, batch: Batch) -> list[Answer] | None:
     try:
-        return Survey.from_dict(memory.recall("outlines", *batch))
+        return [_read(answer) for answer in items(memory.recall("outlines", *batch))]
     except ValueError:
         return None
 
 
-def _build(batches: Sequence[Batch], memory: Memory, progress: Progress) -> dict[Batch, Survey]:
+def _read(answer: object) -> Answer:
+    """What a process has said of one architecture. Any other data raise ValueError."""
+    if isinstance(answer, dict) and "problem" in answer:
+        label, problem = texts(fields(answer, "architecture", "problem"))
+        return label, problem
+    return Outline.from_dict(answer)
+
+
+def _build(
+    batches: Sequence[Batch], memory: Memory, progress: Progress
+) -> dict[Batch, list[Answer]]:
     """Every batch, kept as soon as it is whole."""
     batch_of = {label: batch for batch in batches for label in batch}
-    built = dict.fromkeys(batches, Survey())
+    built: dict[Batch, list[dict[str, Any]]] = {batch: [] for batch in batches}
     progress(0, len(batch_of))
     with closing(_answers(batches)) as answers:
         for done, answer in enumerate(answers, start=1):
-            label = answer["architecture"]
-            batch = batch_of[label]
-            built[batch] += (
-                Survey(failed=((label, answer["problem"]),))
-                if "problem" in answer
-                else Survey(from_columns(answer["outline"]))
-            )
+            batch = batch_of[answer["architecture"]]
+            built[batch].append(answer)
             if len(built[batch]) == len(batch):
-                memory.keep(built[batch].to_dict(), "outlines", *batch)
+                memory.keep(built[batch], "outlines", *batch)
             progress(done, len(batch_of))
-    return built
+    return {batch: [_read(answer) for answer in whole] for batch, whole in built.items()}
+
+
+#: What the processes say: of an architecture, or at its end, each with the problems it had.
+_Said = queue.SimpleQueue[dict[str, Any] | list[str]]
 
 
 def _answers(batches: Sequence[Batch]) -> Generator[dict[str, Any], None, None]:
     """What the processes say of each architecture, in the order in which it comes."""
     count = min(MOST_WORKERS, os.cpu_count() or 1, len(batches))
-    shares = [[label for batch in batches[at::count] for label in batch] for at in range(count)]
-    lines: _Lines = queue.SimpleQueue()
+    said: _Said = queue.SimpleQueue()
+    problems: list[str] = []
     with ExitStack() as stack:  # no process is left behind, whatever happens
-        workers = [stack.enter_context(_worker(labels, lines)) for labels in shares]
-        running = set(workers)
-        while running:
-            worker, line = lines.get()
-            if line:
-                worker.answered += 1
-                yield json.loads(line)
-            else:
-                running.remove(worker)
-        problems = [problem for worker in workers for problem in worker.problems()]
+        for at in range(count):
+            stack.enter_context(_worker([*chain(*batches[at::count])], said))
+        while count:
+            match said.get():
+                case dict() as answer:
+                    yield answer
+                case ended:
+                    problems += ended
+                    count -= 1
     if problems:
         raise ArchitectureError(
             "not every architecture could be looked at; what was built is remembered, so run "
@@ -156,49 +152,38 @@ def _answers(batches: Sequence[Batch]) -> Generator[dict[str, Any], None, None]:
         )
 
 
-_Lines = queue.SimpleQueue[tuple["_Worker", bytes]]
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """A process, the architectures that it is to look at, in order, and how many it has."""
-
-    labels: Sequence[str]
-    process: subprocess.Popen[bytes]
-    errors: IO[bytes]
-    answered: int = 0
-
-    def read(self, lines: _Lines) -> None:
-        """Hand on whole lines; an empty one says that there are no more."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.endswith(b"\n"):
-                lines.put((self, line))
-        lines.put((self, b""))
-
-    def problems(self) -> Iterator[str]:
-        """Where it ended before it was through, and the last that it wrote to stderr."""
-        if self.answered < len(self.labels):
-            code = self.process.wait()
-            self.errors.seek(0)
-            last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-            yield f"{self.labels[self.answered]}: its process ended with exit code {code}: {last}"
-
-
 @contextmanager
-def _worker(labels: Sequence[str], lines: _Lines) -> Iterator[_Worker]:
+def _worker(labels: Sequence[str], said: _Said) -> Iterator[None]:
+    """A process that looks at these architectures, in order."""
+
+    def read() -> None:
+        answered = 0
+        for line in cast("IO[bytes]", process.stdout):
+            if line.endswith(b"\n"):
+                said.put(json.loads(line))
+                answered += 1
+        said.put(_problems(labels[answered:], process.wait(), errors))
+
     with tempfile.TemporaryFile() as errors, _process(errors) as process:
-        worker = _Worker(labels, process, errors)
-        reading = threading.Thread(target=worker.read, args=(lines,), daemon=True)
+        reading = threading.Thread(target=read, daemon=True)
         reading.start()
         try:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError), process.stdin:  # one that has ended says why by itself
-                process.stdin.write(json.dumps(labels).encode())
-            yield worker
+            # One that has ended says why by itself.
+            with suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as stdin:
+                stdin.write(json.dumps(labels).encode())
+            yield
         finally:
             process.kill()
             reading.join()
+
+
+def _problems(left: Sequence[str], code: int, errors: IO[bytes]) -> list[str]:
+    """Where a process ended before it was through, and the last that it wrote to stderr."""
+    if not left:
+        return []
+    errors.seek(0)
+    last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+    return [f"{left[0]}: its process ended with exit code {code}: {last}"]
 
 
 def _process(errors: IO[bytes]) -> subprocess.Popen[bytes]:

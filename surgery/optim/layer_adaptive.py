@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim import Adam
+from torch.optim.optimizer import ParamsT
 
 from surgery.private_torch import (
+    adam_members,
     foreach_add_,
     foreach_addcmul_,
     foreach_div,
@@ -21,12 +22,11 @@ from surgery.private_torch import (
     foreach_mul_,
     foreach_norm,
     foreach_sqrt,
-    scalar_dtype,
     takes_foreach,
 )
 
 
-class LayerAdaptiveAdam(Optimizer):
+class LayerAdaptiveAdam(Adam):
     """Adam's moments, and a step along the first of them whose length one number decides.
 
     For every tensor, with ``g`` its gradient and the products taken element by element::
@@ -70,114 +70,53 @@ class LayerAdaptiveAdam(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
     ) -> None:
-        _check("learning rate", lr, lr >= 0)
-        _check("epsilon value", eps, eps >= 0)
-        _check("beta parameter at index 0", betas[0], 0 <= betas[0] < 1)
-        _check("beta parameter at index 1", betas[1], 0 <= betas[1] < 1)
-        _check("weight_decay value", weight_decay, weight_decay >= 0)
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "bias_correction": bias_correction,
-            "foreach": foreach,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults)
+        # One would be read, with a sync, once a step.
+        if any(isinstance(value, Tensor) for value in (lr, *betas, eps, weight_decay)):
+            raise ValueError("Invalid setting: a tensor, expected numbers")
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            decoupled_weight_decay=True,
+        )
+        self.defaults["bias_correction"] = bias_correction
+        for group in self.param_groups:
+            group.setdefault("bias_correction", bias_correction)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fill in what a state of torch's Adam, or one from before an option existed, lacks."""
-        super().__setstate__(state)
+        """Fill in what a state of torch's Adam lacks, or one from before this was an Adam."""
+        for group in state["param_groups"]:
+            group.setdefault("decoupled_weight_decay", True)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         for group in self.param_groups:
             group.setdefault("bias_correction", True)
-            group.setdefault("foreach", None)
-            group.setdefault("maximize", False)
-            for parameter in group["params"]:
-                kept = self.state.get(parameter, {})
-                if kept and not torch.is_tensor(kept["step"]):
-                    kept["step"] = torch.tensor(float(kept["step"]), dtype=scalar_dtype())
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Take one step; a closure computes the loss and its gradients again and is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            members = [self._member(p, group) for p in group["params"] if p.grad is not None]
-            if _takes_foreach(group, members):
-                for batch in _of_one_kind(members):
-                    _step_together(batch, group)
-            else:
-                for member in members:
-                    _step_one(member, group)
+            members = adam_members(self, group)
+            foreach = group["foreach"]
+            if foreach is None:
+                foreach = takes_foreach([parameter for parameter, *_ in members])
+            batches: dict[object, list[tuple[Tensor, ...]]] = {}
+            for index, member in enumerate(members):
+                # Foreach kernels take tensors of one device and one dtype.
+                kind = tuple((tensor.device, tensor.dtype) for tensor in member[:3])
+                batches.setdefault(kind if foreach else index, []).append(member)
+            for batch in batches.values():
+                _step_together(batch, group)
         return loss
-
-    def _member(self, parameter: Tensor, group: Mapping[str, Any]) -> _Member:
-        """A parameter with its state, which starts here and not in the constructor."""
-        grad = parameter.grad
-        assert grad is not None
-        if grad.is_sparse:
-            raise RuntimeError("LayerAdaptiveAdam does not support sparse gradients")
-        state = self.state[parameter]
-        if not state:
-            # On the CPU: a counter on an accelerator would cost a kernel for each parameter.
-            state["step"] = torch.tensor(0.0, dtype=scalar_dtype())
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return _Member(
-            _real(parameter),
-            _real(-grad if group["maximize"] else grad),
-            _real(state["exp_avg"]),
-            _real(state["exp_avg_sq"]),
-            state["step"],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """One parameter in one step. ``grad`` points downhill, and complex tensors are pairs."""
-
-    parameter: Tensor
-    grad: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    step: Tensor
-
-
-def _check(what: str, value: object, fits: bool) -> None:
-    """In the words of torch's Adam. A tensor would be read, with a sync, once a step."""
-    if isinstance(value, Tensor):
-        raise ValueError(f"Invalid {what}: a tensor, expected a number")
-    if not fits:
-        raise ValueError(f"Invalid {what}: {value}")
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if torch.is_complex(tensor) else tensor
-
-
-def _takes_foreach(group: Mapping[str, Any], members: Sequence[_Member]) -> bool:
-    if group["foreach"] is not None:
-        return bool(group["foreach"])
-    return takes_foreach([member.parameter for member in members])
-
-
-def _of_one_kind(members: Sequence[_Member]) -> Iterator[list[_Member]]:
-    """Members of one device and one dtype, which is what foreach kernels take."""
-    found: dict[object, list[_Member]] = {}
-    for member in members:
-        key = member.parameter.device, member.parameter.dtype, member.exp_avg.dtype
-        found.setdefault(key, []).append(member)
-    yield from found.values()
 
 
 def _corrections(step: Tensor, group: Mapping[str, Any]) -> tuple[float, float]:
@@ -189,30 +128,15 @@ def _corrections(step: Tensor, group: Mapping[str, Any]) -> tuple[float, float]:
     return 1 - beta1**t, math.sqrt(1 - beta2**t)
 
 
-def _step_one(member: _Member, group: Mapping[str, Any]) -> None:
+def _step_together(members: Iterable[tuple[Tensor, ...]], group: Mapping[str, Any]) -> None:
+    """One operation over all members after the other; complex ones are pairs of reals."""
     beta1, beta2 = group["betas"]
-    member.step.add_(1)
-    first, root = _corrections(member.step, group)
-    if group["weight_decay"]:
-        member.parameter.mul_(1 - group["lr"] * group["weight_decay"])
-    member.exp_avg.lerp_(member.grad, 1 - beta1)
-    member.exp_avg_sq.mul_(beta2).addcmul_(member.grad, member.grad, value=1 - beta2)
-    denominator = member.exp_avg_sq.sqrt().div_(root).add_(group["eps"])
-    quotient = member.exp_avg.div(denominator).abs_()
-    scale = quotient.mean(dtype=_wide(quotient.dtype))
-    # The correction of m counts twice: in the quotient and in m itself.
-    member.parameter.addcmul_(member.exp_avg, scale, value=-group["lr"] / first**2)
-
-
-def _step_together(members: Sequence[_Member], group: Mapping[str, Any]) -> None:
-    """The same as :func:`_step_one`, one operation over all members after the other."""
-    beta1, beta2 = group["betas"]
-    parameters = [member.parameter for member in members]
-    grads = [member.grad for member in members]
-    exp_avgs = [member.exp_avg for member in members]
-    exp_avg_sqs = [member.exp_avg_sq for member in members]
-    foreach_add_([member.step for member in members], 1)
-    corrections = [_corrections(member.step, group) for member in members]
+    columns = [[_real(tensor) for tensor in column] for column in zip(*members, strict=True)]
+    parameters, grads, exp_avgs, exp_avg_sqs, steps = columns
+    if group["maximize"]:
+        grads = list(foreach_mul(grads, -1))
+    foreach_add_(steps, 1)
+    corrections = [_corrections(step, group) for step in steps]
     if group["weight_decay"]:
         foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
     foreach_lerp_(exp_avgs, grads, 1 - beta1)
@@ -222,15 +146,17 @@ def _step_together(members: Sequence[_Member], group: Mapping[str, Any]) -> None
     foreach_div_(quotients, [root for _, root in corrections])
     foreach_add_(quotients, group["eps"])
     quotients = foreach_div(exp_avgs, quotients)
-    # float16 holds no sum of more than 65,504 quotients near 1; the loop's mean adds up wider.
-    scales = foreach_norm(quotients, 1, dtype=_wide(exp_avgs[0].dtype))
+    # float16 holds no sum of more than 65,504 quotients near 1.
+    wide = torch.promote_types(exp_avgs[0].dtype, torch.float32)
+    scales = foreach_norm(quotients, 1, dtype=wide)
+    # The correction of m counts twice: in the quotient and in m itself.
     factors = [
-        -group["lr"] / first**2 / max(member.exp_avg.numel(), 1)
-        for (first, _), member in zip(corrections, members, strict=True)
+        -group["lr"] / first**2 / max(exp_avg.numel(), 1)
+        for (first, _), exp_avg in zip(corrections, exp_avgs, strict=True)
     ]
     foreach_mul_(scales, factors)
     foreach_add_(parameters, foreach_mul(exp_avgs, scales))
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if torch.is_complex(tensor) else tensor

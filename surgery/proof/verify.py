@@ -49,8 +49,7 @@ def prove_plan(plan: TransferPlan, *, shape: tuple[int, ...] | None = None) -> P
     """
     request, ends = plan.request, plan.ends
     if (
-        request is None
-        or request.source_arch is None
+        request.source_arch is None
         or not isinstance(ends, OpenedEnds)
         or ends.target.architecture is None
     ):

@@ -15,9 +15,9 @@ from surgery.report.folding import TENSORS, broken_notes, fold_tensors, tensor_r
 from surgery.report.tables import Column, Report, Table, text_table
 from surgery.showing import Shown
 from surgery.transfers.plan import TransferOutcome, TransferPlan
-from surgery.transfers.refusal import hints_for
+from surgery.transfers.refusal import hints_for, needless
 from surgery.transfers.step import Step, Unused
-from surgery.wording import counted
+from surgery.wording import counted, percent_text
 
 
 @report_of.register(TransferPlan)
@@ -44,7 +44,7 @@ def _share(plan: TransferPlan, verb: str) -> str:
     fresh = len(plan.names("fresh", "open"))
     return (
         f"{len(plan.steps) - fresh:,} of {len(plan.steps):,} tensors and "
-        f"{plan.loaded_fraction:.2%} of the parameters {verb}; "
+        f"{percent_text(plan.loaded_fraction)} of the parameters {verb}; "
         f"{fresh:,} {'stays' if fresh == 1 else 'stay'} fresh, "
         f"{len(plan.unused) + len(plan.unread):,} of the source unused"
     )
@@ -55,7 +55,7 @@ def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
         f"cast {cast}: {counted(count, 'tensor')}" for cast, count in sorted(plan.casts.items())
     )
     ties = tuple(f"tied, one tensor: {' = '.join(names)}" for names in plan.ties)
-    return (*casts, *ties, *hints_for(plan.open))
+    return (*casts, *ties, *needless(plan), *hints_for(plan.open))
 
 
 def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgery.showing import Shown
-from surgery.training.durations import RunLength, count_durations, warmup_units
-from surgery.training.reference import Reference
-from surgery.training.schedule import find_line
+from surgery.training.reference import Reference, count_durations, warmup_units
 from surgery.tuning import ParamGroups
 from surgery.tuning.history import When
-from surgery.tuning.rules import RulesSource
 from surgery.tuning.schedule_line import ScheduleLine, Unit
 from surgery.wording import listed
 
@@ -47,10 +44,9 @@ class Event:
 class ScheduleCurve(Shown):
     """The learning rates of a run of ``epochs`` times ``steps_per_epoch`` steps.
 
-    ``factors`` has one entry for each unit of ``by``: the share of its own learning rate that
-    every group has during that unit. ``events`` are in order of their positions, which count
-    units. ``schedule`` is the line, or None where learning rates stay as they are. ``notes`` say
-    what the curve cannot show.
+    ``factors`` are, for each unit of ``by``, the share of its own learning rate that every group
+    has. ``events`` are in the order of their positions, which count units. ``schedule`` is the
+    line, None where learning rates stay as they are. ``notes`` say what the curve cannot show.
     """
 
     schedule: str | None
@@ -83,70 +79,47 @@ class ScheduleCurve(Shown):
             return None
         return group.lr * self.factors[position]
 
-    def rates(self, group: GroupCurve) -> tuple[float | None, ...]:
-        """The group's learning rate in every unit; None while it is frozen."""
-        return tuple(self.rate(group, position) for position in range(len(self.factors)))
-
     def to_dict(self) -> dict[str, Any]:
         """The curve as JSON values; a group's ``rates`` are those at the start of each epoch."""
         starts = range(0, len(self.factors), self.units_per_epoch)
         return {
-            "schedule": self.schedule,
-            "kind": self.kind,
-            "by": self.by,
-            "epochs": self.epochs,
-            "steps_per_epoch": self.steps_per_epoch,
-            "factors": list(self.factors),
+            **vars(self),
             "groups": [
-                {
-                    "name": group.name,
-                    "lr": group.lr,
-                    "when": group.when,
-                    "rates": [self.rate(group, position) for position in starts],
-                }
+                {**asdict(group), "rates": [self.rate(group, start) for start in starts]}
                 for group in self.groups
             ],
-            "restarts": list(self.restarts),
             "events": [
                 {"epoch": self.epoch_of(e.position), "kind": e.kind, "text": e.text}
                 for e in self.events
             ],
-            "notes": list(self.notes),
+            "restarts": self.restarts,
         }
 
 
-def schedule_curve(
-    groups: ParamGroups,
-    schedule: RulesSource | ScheduleLine | None = None,
-    *,
-    epochs: int,
-    steps_per_epoch: int = 1,
-) -> ScheduleCurve:
-    """What :func:`surgery.build_schedule` would do to these groups, on nothing but numbers.
+def schedule_curve(groups: ParamGroups, *, epochs: int, steps_per_epoch: int = 1) -> ScheduleCurve:
+    r"""What :func:`surgery.build_schedule` would do to these groups, on nothing but numbers.
 
-    ``schedule`` is as there; without it, it is the schedule line of the groups' own rules, and
-    where they have none every learning rate stays what it is. A plateau goes by a metric that
-    only the run will know: its curve is the one that nothing has reduced yet, and a note says so.
+    By the schedule line of the groups' own rules; where they have none every learning rate stays
+    what it is. A plateau goes by a metric that only the run will know: its curve is the one that
+    nothing has reduced yet, and a note says so.
 
-    >>> curve = schedule_curve(groups, "schedule sgdr T_0=1 T_mult=2", epochs=7)
+    >>> rules = "base optimizer=sgd\nschedule sgdr T_0=1 T_mult=2"
+    >>> curve = schedule_curve(resolve_groups(model, rules), epochs=7)
     >>> curve.restarts, curve.factors[:4]
     ((1.0, 3.0), (1.0, 1.0, 0.5, 1.0))
     """
-    line = groups.rules.schedule if schedule is None else find_line(schedule)
-    run = RunLength(epochs, steps_per_epoch)
-    line = None if line is None else count_durations(line, run)
+    line = groups.rules.schedule
+    if line is not None:
+        line = count_durations(line, epochs, steps_per_epoch)
     by: Unit = line.by if line else "epoch"
     per_epoch = 1 if by == "epoch" else steps_per_epoch
-    factors, restarts = _run(line, epochs * per_epoch)
+    factors = _factors(line, epochs * per_epoch) if line else (1.0,) * (epochs * per_epoch)
     trained = tuple(
         GroupCurve(group.name, float(dict(group.hyper)["lr"]), group.when)
         for group in groups.trained
     )
-    events = (
-        *(_events(line, factors) if line else ()),
-        *(Event(position, "restart", "restart") for position in restarts),
-        *_unfreezings(trained, epochs, per_epoch),
-    )
+    turns = [*_turns(line, factors)] if line else []
+    events = [*turns, *_unfreezings(trained, epochs, per_epoch)]
     return ScheduleCurve(
         schedule=line.text if line else None,
         kind=line.kind if line else None,
@@ -156,40 +129,36 @@ def schedule_curve(
         factors=factors,
         groups=trained,
         events=tuple(sorted(events, key=lambda event: event.position)),
-        notes=tuple(_notes(line, groups, epochs, len(factors), restarts)),
+        notes=tuple(_notes(line, groups, epochs, len(factors), turns)),
     )
 
 
-def _run(line: ScheduleLine | None, units: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """(the factor of each unit, the units at which a cycle starts again)."""
-    if line is None:
-        return (1.0,) * units, ()
+def _factors(line: ScheduleLine, units: int) -> tuple[float, ...]:
+    """The factor of each unit."""
     reference = Reference(line)
     # What a plateau does after its warm-up hangs on a metric that nobody has yet.
     foreseen = warmup_units(line) if line.kind == "ReduceLROnPlateau" else units
     factors: list[float] = []
-    restarts: list[int] = []
     for position in range(units):
         factors.append(reference.factor)
-        if reference.restarts:
-            restarts.append(position)
         if position < foreseen:
             reference.advance()
-    return tuple(factors), tuple(restarts)
+    return tuple(factors)
 
 
-def _events(line: ScheduleLine, factors: Sequence[float]) -> Iterator[Event]:
-    """Where the course of a schedule turns, without the restarts."""
+def _turns(line: ScheduleLine, factors: Sequence[float]) -> Iterator[Event]:
+    """Where the course of a schedule turns."""
     warmup = warmup_units(line)
     if 0 < warmup < len(factors):
         yield Event(warmup, "warmup", "warm-up ends")
-    if line.kind in ("StepLR", "MultiStepLR"):
-        gamma = dict(line.settings).get("gamma", 0.1)
-        for position in range(warmup + 1, len(factors)):
-            if factors[position] != factors[position - 1]:
-                yield Event(position, "drop", f"learning rates x {gamma:g}")
     if line.kind == "OneCycleLR":
         yield Event(factors.index(max(factors)), "peak", "peak")
+    gamma = dict(line.settings).get("gamma", 0.1)
+    for position in range(warmup + 1, len(factors)):
+        if line.kind == "CosineAnnealingWarmRestarts" and factors[position] == factors[warmup]:
+            yield Event(position, "restart", "restart")
+        if line.kind in ("StepLR", "MultiStepLR") and factors[position] != factors[position - 1]:
+            yield Event(position, "drop", f"learning rates x {gamma:g}")
 
 
 def _unfreezings(
@@ -210,7 +179,7 @@ def _notes(
     groups: ParamGroups,
     epochs: int,
     units: int,
-    restarts: tuple[int, ...],
+    turns: Sequence[Event],
 ) -> Iterator[str]:
     if line is None:
         yield "there is no schedule line: every learning rate stays as it is"
@@ -222,6 +191,7 @@ def _notes(
     elif line.kind == "CosineAnnealingWarmRestarts":
         # A run that ends within a cycle ends at a learning rate that was to come down further.
         settings = dict(line.settings)
+        restarts = [event.position for event in turns if event.kind == "restart"]
         passed = units - (restarts[-1] if restarts else warmup_units(line))
         length = settings["T_0"] * settings.get("T_mult", 1) ** len(restarts)
         if passed < length:

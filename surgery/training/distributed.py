@@ -34,28 +34,17 @@ def refuse_unsynchronised(model: nn.Module, groups: ParamGroups) -> None:
     """Raise StageError where a DDP wrapper would leave what is unfrozen later unsynchronised."""
     if not any(isinstance(group.when, int) for group in groups.groups):
         return
-    for wrapper in (m for m in model.modules() if isinstance(m, DistributedDataParallel)):
-        if wrapper.static_graph:
-            raise StageError(f"DDP with static_graph raises at the first unfreezing: {_THE_WAY}")
-        if not wrapper.find_unused_parameters:
-            raise StageError(
-                f"DDP without find_unused_parameters raises once something is frozen: {_THE_WAY}"
-            )
-        _refuse_uncollected(model, wrapper, groups)
-
-
-def _refuse_uncollected(
-    model: nn.Module, wrapper: DistributedDataParallel, groups: ParamGroups
-) -> None:
-    collected, inside = {*map(id, synchronised_by(wrapper))}, {id(p) for p in wrapper.parameters()}
     trained = {name for group in groups.trained for name in group.param_names}
-    missing = [
-        name
-        for name, parameter in model.named_parameters()
-        if name in trained and id(parameter) in inside - collected
-    ]
-    if missing:
-        raise StageError(
-            f"DDP does not synchronise {len(missing)} parameters that are to train, the first is "
-            f"{missing[0]}: they were frozen when it wrapped the model; {_THE_WAY}"
-        )
+    for wrapper in (m for m in model.modules() if isinstance(m, DistributedDataParallel)):
+        if wrapper.static_graph or not wrapper.find_unused_parameters:
+            raise StageError(
+                "DDP with static_graph, or without find_unused_parameters, raises once something "
+                f"is frozen or unfrozen: {_THE_WAY}"
+            )
+        uncollected = {*wrapper.parameters()} - {*synchronised_by(wrapper)}
+        missing = [n for n, p in model.named_parameters() if n in trained and p in uncollected]
+        if missing:
+            raise StageError(
+                f"DDP does not synchronise {len(missing)} parameters that are to train, the first "
+                f"is {missing[0]}: they were frozen when it wrapped the model; {_THE_WAY}"
+            )

@@ -44,23 +44,9 @@ def scalar(what: str, value: Any) -> float:
 
     Reading a tensor on an accelerator waits until it is computed.
     """
-    if isinstance(value, (bool, int, float)):
-        return float(value)
-    if not hasattr(value, "item"):
-        raise TrainingError(f"{what}: expected one number, found {_kind(value)}")
     shape = tuple(getattr(value, "shape", ()))
-    if math.prod(shape) != 1:
-        raise TrainingError(f"{what}: expected one number, found the shape {shape}")
-    number = value.item()
-    if not isinstance(number, (bool, int, float)):
-        raise TrainingError(f"{what}: expected one real number, found {_kind(number)}")
-    return float(number)
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
-
-
-def to_json(number: float) -> float | str:
-    """The number, or its name where JSON has none (``"nan"``, ``"inf"``), which float() reads."""
-    return number if math.isfinite(number) else str(number)
+    number = value.item() if hasattr(value, "item") and math.prod(shape) == 1 else value
+    if isinstance(number, (bool, int, float)):
+        return float(number)
+    found = f"the shape {shape}" if shape and number is value else f"a {type(number).__name__}"
+    raise TrainingError(f"{what}: expected one number, found {'None' if value is None else found}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,11 +18,9 @@ from surgery.networks.selection import spec_of
 from surgery.specs import ModelSpec
 from surgery.training.optimizer_state import (
     OptimizerState,
-    class_of,
     kind_of,
     known_names,
     live_state,
-    only_state,
     saved_state,
 )
 from surgery.training.parameter_states import (
@@ -62,37 +60,24 @@ class StateOutcome:
     reasons: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The outcome as JSON values."""
-        return {
-            "carried": list(self.carried),
-            "fresh": list(self.fresh),
-            "reshaped": list(self.reshaped),
-            "unused": list(self.unused),
-            "reasons": dict(self.reasons),
-            "notes": list(self.notes),
-        }
-
     def __str__(self) -> str:
         count = len(self.carried) + len(self.fresh) + len(self.reshaped)
+        reasons = dict(self.reasons)
+        # Names with one reason stand on one line.
+        lines: dict[tuple[str, str], list[str]] = {}
+        for title in ("fresh", "reshaped", "unused"):
+            for name in getattr(self, title):
+                lines.setdefault((title, reasons.get(name, "")), []).append(name)
         return "\n".join(
             (
                 f"{len(self.carried)} of {count} parameters carry their state on",
-                *_lines("fresh", self.fresh, dict(self.reasons)),
-                *_lines("reshaped", self.reshaped, dict(self.reasons)),
-                *_lines("unused", self.unused, {}),
+                *(
+                    f"  {title:<8}  {listed(names)}{f': {reason}' if reason else ''}"
+                    for (title, reason), names in lines.items()
+                ),
                 *(f"  note: {note}" for note in self.notes),
             )
         )
-
-
-def _lines(title: str, names: Iterable[str], reasons: Mapping[str, str]) -> Iterator[str]:
-    """Names with one reason stand on one line."""
-    by_reason: dict[str, list[str]] = {}
-    for name in names:
-        by_reason.setdefault(reasons.get(name, ""), []).append(name)
-    for reason, members in by_reason.items():
-        yield f"  {title:<8}  {listed(members)}{f': {reason}' if reason else ''}"
 
 
 def load_optimizer_state(
@@ -109,7 +94,26 @@ def load_optimizer_state(
     Raises :class:`~surgery.errors.StateRefused`, with nothing changed, where names cannot be
     found or none of a state that is there would be carried.
     """
-    return _load(optimizer, _read(saved, model), model)
+    state = _read(saved, model)
+    names = known_names(optimizer, model)
+    if unnamed := names.count(None):
+        raise StateRefused(
+            f"the optimizer has {len(names)} parameters and names for {len(names) - unnamed}: "
+            "make it by build_optimizer, or from named_parameters()"
+        )
+    slots = parameter_slots(type(optimizer), optimizer.param_groups, filter(None, names))
+    outcome = _outcome(_verdicts(slots, state, kind_of(optimizer)), state)
+    _refuse_nothing(outcome, state)
+    carried = {name: state.entries[name] for name in outcome.carried}
+    counters = state.counters()
+    for slot in slots:
+        if slot.name in carried:
+            optimizer.param_groups[slot.group].update(counters[slot.name])
+            if slot.kept is not None:
+                entry = carried[slot.name]
+                carried[slot.name] = {key: entry[key] for key in slot.kept}
+    write_states(optimizer, slots, carried)
+    return outcome
 
 
 def rebuild_optimizer(
@@ -133,16 +137,15 @@ def rebuild_optimizer(
     old optimizer then are as they were, and the latter always is.
     """
     rules = read_rules(rules)
-    saved = _read(old_optimizer, model)
     groups = resolve_groups(
         _as_trained_by(old_optimizer, model),
         rules,
         transfer=transfer,
-        optimizer=optimizer or rules.optimizer or class_of(old_optimizer),
+        optimizer=optimizer or rules.optimizer or type(old_optimizer),
         base=base,
     )
     built = make_optimizer(model, groups)
-    _load(built, saved, model)
+    load_optimizer_state(built, old_optimizer, model=model)
     apply_training_state(model, groups)
     return built
 
@@ -163,80 +166,54 @@ def _read(saved: Saved, model: nn.Module | None) -> OptimizerState:
     """
     if isinstance(saved, torch.optim.Optimizer):
         return live_state(saved, known_names(saved, model))
+    found: Mapping[str, Mapping[Any, Any]]
     if isinstance(saved, Mapping):
-        return saved_state(only_state(dict(optimizers_in(saved)), "the mapping"), model)
-    if not isinstance(saved, str | os.PathLike):
+        found, where = dict(optimizers_in(saved)), "the mapping"
+    elif not isinstance(saved, str | os.PathLike):
         raise StateRefused(
             f"expected an optimizer, its state_dict() or a file, found {type(saved).__name__}"
         )
-    if is_training_file(saved):
+    elif is_training_file(saved):
         return read_training_file(saved).optimizer
-    return saved_state(only_state(read_optimizer_states(saved), os.fspath(saved)), model)
-
-
-def _load(
-    optimizer: torch.optim.Optimizer, saved: OptimizerState, model: nn.Module | None
-) -> StateOutcome:
-    names = known_names(optimizer, model)
-    if unnamed := names.count(None):
+    else:
+        found, where = read_optimizer_states(saved), os.fspath(saved)
+    if len(found) != 1:
+        names = f", {', '.join(found)}" if found else ""
         raise StateRefused(
-            f"the optimizer has {len(names)} parameters and names for {len(names) - unnamed}: "
-            "make it by build_optimizer, or from named_parameters()"
+            f"{where}: holds {len(found) or 'no'} optimizer states{names}: load it and pass the "
+            "one that is meant, a mapping of state and param_groups"
         )
-    slots = parameter_slots(type(optimizer), optimizer.param_groups, filter(None, names))
-    verdicts = _verdicts(slots, saved, kind_of(optimizer))
-    outcome = _outcome(verdicts, saved)
-    _refuse_nothing(outcome, saved)
-    carried = [slot for slot in slots if verdicts[slot.name][0] == "carried"]
-    entries = {
-        slot.name: {
-            key: value
-            for key, value in saved.entries[slot.name].items()
-            if slot.kept is None or key in slot.kept
-        }
-        for slot in carried
-    }
-    write_states(optimizer, slots, entries)
-    counters = saved.counters()
-    for slot in carried:
-        optimizer.param_groups[slot.group].update(counters[slot.name])
-    return outcome
+    (state,) = found.values()
+    return saved_state(state, model)
 
-
-Fate = Literal["carried", "fresh", "reshaped"]
 
 #: What becomes of one parameter's state, and why it does not stay.
-Verdict = tuple[Fate, str]
+Verdict = tuple[Literal["carried", "fresh", "reshaped"], str]
 
 
 def _verdicts(slots: Sequence[Slot], saved: OptimizerState, kind: str) -> dict[str, Verdict]:
-    verdicts = {slot.name: _verdict(slot, saved, kind) for slot in slots}
-    old, counters = saved.parameters, saved.counters()
-    same_model = any(old.get(slot.name) is slot.parameter for slot in slots)
-    carried = []
+    same_model = any(saved.parameters.get(slot.name) is slot.parameter for slot in slots)
+    verdicts = {slot.name: _verdict(slot, saved, kind, same_model) for slot in slots}
+    counters = saved.counters()
+    carried: dict[int, list[str]] = defaultdict(list)
     for slot in slots:
-        if verdicts[slot.name][0] != "carried":
-            continue
-        if same_model and old.get(slot.name) is not slot.parameter:
-            reason = "replaced since: the model has another parameter of that name"
-            verdicts[slot.name] = ("fresh", reason)
-        else:
-            carried.append(slot)
+        if verdicts[slot.name][0] == "carried":
+            carried[slot.group].append(slot.name)
     # A group that counts for all of its parameters cannot go on from two counts.
-    counts: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for slot in carried:
-        counts[slot.group].append(counters[slot.name])
-    for slot in carried:
-        if any(count != counts[slot.group][0] for count in counts[slot.group]):
-            verdicts[slot.name] = ("fresh", "its group would have two counts of steps")
+    for names in carried.values():
+        if any(counters[name] != counters[names[0]] for name in names):
+            two = "its group would have two counts of steps"
+            verdicts.update((name, ("fresh", two)) for name in names)
     return verdicts
 
 
-def _verdict(slot: Slot, saved: OptimizerState, kind: str) -> Verdict:
+def _verdict(slot: Slot, saved: OptimizerState, kind: str, same_model: bool) -> Verdict:
     """Whether what was saved for a parameter is what the optimizer ``kind`` keeps for it."""
     entry, kept = saved.entries.get(slot.name), slot.kept
     if entry is None:
         return "fresh", ""
+    if same_model and saved.parameters.get(slot.name) is not slot.parameter:
+        return "fresh", "replaced since: the model has another parameter of that name"
     there, here = (saved.kind or "").rpartition(":")[2], kind.rpartition(":")[2]
     if saved.kind not in (None, kind) and not {there, here} <= _ADAMS:
         return "fresh", f"{there} saved it, {here} is to go on"
@@ -247,10 +224,8 @@ def _verdict(slot: Slot, saved: OptimizerState, kind: str) -> Verdict:
         others = (shape for shape in map(shape_of, entry.values()) if shape not in (None, (), own))
         other = next(others, None)
         return ("reshaped", f"was {other} and is to be {own}") if other else ("carried", "")
-    if not kept:
-        return "fresh", f"{here} keeps nothing under these settings"
-    dropped = entry.keys() - kept.keys()
-    if kept.keys() - entry.keys() or (dropped and saved.kind != kind):
+    dropped, lacking = entry.keys() - kept.keys(), kept.keys() - entry.keys()
+    if not kept or lacking or (dropped and saved.kind != kind):
         keeps, holds = (", ".join(map(str, keys)) or "nothing" for keys in (kept, entry))
         return "fresh", f"{here} keeps {keeps}, saved is {holds}"
     reason = misfit(entry, kept)
@@ -258,15 +233,14 @@ def _verdict(slot: Slot, saved: OptimizerState, kind: str) -> Verdict:
 
 
 def _outcome(verdicts: Mapping[str, Verdict], saved: OptimizerState) -> StateOutcome:
-    def those(fate: Fate) -> tuple[str, ...]:
+    def those(fate: str) -> tuple[str, ...]:
         return tuple(name for name, (own, _) in verdicts.items() if own == fate)
 
-    unused = (name for name in saved.entries if name not in verdicts)
     return StateOutcome(
         carried=those("carried"),
         fresh=those("fresh"),
         reshaped=those("reshaped"),
-        unused=(*unused, *saved.orphans),
+        unused=tuple(name for name in saved.entries if name not in verdicts),
         reasons=tuple((name, reason) for name, (_, reason) in verdicts.items() if reason),
         notes=saved.notes,
     )

@@ -12,20 +12,11 @@ import torch
 from torch import nn
 
 from surgery.tuning.optimizer_names import find_optimizer
-from surgery.tuning.state_size import KERNELS
+from surgery.tuning.state_size import STEP_ERRORS, first_state
 
-
-@dataclass(frozen=True, slots=True)
-class KeptTensor:
-    """A tensor of a state. ``follows`` says that it lies on its parameter's device."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    follows: bool
-
-
-#: By key, None where the value is no tensor.
-Kept = Mapping[str, KeptTensor | None]
+#: The values that an optimizer keeps, by key. Tensors have no values, and are on the meta device
+#: where they lie on their parameter's, else on the CPU.
+Kept = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +30,6 @@ class Slot:
     parameter: nn.Parameter
     group: int
     kept: Kept | None
-
-
-#: Raised by a step on the meta device that reads a value, and by one that wants a closure or
-#: another kind of gradient.
-_STEP_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError)
 
 
 def parameter_slots(
@@ -63,16 +49,37 @@ def parameter_slots(
         for parameter in group["params"]:
             case = (index, tuple(parameter.shape), parameter.dtype)
             if case not in measured:
-                measured[case] = _measured(kind, parameter, group)
+                measured[case] = _measured(kind, group, *case[1:])
             slots.append(Slot(next(left), parameter, index, measured[case]))
     return tuple(slots)
 
 
+def _measured(
+    kind: type[torch.optim.Optimizer],
+    group: Mapping[str, Any],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+) -> Kept | None:
+    choice = find_optimizer(kind)
+    with suppress(*STEP_ERRORS):
+        return first_state(choice, group, shape, dtype, "meta")
+    with suppress(*STEP_ERRORS):
+        state = first_state(choice, group, shape, dtype, "cpu")
+        # On the CPU it cannot be seen what follows a parameter: everything does but the count.
+        return {
+            key: value.to("meta") if isinstance(value, torch.Tensor) and key != "step" else value
+            for key, value in state.items()
+        }
+    return None
+
+
 def misfit(entry: Mapping[str, Any], kept: Kept | None) -> str:
     """The first saved value that has another shape than what is kept; empty without one."""
-    for key, spec in (kept or {}).items():
-        if spec is not None and key in entry and (found := shape_of(entry[key])) != spec.shape:
-            return f"{key} was {found} and is to be {spec.shape}"
+    for key, own in (kept or {}).items():
+        if isinstance(own, torch.Tensor) and key in entry:
+            found = shape_of(entry[key])
+            if found != tuple(own.shape):
+                return f"{key} was {found} and is to be {tuple(own.shape)}"
     return ""
 
 
@@ -85,11 +92,10 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
 
 def write_states(
     optimizer: torch.optim.Optimizer,
-    slots: Iterable[Slot],
+    slots: Sequence[Slot],
     entries: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Give every parameter a copy of its entry, and those without one no state."""
-    slots = tuple(slots)
     states: dict[torch.Tensor, dict[str, Any]] = {
         slot.parameter: {
             key: _placed(value, key, slot, optimizer.param_groups[slot.group])
@@ -110,43 +116,18 @@ def _placed(value: Any, key: str, slot: Slot, group: Mapping[str, Any]) -> Any:
     it; a value of the parameter's shape in its memory format. The dtype is the saved one's,
     unless the optimizer keeps another for this parameter.
     """
-    known = slot.kept.get(key) if slot.kept else None
-    if known is not None and isinstance(value, int | float):
+    own = (slot.kept or {}).get(key)
+    if isinstance(own, torch.Tensor) and isinstance(value, int | float):
         value = torch.tensor(value)
     if not isinstance(value, torch.Tensor):
         return copy.deepcopy(value)
-    follows = known.follows if known is not None else key != "step"
+    dtype, follows = value.dtype, key != "step"
+    if isinstance(own, torch.Tensor):
+        dtype, follows = own.dtype, own.is_meta
     if group.get("capturable") or group.get("fused"):
         follows = True
-    dtype = known.dtype if known is not None else value.dtype
     device = slot.parameter.device if follows else torch.device("cpu")
     if value.shape == slot.parameter.shape:
-        own = torch.empty_like(slot.parameter, dtype=dtype, device=device)
-        return own.detach().copy_(value)
+        placed = torch.empty_like(slot.parameter, dtype=dtype, device=device)
+        return placed.detach().copy_(value)
     return value.detach().to(device, dtype, copy=True)
-
-
-def _measured(
-    kind: type[torch.optim.Optimizer], parameter: nn.Parameter, group: Mapping[str, Any]
-) -> Kept | None:
-    for device in ("meta", "cpu"):
-        with suppress(*_STEP_ERRORS):
-            choice = find_optimizer(kind)
-            accepted = choice.accepted - {*KERNELS, "params"}
-            keys = {key: value for key, value in group.items() if key in accepted}
-            values = torch.zeros(parameter.shape, dtype=parameter.dtype, device=device)
-            probe = nn.Parameter(values)
-            probe.grad = torch.zeros_like(values)
-            optimizer = choice.build([{"params": [probe]}], **keys)
-            optimizer.step()
-            state = optimizer.state[probe]
-            return {key: _kept(key, value, device) for key, value in state.items()}
-    return None
-
-
-def _kept(key: str, value: object, device: str) -> KeptTensor | None:
-    """On the CPU it cannot be seen what follows a parameter: everything does but the count."""
-    if not isinstance(value, torch.Tensor):
-        return None
-    follows = value.is_meta if device == "meta" else key != "step"
-    return KeptTensor(tuple(value.shape), value.dtype, follows)

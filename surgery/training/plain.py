@@ -13,60 +13,54 @@ from surgery.errors import StateRefused
 from surgery.wording import printable
 
 
-class Packer:
-    """Turns values into JSON; ``tensors`` gathers the tensors that they held, by place.
+def packed(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for ``value``; the tensors in it come into ``tensors``, by place.
 
-    >>> packer = Packer()
-    >>> packer.packed({"betas": (0.9, 0.999), "sum": torch.ones(2)}, "adam")
+    Raises StateRefused, with the place, for what is no plain value. Types are compared exactly: a
+    numpy number is a float to ``isinstance`` and would come back as one, which is no longer what
+    was saved.
+
+    >>> tensors = {}
+    >>> packed({"betas": (0.9, 0.999), "sum": torch.ones(2)}, "adam", tensors)
     {'dict': [['betas', {'tuple': [0.9, 0.999]}], ['sum', {'tensor': 'adam.sum'}]]}
-    >>> packer.tensors
+    >>> tensors
     {'adam.sum': tensor([1., 1.])}
     """
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-
-    def packed(self, value: Any, place: str) -> Any:
-        """JSON for ``value``. Raises StateRefused, with the place, for what is no plain value.
-
-        Types are compared exactly: a numpy number is a float to ``isinstance`` and would come
-        back as one, which is no longer what was saved.
-        """
-        if value is None or type(value) in (bool, int, str):
-            return value
-        if type(value) is float:
-            return value if math.isfinite(value) else {"float": repr(value)}
-        if type(value) is list:
-            return [self.packed(item, f"{place}.{index}") for index, item in enumerate(value)]
-        if isinstance(value, tuple):
-            return {"tuple": self.packed(list(value), place)}
-        if isinstance(value, dict):
-            pairs = [
-                [self.packed(key, place), self.packed(item, f"{place}.{key}")]
-                for key, item in value.items()
-            ]
-            # MultiStepLR keeps one, and reads milestones in it that it does not have.
-            return {"counter" if isinstance(value, Counter) else "dict": pairs}
-        if not isinstance(value, torch.Tensor):
-            kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-            raise StateRefused(
-                f"{printable(place)}: expected numbers, text, lists, tuples, dicts and tensors, "
-                f"found {kind}: a training file holds nothing that would have to be executed"
-            )
-        name = place
-        while name in self.tensors:
-            name += "'"
-        self.tensors[name] = value
-        return {"tensor": name}
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if type(value) is list:
+        return [packed(item, f"{place}.{index}", tensors) for index, item in enumerate(value)]
+    if isinstance(value, tuple):
+        return {"tuple": packed(list(value), place, tensors)}
+    if isinstance(value, dict):
+        pairs = [
+            [packed(key, place, tensors), packed(item, f"{place}.{key}", tensors)]
+            for key, item in value.items()
+        ]
+        # MultiStepLR keeps one, and reads milestones in it that it does not have.
+        return {"counter" if isinstance(value, Counter) else "dict": pairs}
+    if not isinstance(value, torch.Tensor):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        raise StateRefused(
+            f"{printable(place)}: expected numbers, text, lists, tuples, dicts and tensors, "
+            f"found {kind}: a training file holds nothing that would have to be executed"
+        )
+    name = place
+    while name in tensors:
+        name += "'"
+    tensors[name] = value
+    return {"tensor": name}
 
 
-def unpacked(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """The inverse of :meth:`Packer.packed`. Other data raise KeyError, TypeError or ValueError."""
-    if isinstance(packed, list):
-        return [unpacked(item, tensors) for item in packed]
-    if not isinstance(packed, dict):
-        return packed
-    ((kind, inside),) = packed.items()
+def unpacked(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The inverse of :func:`packed`. Other data raise KeyError, TypeError or ValueError."""
+    if isinstance(value, list):
+        return [unpacked(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, inside),) = value.items()
     if kind == "tensor":
         return tensors[inside]
     if kind == "float":
@@ -74,6 +68,6 @@ def unpacked(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if kind == "tuple":
         return tuple(unpacked(item, tensors) for item in inside)
     if kind in ("dict", "counter"):
-        pairs = {unpacked(key, tensors): unpacked(value, tensors) for key, value in inside}
+        pairs = {unpacked(key, tensors): unpacked(item, tensors) for key, item in inside}
         return Counter(pairs) if kind == "counter" else pairs
     raise ValueError(kind)

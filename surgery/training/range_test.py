@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from surgery.errors import TrainingError
 from surgery.training.figures import figure
-from surgery.training.learning_rates import group_rates, scalar, set_rate, to_json
+from surgery.training.learning_rates import group_rates, scalar, set_rate
 from surgery.training.restoring import inner_optimizers, restored
 
 
@@ -49,20 +49,6 @@ class RangeTest:
             return {}
         scaled = (ratio * self.suggested for ratio in self.ratios)
         return dict(zip(self.groups, scaled, strict=True))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The test as JSON values; NaN and infinities, which JSON lacks, by name."""
-        return {
-            "leading_group": self.leading_group,
-            "ratios": dict(zip(self.groups, self.ratios, strict=True)),
-            "planned": self.planned,
-            "rates": list(self.rates),
-            "losses": [to_json(loss) for loss in self.losses],
-            "smoothed": [to_json(loss) for loss in self.smoothed],
-            "suggested": self.suggested,
-            "suggested_rates": self.suggested_rates,
-            "diverged_at": self.diverged_at,
-        }
 
     def __str__(self) -> str:
         end = "where the loss diverged" if self.diverged_at is not None else "without divergence"
@@ -114,8 +100,7 @@ def lr_range_test(
 
     ``lowest`` and ``highest`` are those of the group that has the highest now; the other groups
     keep their ratios to it. ``step_fn`` takes the next batch, does the forward and the
-    backward pass and returns the loss; clearing gradients before it and ``optimizer.step()``
-    after it are done here:
+    backward pass and returns the loss; gradients are cleared and the optimizer is stepped here:
 
     >>> batches = itertools.cycle(loader)
     >>> def one_batch():
@@ -140,14 +125,12 @@ def lr_range_test(
 
     The test is Leslie Smith's (2015, arXiv:1506.01186, section 3.3), with the exponential rise,
     the end of it (``diverge`` times the lowest smoothed loss) and the suggestion (the steepest
-    descent over its logarithm) of fastai's ``lr_find``. Two things differ. The loss must also be
-    above those at the start to count as diverged. And the loss that the suggestion reads is
-    smoothed to both sides, with the weight ``smoothing ** distance``, because a running mean
-    lags behind and would suggest a learning rate that is too high.
+    descent over its logarithm) of fastai's ``lr_find``. Two things differ: the loss must also be
+    above those at the start to count as diverged, and the suggestion reads a loss that is smoothed
+    to both sides, because a running mean lags behind and would suggest too high a learning rate.
 
-    Raises TrainingError for bad arguments and for a ``step_fn`` that leaves no gradient, steps
-    the optimizer itself, changes learning rates, returns no single number or starts with a loss
-    that is not finite.
+    Raises TrainingError for bad arguments, and for a ``step_fn`` that leaves no gradient, steps
+    the optimizer, changes learning rates, or returns no number, at first one that is not finite.
     """
     lowest, highest = scalar("lowest", lowest), scalar("highest", highest)
     smoothing, diverge = scalar("smoothing", smoothing), scalar("diverge", diverge)
@@ -158,18 +141,22 @@ def lr_range_test(
         raise TrainingError(f"no group has a learning rate above 0: {', '.join(groups)}")
     ratios = tuple(rate / leading for rate in groups.values())
     planned = [lowest * (highest / lowest) ** (step / (steps - 1)) for step in range(steps)]
-    stop = _Divergence(diverge, smoothing)
     losses: list[float] = []
     with restored(model, optimizer):
         for rate in planned:
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 set_rate(group, ratio * rate)
             losses.append(_one_loss(model, optimizer, step_fn))
-            if stop.reached(losses[-1]):
+            if not math.isfinite(losses[0]):
+                raise TrainingError(f"the loss is {losses[0]} before the first step")
+            diverged, limit = _divergence(losses, smoothing, diverge)
+            if diverged:
                 break
             optimizer.step()
     rates = tuple(planned[: len(losses)])
-    smoothed = _smoothed([stop.bounded(loss) for loss in losses], smoothing)
+    # Beyond the limit a loss would drown its neighbours.
+    bounded = [min(loss, limit) if math.isfinite(loss) else limit for loss in losses]
+    smoothed = _smoothed(bounded, smoothing)
     return RangeTest(
         groups=tuple(groups),
         ratios=ratios,
@@ -178,7 +165,7 @@ def lr_range_test(
         losses=tuple(losses),
         smoothed=smoothed,
         suggested=_steepest_descent(rates, smoothed),
-        diverged_at=rates[-1] if stop.diverged else None,
+        diverged_at=rates[-1] if diverged else None,
     )
 
 
@@ -218,43 +205,23 @@ def _one_loss(model: nn.Module, optimizer: Optimizer, step_fn: Callable[[], Any]
     return loss
 
 
-class _Divergence:
-    """Watches a running mean of the loss for the step at which it is worse than ever.
+def _divergence(losses: Sequence[float], smoothing: float, factor: float) -> tuple[bool, float]:
+    """(whether a running mean of the losses passes its limit; the limit).
 
-    That is above every loss before the lowest mean, as one that came down from 5 to 0.1 is not
-    broken at 0.5; and above ``factor`` times that mean. Its distance is what counts: a loss
-    below 0 would be above its own multiple at once.
+    The limit is above every loss before the lowest mean, as one that came down from 5 to 0.1 is
+    not broken at 0.5; and above ``factor`` times that mean, in distance where it is below 0.
     """
-
-    def __init__(self, factor: float, smoothing: float) -> None:
-        self.factor = factor
-        self.smoothing = smoothing
-        self.diverged = False
-        self._sum = self._weight = 0.0
-        self._lowest = math.inf
-        self._highest = self._highest_before_lowest = -math.inf
-
-    @property
-    def _limit(self) -> float:
-        multiple = self._lowest + (self.factor - 1) * abs(self._lowest)
-        return max(self._highest_before_lowest, multiple)
-
-    def reached(self, loss: float) -> bool:
-        """Count a loss in; whether to stop. The first one has to be a number."""
-        if not self._weight and not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} before the first step")
-        self._sum = self.smoothing * self._sum + (1 - self.smoothing) * loss
-        self._weight = self.smoothing * self._weight + 1 - self.smoothing
-        mean = self._sum / self._weight
-        self._highest = max(self._highest, loss)
-        if mean < self._lowest:
-            self._lowest, self._highest_before_lowest = mean, self._highest
-        self.diverged = not math.isfinite(mean) or mean > self._limit
-        return self.diverged
-
-    def bounded(self, loss: float) -> float:
-        """The loss, as far as it counts: beyond the limit it would drown its neighbours."""
-        return min(loss, self._limit) if math.isfinite(loss) else self._limit
+    total = weight = 0.0
+    lowest, highest, highest_before_lowest = math.inf, -math.inf, -math.inf
+    for loss in losses:
+        total = smoothing * total + (1 - smoothing) * loss
+        weight = smoothing * weight + 1 - smoothing
+        mean = total / weight
+        highest = max(highest, loss)
+        if mean < lowest:
+            lowest, highest_before_lowest = mean, highest
+    limit = max(highest_before_lowest, lowest + (factor - 1) * abs(lowest))
+    return not math.isfinite(mean) or mean > limit, limit
 
 
 def _smoothed(losses: Sequence[float], smoothing: float) -> tuple[float, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from surgery.checkpoint.text import read_regular
 from surgery.errors import TrainingError, did_you_mean
 from surgery.training.figures import draw_groups, figure
-from surgery.training.learning_rates import group_rates, scalar, to_json
+from surgery.training.learning_rates import group_rates, scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,43 +38,27 @@ class StepRecord:
         """The step as JSON values; NaN and infinities, which JSON lacks, by name."""
         return {
             "step": self.step,
-            "loss": None if self.loss is None else to_json(self.loss),
-            "rates": dict(zip(self.groups, map(to_json, self.rates), strict=True)),
-            "metrics": {name: to_json(value) for name, value in self.metrics},
+            "loss": None if self.loss is None else _to_json(self.loss),
+            "rates": dict(zip(self.groups, map(_to_json, self.rates), strict=True)),
+            "metrics": {name: _to_json(value) for name, value in self.metrics},
         }
 
 
-@dataclass(frozen=True, slots=True)
 class Recording:
-    """Steps in the order in which they were recorded."""
+    """Steps in the order in which they were recorded: of a file, or of a run that goes on."""
 
-    records: tuple[StepRecord, ...]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __iter__(self) -> Iterator[StepRecord]:
-        return iter(self.records)
+    def __init__(self, records: Sequence[StepRecord]) -> None:
+        self.records = records
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The names of all groups that any step had."""
         return tuple(dict.fromkeys(name for record in self.records for name in record.groups))
 
-    @property
-    def leading_group(self) -> str:
-        """The group that reached the highest learning rate; the first of equals."""
-        highest: dict[str, float] = {}
-        for record in self.records:
-            for name, rate in zip(record.groups, record.rates, strict=True):
-                highest[name] = max(rate, highest.get(name, rate))
-        return max(highest, key=highest.__getitem__)
-
     def plot_rates(self, path: str | PathLike[str]) -> None:
         """Draw every group's learning rate over the steps; the suffix (.png, ...) is the format.
 
-        The axis is logarithmic, where groups that keep their ratio keep their distance; it ends
-        a million times below the highest.
+        The axis is logarithmic, and ends a million times below the highest.
         """
         self._check_steps(path)
         steps = [record.step for record in self.records]
@@ -87,14 +72,16 @@ class Recording:
     def plot_loss_over_rate(self, path: str | PathLike[str], group: str | None = None) -> None:
         """Draw each step's loss over one group's learning rate, coloured by the step.
 
-        ``group`` is the one with the highest learning rate unless named. Steps without a loss,
-        and losses that are not finite, have no place on the picture.
+        ``group`` is the one with the highest learning rate unless named. Losses that are missing
+        or not finite have no place on the picture.
         """
         self._check_steps(path)
         if group is not None and group not in self.groups:
             hint = did_you_mean(group, self.groups)
             raise TrainingError(f"no group is called {group!r}{hint}")
-        group = group or self.leading_group
+        if group is None:
+            fastest = max(self.records, key=lambda record: max(record.rates))
+            group = fastest.groups[fastest.rates.index(max(fastest.rates))]
         points = [
             (record.rate(group), record.loss, record.step)
             for record in self.records
@@ -114,7 +101,7 @@ class Recording:
             raise TrainingError(f"{path}: nothing to plot, no step was recorded")
 
 
-class Recorder:
+class Recorder(Recording):
     """Writes down learning rates, loss and metrics of every step, in any loop.
 
     Call :meth:`step` once for each step of the optimizer, before the scheduler's, so that a loss
@@ -128,13 +115,11 @@ class Recorder:
     >>> recorder.plot_rates("rates.png")
 
     Each step is one line of ``path``, which is opened, written and closed for it: a run that is
-    killed has every step up to there, and nothing is left open. An existing file is refused
-    unless ``append`` is true; its steps then count on, in memory too, and a last line that a
-    crash cut short is dropped.
+    killed has every step up to there. An existing file is refused unless ``append`` is true; its
+    steps then count on, and a last line that a crash cut short is dropped.
 
-    ``keep`` bounds the memory: the newest 100,000 steps stay unless said otherwise, which is
-    about 110 MB for a dozen groups, and all of them where it is None. The file has every step,
-    see :meth:`read`.
+    ``keep`` bounds the memory: the newest 100,000 steps stay (about 110 MB for a dozen groups),
+    all of them where it is None. The file has every step, see :meth:`read`.
     """
 
     def __init__(
@@ -148,8 +133,8 @@ class Recorder:
         self.optimizer = optimizer
         self.path = None if path is None else Path(path)
         self._groups = tuple(group_rates(optimizer))
-        earlier = () if self.path is None else _prepare(self.path, append)
-        self._records: deque[StepRecord] = deque(earlier, maxlen=keep)
+        earlier = [] if self.path is None else _prepare(self.path, append)
+        self.records: deque[StepRecord] = deque(earlier, maxlen=keep)
         self._steps = earlier[-1].step if earlier else 0
 
     def step(self, loss: Any = None, **metrics: Any) -> StepRecord:
@@ -176,56 +161,36 @@ class Recorder:
             metrics=tuple((name, scalar(name, value)) for name, value in metrics.items()),
         )
         self._steps, self._groups = record.step, record.groups
-        self._records.append(record)
+        self.records.append(record)
         if self.path is not None:
             _write(self.path, json.dumps(record.to_dict(), allow_nan=False) + "\n")
         return record
 
-    @property
-    def recording(self) -> Recording:
-        """The steps in memory, as a value that later steps do not change."""
-        return Recording(tuple(self._records))
-
     @staticmethod
     def read(path: str | PathLike[str]) -> Recording:
         """The steps of a file; what is no record is a TrainingError with its line number."""
-        return _read(Path(path))
-
-    def plot_rates(self, path: str | PathLike[str]) -> None:
-        """See :meth:`Recording.plot_rates`."""
-        self.recording.plot_rates(path)
-
-    def plot_loss_over_rate(self, path: str | PathLike[str], group: str | None = None) -> None:
-        """See :meth:`Recording.plot_loss_over_rate`."""
-        self.recording.plot_loss_over_rate(path, group)
+        return Recording(_read(Path(path)))
 
 
-def _prepare(path: Path, append: bool) -> tuple[StepRecord, ...]:
+def _prepare(path: Path, append: bool) -> list[StepRecord]:
     """Make sure that the first step can be written; what the file has where it is to go on."""
-    if not path.parent.is_dir():
-        raise TrainingError(f"{path}: no folder {path.parent} to write to")
-    if path.is_file() and path.stat().st_size:
-        if not append:
-            raise TrainingError(
-                f"{path}: has a recording already; append=True goes on with it, "
-                "another path leaves it alone"
-            )
-        _drop_cut_line(path)
-        return _read(path).records
-    _write(path, "")
-    return ()
-
-
-def _drop_cut_line(path: Path) -> None:
-    """End the file where a record ends: what follows would join a line that a crash cut short."""
-    *_, last = path.read_bytes().splitlines(keepends=True)
-    if last.endswith(b"\n"):
-        return
-    if _parsed(last.decode(errors="replace")) is None:
-        with path.open("r+b") as file:
-            file.truncate(path.stat().st_size - len(last))
-    else:
+    if not (path.is_file() and path.stat().st_size):
+        _write(path, "")
+        return []
+    if not append:
+        raise TrainingError(
+            f"{path}: has a recording already; append=True goes on with it, "
+            "another path leaves it alone"
+        )
+    records = _read(path)
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    # What follows would join a line that a crash cut short.
+    if _parsed(content[end:]) is not None:
         _write(path, "\n")
+    else:
+        os.truncate(path, end)
+    return records
 
 
 def _write(path: Path, text: str) -> None:
@@ -236,7 +201,7 @@ def _write(path: Path, text: str) -> None:
         raise TrainingError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _read(path: Path) -> Recording:
+def _read(path: Path) -> list[StepRecord]:
     """Read JSON lines; a last line without its end, which a crash leaves, is dropped."""
     try:
         text = read_regular(path).decode("utf-8", "replace")
@@ -251,11 +216,11 @@ def _read(path: Path) -> Recording:
             records.append(record)
         elif line and number < len(lines):
             raise TrainingError(f"{path}:{number}: no record of a step")
-    return Recording(tuple(records))
+    return records
 
 
-def _parsed(line: str) -> StepRecord | None:
-    """One line of the file, or None where it is no record."""
+def _parsed(line: str | bytes) -> StepRecord | None:
+    """One line of the file; None where it is no record."""
     try:
         found = json.loads(line)
         return StepRecord(
@@ -267,3 +232,8 @@ def _parsed(line: str) -> StepRecord | None:
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _to_json(number: float) -> float | str:
+    """The number, or its name where JSON has none (``"nan"``, ``"inf"``), which float() reads."""
+    return number if math.isfinite(number) else str(number)

@@ -1,4 +1,4 @@
-"""Torch's own scheduler on an optimizer of one group whose learning rate is 1.
+"""A schedule line to torch's own scheduler, on an optimizer of one group whose rate is 1.
 
 What every real group gets is its own learning rate times the one here. So ratios between groups
 hold however small they are, nothing of a schedule is written again, and its state is that of
@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.optim import SGD
 from torch.optim import lr_scheduler as schedulers
 
-from surgery.errors import StateRefused
-from surgery.training.durations import warmup_units
-from surgery.tuning.schedule_line import ScheduleLine
+from surgery.errors import Problem, RuleError, TrainingError
+from surgery.tuning.schedule_line import Epochs, ScheduleLine
+
+#: The duration that is the rest of the run where nobody gives it.
+_REST = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps"}
 
 #: What torch's schedulers change while they run; everything else they have is in the line.
 _MOVING = (
@@ -45,6 +48,84 @@ _FIXED: Mapping[str, dict[str, Any]] = {
 }
 
 
+def count_durations(
+    line: ScheduleLine, epochs: int | None = None, steps_per_epoch: int | None = None
+) -> ScheduleLine:
+    """The line with every duration counted in its own unit, the missing ones from the run.
+
+    Raises TrainingError for a length that is none, and RuleError, with the line, where the run's
+    length is needed and was not given, or is at odds with the schedule's.
+    """
+    for name, length in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
+        if length is not None and (type(length) is not int or length < 1):
+            raise TrainingError(f"{name}: expected a whole number from 1, found {length!r}")
+    per_epoch = 1 if line.by == "epoch" else steps_per_epoch
+    units = epochs * per_epoch if epochs and per_epoch else None
+
+    def counted(key: str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(counted(key, one) for one in value)
+        if not isinstance(value, Epochs):
+            return value
+        if per_epoch is None:
+            raise refused(line, f"{key}={value} by=step needs steps_per_epoch= in the call")
+        return value.count * per_epoch
+
+    settings = {key: counted(key, value) for key, value in line.settings}
+    whole = replace(line, warmup=counted("warmup", line.warmup))
+    warmup, rest = warmup_units(whole), _REST.get(line.kind)
+    if rest and rest not in settings:
+        if units is None:
+            lengths = "epochs=" if line.by == "epoch" else "epochs= and steps_per_epoch="
+            raise refused(line, f"{line.kind} needs {rest}= here, or {lengths} in the call")
+        if units <= warmup:
+            left = f"a warm-up of {warmup} leaves nothing of the run's {units} {line.by}s"
+            raise refused(line, left)
+        settings[rest] = units - warmup
+    whole = replace(whole, settings=tuple(settings.items()))
+    _refuse_contradictions(whole, units)
+    return whole
+
+
+def refused(line: ScheduleLine, message: str) -> RuleError:
+    """The error for something wrong with a schedule, at its line."""
+    return RuleError(line.path, [Problem(line.line, message)])
+
+
+def last_unit(line: ScheduleLine) -> int | None:
+    """The last unit that a schedule knows a learning rate for; None where it goes on for ever."""
+    if line.kind != "OneCycleLR":
+        return None
+    total = dict(line.settings)["total_steps"]
+    return int(total) + warmup_units(line)
+
+
+def warmup_units(line: ScheduleLine) -> int:
+    """Units of warm-up of a line whose durations are counted, 0 where it has none."""
+    assert not isinstance(line.warmup, Epochs)
+    return line.warmup or 0
+
+
+def _refuse_contradictions(line: ScheduleLine, units: int | None) -> None:
+    """Raise RuleError where the schedule cannot last, or not rise, for so many units."""
+    last, settings = last_unit(line), dict(line.settings)
+    if last is not None and units is not None and units > last:
+        raise refused(line, f"OneCycleLR is over after {last} {line.by}s, and the run has {units}")
+    if last is not None and settings.get("pct_start", 0.3) * settings["total_steps"] == 1:
+        # torch interpolates over the rise's length less one.
+        raise refused(
+            line,
+            f"OneCycleLR cannot rise in one {line.by}: pct_start * total_steps is 1, "
+            "take a little more or less",
+        )
+    gamma, stepped = settings.get("gamma", 0.1), max((units or 0) - warmup_units(line), 0)
+    milestones = settings.get("milestones")
+    times = len(milestones) if milestones else stepped // int(settings.get("step_size", 1))
+    if times * math.log(gamma) > math.log(sys.float_info.max):
+        overflows = f"gamma={gamma:g} overflows in this run, which multiplies by it {times} times"
+        raise refused(line, overflows)
+
+
 class Reference:
     """Where a schedule stands: ``factor`` is its learning rate, ``momentum`` is OneCycle's.
 
@@ -58,14 +139,16 @@ class Reference:
         settings |= _FIXED.get(line.kind, {})
         self._optimizer = optimizer
         self._main = getattr(schedulers, line.kind)(optimizer, **settings)
-        self._warmup = self._sequence = None
+        #: The outermost one, which counts every unit, comes last.
+        self._schedulers = [self._main]
         if line.warmup is not None:
             units = warmup_units(line)
-            self._warmup = schedulers.LinearLR(optimizer, line.warmup_from, total_iters=units)
+            warmup = schedulers.LinearLR(optimizer, line.warmup_from, total_iters=units)
+            self._schedulers.append(warmup)
             # Torch refuses to make a sequence with a plateau.
             if not isinstance(self._main, schedulers.ReduceLROnPlateau):
-                parts = [self._warmup, self._main]
-                self._sequence = schedulers.SequentialLR(optimizer, parts, milestones=[units])
+                sequence = schedulers.SequentialLR(optimizer, [warmup, self._main], [units])
+                self._schedulers.append(sequence)
         # Torch warns unless the optimizer has stepped before; without gradients this does nothing.
         optimizer.step()
 
@@ -81,21 +164,16 @@ class Reference:
             return None
         return float(self._optimizer.param_groups[0]["momentum"])
 
-    @property
-    def restarts(self) -> bool:
-        """Whether a cycle of SGDR starts here, and not the first."""
-        return getattr(self._main, "T_cur", None) == 0 and self._main.last_epoch > 0
-
     def advance(self, metric: float | None = None) -> None:
         """One unit on. A plateau needs the metric, which does not count during warm-up."""
-        if self._sequence is not None:
-            self._sequence.step()
+        outermost = self._schedulers[-1]
+        if outermost is self._main:
+            outermost.step(metric)
             return
-        if self._warmup is not None:
-            self._warmup.step()
-            if self._warmup.last_epoch <= self._warmup.total_iters:
-                return
-        self._main.step(metric)
+        outermost.step()
+        # A plateau is in no sequence: it starts to judge when the warm-up is over.
+        if metric is not None and outermost.last_epoch > outermost.total_iters:
+            self._main.step(metric)
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and lists of them, whatever scheduler it is."""
@@ -109,52 +187,18 @@ class Reference:
             ],
         }
 
-    def check_state(self, state: object, position: int) -> None:
-        """StateRefused unless this is what one of the same line has at a position."""
-        if not (isinstance(state, Mapping) and same_form(state, self.state_dict(), _fits)):
-            raise StateRefused("the saved schedule's reference is damaged, or another version's")
-        counted = state["schedulers"][-1]["last_epoch"]  # The outermost one counts every unit.
-        if counted != position:
-            raise StateRefused(
-                f"the saved schedule is at position {position} and its reference at {counted}"
-            )
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Stand where another one of the same line stood; ``check_state`` comes before."""
+        """Stand where another one of the same line stood; the check of its form comes before."""
         group = self._optimizer.param_groups[0]
         group.update(lr=state["lr"], momentum=state["momentum"])
         for scheduler, moving in zip(self._schedulers, state["schedulers"], strict=True):
             vars(scheduler).update(moving)
 
-    @property
-    def _schedulers(self) -> tuple[Any, ...]:
-        one_of_each = (self._main, self._warmup, self._sequence)
-        return tuple(scheduler for scheduler in one_of_each if scheduler is not None)
 
-
-def same_form(
-    found: object, own: object, fits: Callable[[str, Any, Any], bool], key: str = ""
-) -> bool:
-    """Whether a state has the words that one's own has as keys, and values that fit.
-
-    ``fits`` judges each value under its key: what was found, and one's own.
-    """
-    if isinstance(own, Mapping):
-        if not isinstance(found, Mapping):
-            return False
-        words = {word for word in (*own, *found) if isinstance(word, str)}
-        return all(
-            word in found and word in own and same_form(found[word], own[word], fits, word)
-            for word in words
-        )
-    if isinstance(own, list) and isinstance(found, (list, tuple)) and len(own) == len(found):
-        return all(same_form(one, other, fits) for one, other in zip(found, own, strict=True))
-    return fits(key, found, own)
-
-
-def _fits(key: str, found: Any, own: Any) -> bool:
-    """A finite number, whole for a whole one. A plateau's best is infinite before any metric."""
-    kinds = int if isinstance(own, int) else (int, float)
-    if isinstance(own, list) or not isinstance(found, kinds) or isinstance(found, bool):
-        return False
-    return bool(abs(found) <= (math.inf if key == "best" else sys.float_info.max))
+def form_of(value: object) -> object:
+    """The keys, lengths and types of a state, without its values."""
+    if isinstance(value, Mapping):
+        return {key: form_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [form_of(item) for item in value]
+    return type(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from surgery.errors import StateRefused
 from surgery.private_torch import metadata_of, set_metadata
+from surgery.training.differences import first_difference
 from surgery.training.generators import generator_states, restore_generators
 from surgery.training.learning_rates import is_rate
 from surgery.training.optimizer_state import (
@@ -24,7 +25,6 @@ from surgery.training.optimizer_state import (
     settings_of,
 )
 from surgery.training.parameter_states import misfit, parameter_slots, write_states
-from surgery.training.reference import same_form
 from surgery.training.schedule import Schedule
 from surgery.training.stages import Stages
 from surgery.training.training_file import (
@@ -34,7 +34,6 @@ from surgery.training.training_file import (
     write_training_file,
 )
 from surgery.tuning.rules import rules_text
-from surgery.wording import listed
 from surgery.wrappers import unwrap_names
 
 
@@ -62,15 +61,18 @@ def save_training(
     Raises :class:`~surgery.errors.StateRefused` for what does not belong together or is no
     plain value, and :class:`~surgery.errors.CheckpointError`.
     """
-    weights, others = _state_by_name(model)
+    state = model.state_dict()
+    clean = unwrap_names(state)
     run = TrainingFile(
-        weights=weights,
-        others=others,
+        model={clean[name]: value for name, value in state.items()},
         optimizer=_state_of(optimizer, model),
         schedule=schedule.state_dict() if schedule is not None else None,
         stages=stages.state_dict() if stages is not None else None,
-        state=TrainingState(epoch, step, extra, None if rules is None else rules_text(rules)[0]),
         random=generator_states(),
+        epoch=epoch,
+        step=step,
+        extra=extra,
+        rules=None if rules is None else rules_text(rules)[0],
         schedule_kind=kind_of(schedule) if schedule is not None else None,
     )
     return write_training_file(path, run)
@@ -90,15 +92,16 @@ def resume_training(
     learning rates and other hyper-parameters stand, for they are where the schedule had come to;
     to go on by other rules, see :func:`surgery.load_optimizer_state`.
 
-    Raises :class:`~surgery.errors.StateRefused`, with the first names that differ and with
+    Raises :class:`~surgery.errors.StateRefused`, with the first name that differs and with
     nothing changed, for the file of another model, optimizer or run.
     """
     run = read_training_file(path)
-    _check_parts(run, schedule=schedule, stages=stages)
-    _check_model(run, model)
+    weights = _as_named_in(model, run.model)
     saved, own = run.optimizer, _state_of(optimizer, model)
-    _check_optimizer(saved, own)
-    pairs = list(zip(optimizer.param_groups, saved.groups, strict=True))
+    _check_parts(run, own, {"schedule=": schedule, "stages=": stages})
+    saved_groups = [_as_of_today(optimizer, group) for group in saved.groups]
+    _check_groups(saved_groups, own.groups)
+    pairs = list(zip(optimizer.param_groups, saved_groups, strict=True))
     groups = [{**group, **settings_of(old)} for group, old in pairs]
     slots = parameter_slots(type(optimizer), groups, own.parameters)
     for slot in slots:
@@ -107,26 +110,16 @@ def resume_training(
     if stages is not None:
         stages.check_state(run.stages)
     if schedule is not None:
-        _check_schedule(run, schedule)
         # Before the others: it may refuse, and the file's learning rates stand.
         schedule.load_state_dict(run.schedule)
-    model.load_state_dict(_as_named_in(model, run))
+    model.load_state_dict(weights)
     for group, old in pairs:
         group.update(settings_of(old))
     write_states(optimizer, slots, saved.entries)
     if stages is not None:
         stages.load_state_dict(run.stages)
     restore_generators(run.random)
-    return run.state
-
-
-def _state_by_name(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state dict by unwrapped name: tensors, and what modules keep beside them."""
-    state = model.state_dict()
-    clean = unwrap_names(state)
-    tensors = {clean[k]: v for k, v in state.items() if isinstance(v, torch.Tensor)}
-    others = {clean[k]: v for k, v in state.items() if not isinstance(v, torch.Tensor)}
-    return tensors, others
+    return TrainingState(run.epoch, run.step, run.extra, run.rules)
 
 
 def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerState:
@@ -140,60 +133,67 @@ def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerSt
     return live_state(optimizer, names)
 
 
-def _as_named_in(model: nn.Module, run: TrainingFile) -> OrderedDict[str, Any]:
-    """The file's values under the model's names, with its module versions: the same code saved."""
+def _check_parts(run: TrainingFile, own: OptimizerState, given: Mapping[str, object]) -> None:
+    """Raise StateRefused for another optimizer, and for what only the file or the caller has."""
+    saved = {"schedule=": run.schedule, "stages=": run.stages}
+    there, here = (
+        {name: "given" for name, part in parts.items() if part is not None}
+        for parts in (saved, given)
+    )
+    there["the optimizer"], here["the optimizer"] = str(run.optimizer.kind), str(own.kind)
+    schedule = given["schedule="]
+    # Our own schedules compare their lines: files outlive a class's place.
+    if (
+        run.schedule_kind
+        and isinstance(schedule, LRScheduler)
+        and not isinstance(schedule, Schedule)
+    ):
+        there["the schedule"], here["the schedule"] = run.schedule_kind, kind_of(schedule)
+    if difference := first_difference(there, here):
+        raise StateRefused(f"the file is another run's: {difference}")
+
+
+def _as_named_in(model: nn.Module, saved: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """The file's values under the model's names, with its module versions: the same code saved.
+
+    Raises StateRefused, with the first name that differs, for another model's values.
+    """
     state = model.state_dict()
-    saved = {**run.weights, **run.others}
-    named = OrderedDict((name, saved[clean]) for name, clean in unwrap_names(state).items())
+    clean = unwrap_names(state)
+    own = {clean[name]: _described(value) for name, value in state.items()}
+    there = {name: _described(value) for name, value in saved.items()}
+    if difference := first_difference(there, own):
+        raise StateRefused(f"the file is another model's: {difference}")
+    named = OrderedDict((name, saved[clean[name]]) for name in state)
     set_metadata(named, metadata_of(state))
     return named
 
 
-def _check_parts(run: TrainingFile, **given: object) -> None:
-    """Raise StateRefused for a part that only the file or only the caller has."""
-    for name, part in given.items():
-        saved = getattr(run, name)
-        if saved is not None and part is None:
-            raise StateRefused(f"the saved run had a {name}= and none is given")
-        if saved is None and part is not None:
-            raise StateRefused(f"a {name}= is given and the saved run had none")
+def _described(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return "no tensor"
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def _check_model(run: TrainingFile, model: nn.Module) -> None:
-    """Raise StateRefused, with the first names that differ, for another model's file."""
-    own, saved = (
-        {name: _described(tensor) for name, tensor in weights.items()}
-        | dict.fromkeys(others, "no tensor")
-        for weights, others in (_state_by_name(model), (run.weights, run.others))
-    )
-    missing = _some([name for name in own if name not in saved], "the file lacks")
-    extra = _some([name for name in saved if name not in own], "the model lacks")
-    other = (f"{n} is {saved[n]} there and {own[n]} here" for n in own if own[n] != saved.get(n))
-    if difference := "; ".join(filter(None, (missing, extra))) or next(other, ""):
-        raise StateRefused(f"the file is another model's: {difference}")
+def _as_of_today(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved group with the settings that came later, as the optimizer's class fills them in."""
+    copied = object.__new__(type(optimizer))
+    copied.__dict__ |= optimizer.__dict__
+    filled = {**group, "params": []}
+    copied.__setstate__({"state": {}, "param_groups": [filled]})
+    del filled["params"]
+    return filled
 
 
-def _described(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _some(names: Sequence[str], what: str) -> str:
-    return f"{what} {listed(names, 1)}" if names else ""
-
-
-def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
-    """Raise StateRefused for another class, other groups or another order within them."""
-    if saved.kind != own.kind:
-        kinds = (str(state.kind).rpartition(":")[2] for state in (saved, own))
-        raise StateRefused("the file is another optimizer's: {} there and {} here".format(*kinds))
-    there, here = _places(saved.groups), _places(own.groups)
-    for name in (*here, *there):
-        if there.get(name) != here.get(name):
-            places = (found.get(name, "in no group") for found in (there, here))
-            raise _other_groups("{} is {} there and {} here".format(name, *places))
-    if len(saved.groups) != len(own.groups):
-        raise _other_groups(f"{len(saved.groups)} there and {len(own.groups)} here")
-    for saved_group, group in zip(saved.groups, own.groups, strict=True):
+def _check_groups(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> None:
+    """Raise StateRefused for other groups, another order within them, or damaged settings."""
+    there, here = _places(saved), _places(own)
+    if difference := first_difference(there, here, "in no group"):
+        raise StateRefused(
+            f"the file's groups are others: {difference}; "
+            "load_optimizer_state carries a state to other groups"
+        )
+    for saved_group, group in zip(saved, own, strict=True):
         # More may be saved: some optimizers count their steps there, from the first step on.
         missing = group.keys() - saved_group.keys() - {"initial_lr"}
         if missing:
@@ -204,41 +204,10 @@ def _check_optimizer(saved: OptimizerState, own: OptimizerState) -> None:
             raise StateRefused(f"the file's lr is {lr!r}, expected a finite number from 0")
 
 
-def _other_groups(difference: str) -> StateRefused:
-    return StateRefused(
-        f"the file's groups are others: {difference}; "
-        "load_optimizer_state carries a state to other groups"
-    )
-
-
-def _places(groups: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    return {
+def _places(groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    places = {
         name: f"number {position} of group {index}"
         for index, group in enumerate(groups)
         for position, name in enumerate(group["param_names"])
     }
-
-
-def _check_schedule(run: TrainingFile, schedule: LRScheduler) -> None:
-    """Raise StateRefused for another class's schedule, or a state of another form.
-
-    Our own check their states themselves, by the schedule's line: files outlive a class's place.
-    """
-    if isinstance(schedule, Schedule):
-        return
-    saved = run.schedule
-    if run.schedule_kind not in (None, kind_of(schedule)):
-        raise StateRefused(
-            f"the file is another schedule's: {run.schedule_kind} there, {kind_of(schedule)} here"
-        )
-    if not isinstance(saved, Mapping):
-        raise StateRefused("the file's schedule is damaged: expected a mapping")
-    if not same_form(saved, schedule.state_dict(), _of_one_kind):
-        raise StateRefused("the file's schedule is damaged: it is not of the form of this one's")
-
-
-def _of_one_kind(key: str, saved: Any, own: Any) -> bool:
-    """A number for a number; what is None may be anything."""
-    if own is None or saved is None:
-        return True
-    return isinstance(saved, int | float if isinstance(own, int | float) else type(own))
+    return {**places, "the last group": f"group {len(groups) - 1}"}

@@ -12,9 +12,6 @@ from surgery.training.figures import draw_groups, figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: More points of a line than a page can show; of longer runs evenly spaced ones are drawn.
-_MOST_POINTS = 4000
-
 #: The lowest learning rate that is drawn, as a share of the smallest group's own.
 _LOWEST_SHARE = 1e-3
 
@@ -27,7 +24,18 @@ def plot_schedule(curve: ScheduleCurve, path: str | PathLike[str]) -> None:
     """
     with figure(path, curve.schedule or "no schedule: constant learning rates") as axes:
         _draw_rates(axes, curve)
-        marks = [*_mark_restarts(axes, curve)[:1], *_mark_unfreezings(axes, curve)]
+        marks: list[Any] = []
+        if restarts := curve.restarts:
+            across = axes.get_xaxis_transform()
+            look: dict[str, Any] = {"color": "0.55", "linewidth": 0.9, "linestyle": (0, (4, 3))}
+            marks.append(axes.vlines(restarts, 0, 1, transform=across, label="restart", **look))
+        # A dot where each line that does not start at 0 starts.
+        late = [group for group in curve.groups if 0 < group.first_epoch < curve.epochs]
+        if late:
+            starts = [group.first_epoch for group in late]
+            rates = [curve.rate(g, g.first_epoch * curve.units_per_epoch) or math.nan for g in late]
+            look = {"color": "black", "markersize": 4, "zorder": 3}
+            marks += axes.plot(starts, rates, "o", label="unfreezing", **look)
         if marks:  # below the axes: the legend of the curves is beside them
             axes.figure.legend(
                 handles=marks, loc="outside lower right", ncols=2, frameon=False, fontsize=8
@@ -36,27 +44,20 @@ def plot_schedule(curve: ScheduleCurve, path: str | PathLike[str]) -> None:
 
 def _draw_rates(axes: Axes, curve: ScheduleCurve) -> None:
     """A learning rate holds for its whole unit, which only shows where the unit is an epoch."""
-    positions = _drawn_positions(curve)
-    epochs = [*map(curve.epoch_of, positions), curve.epoch_of(len(curve.factors))]
+    last = len(curve.factors) - 1
+    epochs = [curve.epoch_of(position) for position in range(last + 2)]
+    # Neither what is frozen nor a learning rate of 0 has a place on a logarithmic axis.
     rates = {
-        group.name: [_height(curve.rate(group, p)) for p in (*positions, positions[-1])]
+        group.name: [curve.rate(group, p) or math.nan for p in (*range(last + 1), last)]
         for group in curve.groups
     }
-    axes.set_yscale("log")
-    axes.set_xlim(0, curve.epochs)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("learning rate")
+    axes.set(xlabel="epoch", ylabel="learning rate", yscale="log", xlim=(0, curve.epochs))
     stairs = "steps-post" if curve.by == "epoch" else "default"
     draw_groups(axes, epochs, rates, drawstyle=stairs)
     _widen_late_curves(axes)
     # A learning rate of 1e-9 of its own, at the end of a cosine, would press all others together.
     smallest = min((group.lr for group in curve.groups if group.lr > 0), default=1.0)
     axes.set_ylim(bottom=max(axes.get_ylim()[0], smallest * _LOWEST_SHARE))
-
-
-def _height(rate: float | None) -> float:
-    """Neither what is frozen nor a learning rate of 0 has a place on a logarithmic axis."""
-    return rate or math.nan
 
 
 def _widen_late_curves(axes: Axes) -> None:
@@ -66,33 +67,3 @@ def _widen_late_curves(axes: Axes) -> None:
     for line, curve in zip(axes.lines, curves, strict=True):
         if math.isnan(curve[0]) and ends.count(curve[-1]) > 1:
             line.set(linewidth=4.0, zorder=1.9)
-
-
-def _mark_restarts(axes: Axes, curve: ScheduleCurve) -> list[Any]:
-    look: dict[str, Any] = {
-        "color": "0.55",
-        "linewidth": 0.9,
-        "linestyle": (0, (4, 3)),
-        "label": "restart",
-    }
-    return [axes.axvline(restart, **look) for restart in curve.restarts]
-
-
-def _mark_unfreezings(axes: Axes, curve: ScheduleCurve) -> list[Any]:
-    """A dot where each line that does not start at 0 starts."""
-    late = [group for group in curve.groups if 0 < group.first_epoch < curve.epochs]
-    starts = [group.first_epoch for group in late]
-    rates = [
-        _height(curve.rate(group, group.first_epoch * curve.units_per_epoch)) for group in late
-    ]
-    look: dict[str, Any] = {"color": "black", "markersize": 4, "label": "unfreezing", "zorder": 3}
-    return list(axes.plot(starts, rates, "o", **look)) if late else []
-
-
-def _drawn_positions(curve: ScheduleCurve) -> list[int]:
-    """Evenly spaced units, and every unit around which something happens."""
-    last = len(curve.factors) - 1
-    stride = max(1, len(curve.factors) // _MOST_POINTS)
-    turns = {event.position for event in curve.events}
-    turns |= {position - 1 for position in turns if position}
-    return sorted({*range(0, last + 1, stride), *turns, last})

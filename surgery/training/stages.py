@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from surgery.errors import StageError, did_you_mean
+from surgery.heads.places import inner_model
+from surgery.training.differences import first_difference
 from surgery.training.distributed import refuse_unsynchronised
-from surgery.training.optimizer_state import class_of
 from surgery.tuning import ParamGroups, apply_training_state, read_rules, resolve_groups
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.training_state import is_held
 from surgery.wording import counted_names
-from surgery.wrappers import WRAPPER_SEGMENTS, unwrap_name
+from surgery.wrappers import unwrap_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,6 @@ class StageChange:
     frozen: tuple[str, ...] = ()
     released: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The change as JSON values."""
-        return {
-            "epoch": self.epoch,
-            "unfrozen": list(self.unfrozen),
-            "frozen": list(self.frozen),
-            "released": list(self.released),
-            "held": list(self.held),
-        }
 
     def __str__(self) -> str:
         parts = (
@@ -79,7 +70,7 @@ def build_stages(
     else:
         rules = read_rules(rules)
         # Rules that name no optimizer may have keys of the one that they are used with.
-        kind = class_of(optimizer) if optimizer is not None and rules.optimizer is None else None
+        kind = type(optimizer) if optimizer is not None and rules.optimizer is None else None
         groups = resolve_groups(model, rules, transfer=transfer, optimizer=kind)
     refuse_unsynchronised(model, groups)
     stages = Stages(_driven(model, groups), groups)
@@ -89,17 +80,15 @@ def build_stages(
 
 
 class Stages:
-    """A model, and the groups that say which of its parameters train from which epoch on."""
+    """A model, and the groups that say which of its parameters train from which epoch on.
+
+    ``epoch`` is the one that was started last, None before the first.
+    """
 
     def __init__(self, model: nn.Module, groups: ParamGroups) -> None:
         self.model = model
         self.groups = groups
-        self._epoch: int | None = None
-
-    @property
-    def epoch(self) -> int | None:
-        """The epoch that was started last, None before the first."""
-        return self._epoch
+        self.epoch: int | None = None
 
     @property
     def unfreezings(self) -> tuple[int, ...]:
@@ -113,10 +102,10 @@ class Stages:
         last is refused. ``requires_grad`` is set, norms are held or released, whatever is
         frozen loses its gradient. Weights, mode and optimizer stay as they are.
         """
-        _check_epoch(epoch, self._epoch)
+        _check_epoch(epoch, self.epoch)
         trained, held = self._trained(), self._held()
         apply_training_state(self.model, self.groups, epoch)
-        self._epoch = epoch
+        self.epoch = epoch
         trained_now, held_now = self._trained(), self._held()
         return StageChange(
             epoch,
@@ -132,16 +121,21 @@ class Stages:
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch and who trains from when, as JSON values."""
-        return {"epoch": self._epoch, "when": self._when()}
+        return {"epoch": self.epoch, "when": self._when()}
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise StageError where ``state`` was saved under other stages; change nothing."""
-        if not isinstance(state, Mapping) or state.keys() != {"epoch", "when"}:
+        plain = isinstance(state, Mapping) and state.keys() == {"epoch", "when"}
+        if not plain or not isinstance(state["when"], Mapping):
             raise StageError("expected what Stages.state_dict() gave, found something else")
         if state["epoch"] is not None:
             _check_epoch(state["epoch"], None)
-        if state["when"] != self._when():
-            raise StageError(_difference(state["when"], self._when()))
+        there, here = (
+            {name: _start_text(when) for name, when in record.items()}
+            for record in (state["when"], self._when())
+        )
+        if difference := first_difference(there, here):
+            raise StageError(f"saved under other stages: {difference}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the saved epoch, and put the model into its state.
@@ -152,7 +146,7 @@ class Stages:
         self.check_state(state)
         if state["epoch"] is not None:
             apply_training_state(self.model, self.groups, state["epoch"])
-        self._epoch = state["epoch"]
+        self.epoch = state["epoch"]
 
     def _when(self) -> dict[str, str | int]:
         return {
@@ -188,37 +182,25 @@ def _check_epoch(epoch: object, last: int | None) -> None:
         )
 
 
-def _difference(saved: Any, own: Mapping[str, str | int]) -> str:
-    """The first parameter about which two records disagree."""
-    words: dict[object, str] = {
-        "train": "trains from the start",
-        "frozen": "is frozen",
-        None: "does not exist",
-    }
-    saved = saved if isinstance(saved, Mapping) else {}
-    for name in (*own, *saved):
-        whens = saved.get(name), own.get(name)
-        if whens[0] != whens[1]:
-            there, here = (words.get(when, f"trains from epoch {when}") for when in whens)
-            return f"saved under other stages: {name} {there} there and {here} here"
-    return "saved under other stages"
+def _start_text(when: object) -> str:
+    words = {"train": "trained from the start", "frozen": "frozen"}
+    return words.get(str(when), f"trained from epoch {when}")
 
 
 def _driven(model: nn.Module, groups: ParamGroups) -> nn.Module:
     """The model, or the one inside its wrappers, whose names the groups speak."""
-    names = dict.fromkeys(name for group in groups.groups for name in group.param_names)
-    candidate = model
-    while not names.keys() <= dict(candidate.named_parameters()).keys():
-        inner = dict(candidate.named_children())
-        if len(inner) != 1 or WRAPPER_SEGMENTS.isdisjoint(inner):
-            known = dict(model.named_parameters())
-            missing = next(name for name in names if name not in known)
-            raise StageError(
-                f"these groups are another model's: {missing!r} is no parameter of this one"
-                f"{did_you_mean(missing, known)}"
-            )
-        (candidate,) = inner.values()
-    return candidate
+    names = [name for group in groups.groups for name in group.param_names]
+    known = dict(model.named_parameters())
+    missing = next((name for name in names if name not in known), None)
+    if missing is None:
+        return model
+    inner = inner_model(model)
+    if not dict(inner.named_parameters()).keys() >= set(names):
+        raise StageError(
+            f"these groups are another model's: {missing!r} is no parameter of this one"
+            f"{did_you_mean(missing, known)}"
+        )
+    return inner
 
 
 def _check_optimizer(stages: Stages, optimizer: torch.optim.Optimizer) -> None:

@@ -16,7 +16,7 @@ from surgery.checkpoint.writer import save
 from surgery.errors import CheckpointError
 from surgery.training.generators import check_generators
 from surgery.training.optimizer_state import OptimizerState
-from surgery.training.plain import Packer, unpacked
+from surgery.training.plain import packed, unpacked
 from surgery.wording import printable
 
 _KEY = "surgery.training"
@@ -36,23 +36,25 @@ class TrainingState:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingFile:
+class TrainingFile(TrainingState):
     """All that a run needs to go on. Names are unwrapped.
 
-    ``weights`` are the model's state dict, ``others`` its entries that are no tensors;
-    ``schedule`` and ``stages`` are their state dicts, None where the run had none; ``random``
-    are the states of torch's generators. ``schedule_kind`` is the schedule's class, None where
-    there is none or an older file does not say it.
+    ``model`` is its state dict, whose values need not be tensors; ``schedule`` and ``stages`` are
+    their state dicts, None where the run had none; ``random`` are the states of torch's
+    generators. ``schedule_kind`` is the schedule's class, None where there is none or an older
+    file does not say it.
     """
 
-    weights: Mapping[str, torch.Tensor]
-    others: Mapping[str, Any]
+    model: Mapping[str, Any]
     optimizer: OptimizerState
     schedule: Any
     stages: Any
-    state: TrainingState
-    random: Mapping[str, Any]
-    schedule_kind: str | None = None
+    random: dict[str, Any]
+    schedule_kind: str | None
+
+
+#: The parts that are plain values with tensors in them.
+_PLAIN = ("schedule", "stages", "random", "epoch", "step", "extra")
 
 
 def is_training_file(path: str | os.PathLike[str]) -> bool:
@@ -69,30 +71,24 @@ def write_training_file(path: str | os.PathLike[str], run: TrainingFile) -> Path
         raise CheckpointError(
             f"{printable(path)}: a training file ends in {_SUFFIX}; nothing in one is ever executed"
         )
-    packer, state = Packer(), run.state
-    plain = {
-        "others": dict(run.others),
-        "schedule": run.schedule,
-        "stages": run.stages,
-        "epoch": state.epoch,
-        "step": state.step,
-        "extra": state.extra,
-        "random": dict(run.random),
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    weights = {key: value for key, value in run.model.items() if isinstance(value, torch.Tensor)}
+    others = {key: value for key, value in run.model.items() if key not in weights}
     record = {
         "version": _VERSION,
-        "weights": list(run.weights),  # the format sorts tensors by size
+        "weights": list(weights),  # the format sorts tensors by size
+        "others": packed(others, "others", tensors),
         "optimizer": {
             "kind": run.optimizer.kind,
-            "groups": packer.packed(list(run.optimizer.groups), "groups"),
-            "entries": packer.packed(dict(run.optimizer.entries), "optimizer"),
+            "groups": packed(list(run.optimizer.groups), "groups", tensors),
+            "entries": packed(dict(run.optimizer.entries), "optimizer", tensors),
         },
         "schedule_kind": run.schedule_kind,
-        "rules": state.rules,
-        **{name: packer.packed(value, name) for name, value in plain.items()},
+        "rules": run.rules,
+        **{name: packed(getattr(run, name), name, tensors) for name in _PLAIN},
     }
-    weights = {f"{_MODEL}{name}": tensor for name, tensor in run.weights.items()}
-    return save({**weights, **packer.tensors}, Path(path), metadata={_KEY: json.dumps(record)})
+    named = {f"{_MODEL}{name}": tensor for name, tensor in weights.items()}
+    return save({**named, **tensors}, Path(path), metadata={_KEY: json.dumps(record)})
 
 
 def read_training_file(path: str | os.PathLike[str]) -> TrainingFile:
@@ -117,29 +113,21 @@ def _read(record: Mapping[str, Any], checkpoint: Checkpoint) -> TrainingFile:
     if not isinstance(record["rules"], str | None):
         raise TypeError("rules that are no text")
     tensors = checkpoint.state_dict()
-
-    def plain(name: str) -> Any:
-        return unpacked(record[name], tensors)
-
+    plain = {name: unpacked(record[name], tensors) for name in _PLAIN}
+    if not isinstance(plain["schedule"], Mapping | None):
+        raise TypeError("a schedule that is no mapping")
+    plain["random"] = check_generators(plain["random"])
+    weights = {name: tensors[f"{_MODEL}{name}"] for name in record["weights"]}
+    groups = [dict(group) for group in unpacked(record["optimizer"]["groups"], tensors)]
+    entries = unpacked(record["optimizer"]["entries"], tensors)
     return TrainingFile(
-        weights={name: tensors[f"{_MODEL}{name}"] for name in record["weights"]},
-        others=dict(plain("others")),
-        optimizer=_read_optimizer(record["optimizer"], tensors),
-        schedule=plain("schedule"),
-        stages=plain("stages"),
-        state=TrainingState(plain("epoch"), plain("step"), plain("extra"), record["rules"]),
-        random=check_generators(plain("random")),
+        model=weights | unpacked(record["others"], tensors),
+        optimizer=OptimizerState(
+            str(record["optimizer"]["kind"]),
+            tuple({**group, "param_names": [*map(str, group["param_names"])]} for group in groups),
+            {str(name): dict(entry) for name, entry in entries.items() if entry},
+        ),
+        rules=record["rules"],
         schedule_kind=record.get("schedule_kind"),
-    )
-
-
-def _read_optimizer(
-    record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
-) -> OptimizerState:
-    groups = [dict(group) for group in unpacked(record["groups"], tensors)]
-    entries = unpacked(record["entries"], tensors)
-    return OptimizerState(
-        str(record["kind"]),
-        tuple({**group, "param_names": [*map(str, group["param_names"])]} for group in groups),
-        {str(name): dict(entry) for name, entry in entries.items() if entry},
+        **plain,
     )

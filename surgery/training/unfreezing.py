@@ -12,12 +12,8 @@ from surgery.errors import RuleError, StageError
 from surgery.networks.selection import spec_of
 from surgery.specs import ModelSpec, ParameterSpec
 from surgery.tuning import resolve_groups
-from surgery.tuning.actions import is_action
 from surgery.tuning.stages import layer_depths
 from surgery.wrappers import paths_of, unwrap_name
-
-#: Words that start lines of their own.
-_LINE_WORDS = frozenset({"model", "base", "default", "split", "schedule"})
 
 
 def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
@@ -41,7 +37,6 @@ def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
     if type(every) is not int or every < 1:
         raise StageError(f"expected every= a whole number of epochs from 1, found {every!r}")
     plural = "every epoch" if every == 1 else f"every {every} epochs"
-    lines = [f"# The head trains from the start, one stage more {plural}."]
     spec = spec_of(model)
     stages = _stages(spec)
     if not stages:
@@ -52,38 +47,39 @@ def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
         for alias in (alias for parameter in stage for alias in parameter.aliases):
             for path in paths_of(unwrap_name(alias)):
                 homes[path].add(index)
-    for index, stage in enumerate(stages):
-        # The highest path above each parameter that holds nothing of another stage.
-        paths = (paths_of(unwrap_name(parameter.name)) for parameter in stage)
-        highest = (next(o for o in above if homes[o] == {index}) for above in paths)
-        selector = ", ".join(map(_as_selector, dict.fromkeys(highest)))
-        lines.append(f"{selector} {f'unfreeze@{index * every}' if index else 'train'}")
-    text = "\n".join(lines) + "\n"
-    _check_read_back(text, spec, stages, every)
-    return text
+    for selector in (str, _as_expression):
+        lines = [f"# The head trains from the start, one stage more {plural}."]
+        for index, stage in enumerate(stages):
+            # The highest path above each parameter that holds nothing of another stage.
+            paths = (paths_of(unwrap_name(parameter.name)) for parameter in stage)
+            highest = (next(path for path in above if homes[path] == {index}) for above in paths)
+            selected = ", ".join(map(selector, dict.fromkeys(highest)))
+            lines.append(f"{selected} {f'unfreeze@{index * every}' if index else 'train'}")
+        text = "\n".join(lines) + "\n"
+        wrong = _read_otherwise(text, spec, stages, every)
+        if wrong is None:
+            return text
+    raise StageError(f"{wrong!r} has a name that rules cannot say")
 
 
-def _as_selector(path: str) -> str:
-    """The path itself where rules read it as a path, else a regular expression for it."""
-    if re.fullmatch(r"[\w.]+", path) and path not in _LINE_WORDS and not is_action(path):
-        return path
+def _as_expression(path: str) -> str:
+    """A regular expression for a path that rules would read as something else."""
     return f"/^{re.escape(path).replace('/', chr(92) + '/')}(\\.|$)/"
 
 
-def _check_read_back(
+def _read_otherwise(
     text: str, spec: ModelSpec, stages: Sequence[Sequence[ParameterSpec]], every: int
-) -> None:
-    """Raise StageError unless the rules say of every parameter what its stage does."""
-    wanted = {p.name: index * every or "train" for index, stage in enumerate(stages) for p in stage}
+) -> str | None:
+    """The first parameter of which rules do not say what its stage does; None without one."""
     try:
         groups = resolve_groups(spec, text).groups
-    except RuleError as error:
-        odd = next((name for name in wanted if _as_selector(name) != name), next(iter(wanted)))
-        raise StageError(f"{odd!r} has a name that rules cannot say: {error.message}") from error
+    except RuleError:
+        groups = ()
     found = {name: group.when for group in groups for name in group.param_names}
-    for name, when in wanted.items():
-        if found.get(name) != when:
-            raise StageError(f"{name!r} has a name that rules would read as something else")
+    wanted = {p.name: index * every or "train" for index, stage in enumerate(stages) for p in stage}
+    wrong = [name for name in wanted if found.get(name) != wanted[name]]
+    # Where nothing could be read, a name that cannot be printed is the likelier reason.
+    return max(wrong, key=lambda name: not name.isprintable(), default=None)
 
 
 def _stages(spec: ModelSpec) -> list[list[ParameterSpec]]:

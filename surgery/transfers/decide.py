@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from surgery.collecting import collector_paused
-from surgery.errors import SelectorError
+from surgery.errors import SelectorError, did_you_mean
 from surgery.matching.by_structure import UNKNOWN, Code, is_index, match_by_structure
 from surgery.matching.lines.mapping import read_mapping
 from surgery.matching.matches import Match, Matches
@@ -22,7 +22,7 @@ from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import names_selected, no_tensor
 from surgery.transfers.step import Evidence, Method, Step, Unused
 from surgery.transfers.target import Target
-from surgery.wording import shape_text
+from surgery.wording import printable, shape_text
 from surgery.wrappers import unwrap_name, unwrap_names
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def decide(
     request: TransferRequest,
     source: SourceSpec,
     target: Target,
+    ends: Ends,
     code: Code = UNKNOWN,
-    ends: Ends | None = None,
 ) -> TransferPlan:
     """Where every tensor of ``target`` comes from.
 
@@ -80,26 +80,26 @@ def decide(
 def _resizing(request: TransferRequest, decision: _Decision) -> _Decision:
     """The same with tensors of another shape, and layers of another number, as was asked for."""
     from surgery.transfers.resize.choose import Choice
+    from surgery.transfers.resize.depth import restack
     from surgery.transfers.resize.options import read_options
-    from surgery.transfers.resize.stacks import restack
 
     options = read_options(request.resize)
     target = decision.target.by_name
     stacks = [option for option in options if option.is_depth]
-    restacked = restack(stacks, decision.matches, decision.sources, target)
+    matches, moved, left_out = restack(stacks, decision.matches, decision.sources, target)
     pairs = [
         (decision.sources[match.source].spec, target[match.target])
-        for match in restacked.matches.by_target.values()
+        for match in matches.by_target.values()
         if match.recipe is None  # three projections in one are no change of width
     ]
     specs = {name: entry.spec for name, entry in decision.sources.items()}
     others = tuple(option for option in options if not option.is_depth)
     return replace(
         decision,
-        matches=restacked.matches,
+        matches=matches,
         choice=Choice(others, specs, decision.target, tuple(pairs)),
-        moved=restacked.moved,
-        layers_left_out=restacked.left_out,
+        moved=moved,
+        layers_left_out=left_out,
     )
 
 
@@ -210,31 +210,28 @@ class _Decision:
         misfit = self.misfit(match)
         if match.recipe:
             return self.fresh(tensor, match, misfit) if misfit else self.loaded(tensor, match)
-        if self.choice and (fit := self.choice.named(self.case(match))):
-            return self.resized(tensor, match, *fit)
+        found = self.resized_from_any(tensor, match, misfit)
+        if isinstance(found, Step):
+            return found
         if not misfit:
             return self.loaded(tensor, match)
-        found, why = self.resized_from_any(tensor, match)
-        return found or self.fresh(tensor, match, "; ".join(filter(None, (misfit, why))))
+        return self.fresh(tensor, match, "; ".join(filter(None, (misfit, found))))
 
-    def resized_from_any(self, tensor: TensorSpec, own: Match) -> tuple[Step | None, str]:
-        """The step of a resizer that fits the tensor's match, or that of another of its names; or
-        why none fits its own.
+    def resized_from_any(self, tensor: TensorSpec, own: Match, misfit: str) -> Step | str:
+        """The step of a resizer that fits the tensor's match, or that of another of its names
+        where its own does not fit; else why none fits its own.
         """
         if self.choice is None:
-            return None, ""
-        names = next((names for names in self.target.ties if tensor.name in names), ())
-        others = (self.matches.by_target.get(name) for name in names)
+            return ""
+        names = [name for names in self.target.ties if tensor.name in names for name in names]
+        others = [self.matches.by_target.get(name) for name in names if misfit]
         why = []
         for match in (own, *(other for other in others if other and other != own)):
-            if _uncastable(self.spec(match), tensor):
-                continue
-            fit = self.choice.automatic(self.case(match))
-            if isinstance(fit, str):
-                why.append(fit)
-            else:
-                return self.resized(tensor, match, *fit), ""
-        return None, why[0] if why else ""
+            fit = self.choice.find(self.case(match))
+            if not isinstance(fit, str):
+                return self.resized(tensor, match, *fit)
+            why.append(fit)
+        return why[0]
 
     def case(self, match: Match) -> tuple[str, TensorSpec, TensorSpec]:
         """What a resizer looks at: the source's name and spec, and the target's tensor under the
@@ -340,6 +337,7 @@ def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> I
     misfit = {step.counterpart.name: step for step in steps if step.counterpart}
     tied_to_used = {name for group in source.ties if used & {*group} for name in group}
     new_names = {entry.spec.name: new for new, entry in decision.sources.items()}
+    segments = {segment for name in decision.target.by_name for segment in name.split(".")}
     computed = set(unwrap_names(decision.target.computed).values())
     for spec in source.specs:
         if spec.name in used:
@@ -357,5 +355,14 @@ def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> I
             yield Unused(spec, decision.matches.ambiguous_sources[new])
         elif unwrap_name(new) in computed or is_index(spec.name):
             yield Unused(spec, "an index that the target computes itself", expected=True)
+        elif new in decision.sources and decision.sources[new].lines:
+            yield Unused(spec, _misled(new, decision.sources[new].lines, segments))
         else:
             yield Unused(spec, decision.matches.unmatched_source)
+
+
+def _misled(new: str, lines: Sequence[int], segments: Collection[str]) -> str:
+    """Why lines of the mapping bring a tensor nowhere: the first segment that no target has."""
+    unknown = next((part for part in unwrap_name(new).split(".") if part not in segments), "")
+    what = f"{printable(unknown)!r}{did_you_mean(unknown, segments)}" if unknown else "such name"
+    return f"renamed by line {', '.join(map(str, lines))}, and the target has no {what}"

@@ -13,7 +13,8 @@ from dataclasses import replace
 from surgery.collapse import collapse
 from surgery.collecting import collector_paused
 from surgery.errors import MappingError, SurgeryError, TransferRefused
-from surgery.matching.lines.drafting import NO_MAPPING, Line, Wanted, draft
+from surgery.matching.lines.drafting import NO_MAPPING, Wanted, draft
+from surgery.matching.lines.folding import Line
 from surgery.matching.lines.mapping import parse_mapping
 from surgery.matching.lines.recipe_drafts import draft_recipes
 from surgery.matching.recipes.recipe import Recipe, View
@@ -22,7 +23,7 @@ from surgery.transfers.plan import TransferPlan
 from surgery.transfers.planning import plan as plan_request
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.step import Step
-from surgery.wording import printable, shape_text
+from surgery.wording import percent_text, printable, shape_text
 
 
 @collector_paused()
@@ -64,11 +65,10 @@ def _heading(plan: TransferPlan) -> list[str]:
     """From what to what, how much of it, and how to use it."""
     fresh = len(plan.names("fresh", "open"))
     loaded = len(plan.steps) - fresh
-    ends = f"{plan.request.source_label} -> {plan.target_label}" if plan.request else ""
     return [
-        *filter(None, [ends]),
-        f"{loaded} of {len(plan.steps)} tensors and {plan.loaded_fraction:.2%} of the parameters; "
-        f"{fresh} stay fresh, {len(plan.unused)} of the source unused",
+        f"{plan.request.source_label} -> {plan.target_label}",
+        f"{loaded} of {len(plan.steps)} tensors and {percent_text(plan.loaded_fraction)} of the "
+        f"parameters; {fresh} stay fresh, {len(plan.unused)} of the source unused",
         "surgery transfer OLD NEW-ARCH --mapping THIS-FILE",
     ]
 
@@ -137,9 +137,9 @@ def _text(plan: TransferPlan, lines: Sequence[Line], recipes: Sequence[str]) -> 
 
 def _plain_lines(lines: Sequence[Line]) -> list[list[str]]:
     """What stands for what layers hold has a part of its own, where it comes last."""
-    first = next((at for at, line in enumerate(lines) if line.fold.inner), len(lines))
+    first = next((at for at, line in enumerate(lines) if line.held == "inside"), len(lines))
     texts = [str(line) for line in lines]
-    if not 0 < first < len(lines) or not all(line.fold.inner for line in lines[first:]):
+    if not 0 < first < len(lines) or not all(line.held == "inside" for line in lines[first:]):
         return [_aligned(texts)]
     return [_aligned(texts[:first]), ["# within these:", *_aligned(texts[first:])]]
 

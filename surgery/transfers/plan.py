@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from surgery.checkpoint.progress import Progress, unwatched
 from surgery.collecting import collector_paused
-from surgery.errors import SurgeryError
 from surgery.matching.matches import OpenGroup
 from surgery.showing import Shown
-from surgery.specs import ModelSpec, TensorSpec
+from surgery.specs import ModelSpec
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import selected
 from surgery.transfers.step import Step, Unused
@@ -68,24 +67,23 @@ class TransferPlan(Shown):
     steps: tuple[Step, ...]
     unused: tuple[Unused, ...]
     parameters: tuple[str, ...]
-    ties: tuple[tuple[str, ...], ...] = ()
-    unread: tuple[tuple[str, str], ...] = ()
-    open: tuple[OpenGroup, ...] = ()
-    head: tuple[str, ...] = ()
-    request: TransferRequest | None = field(default=None, compare=False)
-    target: ModelSpec = field(default=ModelSpec((), ()), compare=False)
-    ends: Ends | None = field(default=None, compare=False)
+    ties: tuple[tuple[str, ...], ...]
+    unread: tuple[tuple[str, str], ...]
+    open: tuple[OpenGroup, ...]
+    head: tuple[str, ...]
+    request: TransferRequest = field(compare=False)
+    target: ModelSpec = field(compare=False)
+    ends: Ends = field(compare=False)
 
     @property
     def target_label(self) -> str:
         """What the target is called: ``timm:resnet50``, or a live model's class."""
-        return self.ends.label if self.ends else "the target"
+        return self.ends.label
 
     @property
     def source_label(self) -> str:
         """What the source is called, and what was found there: ``old.pt (torch zip, model)``."""
-        called = self.request.source_label if self.request else "the source"
-        kind = self.ends.source_kind if self.ends else ""
+        called, kind = self.request.source_label, self.ends.source_kind
         return f"{called} ({kind})" if kind else called
 
     def apply(self, model: nn.Module) -> TransferOutcome:
@@ -95,7 +93,7 @@ class TransferPlan(Shown):
         not accept, with the model bit for bit as it was; else as
         :func:`surgery.transfers.apply.apply_to_model` does.
         """
-        return self._ends.apply(self, model)
+        return self.ends.apply(self, model)
 
     def write(
         self,
@@ -109,20 +107,11 @@ class TransferPlan(Shown):
         ``max_shard_bytes`` cuts what is larger into shards, ``progress`` hears of bytes as they
         are written. Raises as :meth:`apply` and :func:`surgery.transfers.tofile.write_plan` do.
         """
-        return self._ends.write(self, Path(path), max_shard_bytes, progress)
-
-    @property
-    def _ends(self) -> Ends:
-        if self.ends is None:
-            raise SurgeryError(
-                "this plan was read from JSON and has no source to read; make it again from the "
-                "files (surgery.plan_transfer)"
-            )
-        return self.ends
+        return self.ends.write(self, Path(path), max_shard_bytes, progress)
 
     def refuse_unaccepted(self) -> None:
         """Raise TransferRefused where the plan leaves what its request does not accept."""
-        self._ends.refuse(self)
+        self.ends.refuse(self)
 
     @property
     def head_paths(self) -> tuple[str, ...]:
@@ -170,7 +159,7 @@ class TransferPlan(Shown):
 
     @collector_paused()
     def to_dict(self) -> dict[str, Any]:
-        """JSON values that :meth:`from_dict` turns back into an equal plan."""
+        """The plan as JSON values."""
         return {
             "loaded_fraction": self.loaded_fraction,
             "steps": [step.to_dict() for step in self.steps],
@@ -184,25 +173,6 @@ class TransferPlan(Shown):
             "open": [group.to_dict() for group in self.open],
             "head": list(self.head),
         }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TransferPlan:
-        """The inverse of :meth:`to_dict`. Other data raise KeyError, TypeError or ValueError."""
-        steps = tuple(map(Step.from_dict, data["steps"]))
-        ties = tuple(tuple(names) for names in data["ties"])
-        return cls(
-            steps=steps,
-            unused=tuple(
-                Unused(TensorSpec.from_row(row["source"]), row["reason"], row["expected"])
-                for row in data["unused"]
-            ),
-            parameters=tuple(data["parameters"]),
-            ties=ties,
-            unread=tuple((name, reason) for name, reason in data["unread"]),
-            open=tuple(map(OpenGroup.from_dict, data["open"])),
-            head=tuple(data["head"]),
-            target=ModelSpec.from_tensors((step.target for step in steps), ties),
-        )
 
     def __repr__(self) -> str:
         return (

@@ -71,17 +71,16 @@ class OpenedEnds:
 
     def plan(self, request: TransferRequest) -> TransferPlan:
         code = self._code(request) if request.match == "structure" else UNKNOWN
-        return decide(request, self.names, self.target, code, self)
+        return decide(request, self.names, self.target, self, code)
 
     def refuse(self, plan: TransferPlan) -> None:
-        if plan.request is not None:
-            refuse(plan, plan.request)
+        refuse(plan)
 
     def apply(self, plan: TransferPlan, model: nn.Module) -> TransferOutcome:
         from surgery.transfers.apply import apply_to_model
 
         self.refuse(plan)
-        return apply_to_model(plan, self.readable, model, strict=_is_strict(plan))
+        return apply_to_model(plan, self.readable, model, strict=plan.request.strict)
 
     def write(
         self, plan: TransferPlan, path: Path, max_shard_bytes: int | None, progress: Progress
@@ -92,7 +91,7 @@ class OpenedEnds:
             self.readable,
             self.target,
             path,
-            strict=_is_strict(plan),
+            strict=plan.request.strict,
             max_shard_bytes=max_shard_bytes,
             progress=progress,
         )
@@ -126,10 +125,6 @@ class OpenedEnds:
         saved = blueprint(architecture, arguments=request.source_arguments)
         _refuse_other(self.names, saved.spec, architecture.label)
         return Code(saved.spec, saved.find_order, order)
-
-
-def _is_strict(plan: TransferPlan) -> bool:
-    return plan.request is not None and plan.request.strict
 
 
 def _refuse_other(source: SourceSpec, saved: ModelSpec, label: str) -> None:

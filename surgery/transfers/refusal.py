@@ -14,50 +14,52 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from surgery.collapse import patterns
 from surgery.errors import SurgeryError, TransferRefused
 from surgery.matching.matches import OpenGroup
+from surgery.specs import TensorSpec
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import names_selected
 from surgery.transfers.step import Step
 from surgery.transfers.subtrees import covering, whole_subtrees
-from surgery.wording import counted, first_lines, shape_text
+from surgery.wording import counted, first_lines, percent_text, shape_text
 from surgery.wrappers import unwrap_names
 
 if TYPE_CHECKING:
     from surgery.transfers.plan import TransferPlan
 
 
-def refuse(plan: TransferPlan, request: TransferRequest) -> None:
-    """Raise TransferRefused for what ``request`` does not accept; nothing has been changed."""
-    missing = tuple(missing_steps(plan, request))
+def refuse(plan: TransferPlan) -> None:
+    """Raise TransferRefused for what its request does not accept; nothing has been changed."""
+    missing = tuple(_missing_steps(plan))
     if not _gives_anything(plan):
         why = "not one tensor of the source fits the target"
-        raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
-    if request.min_loaded is None and missing:
+        raise TransferRefused(f"{why}; nothing was changed", _details(plan, missing))
+    if plan.request.min_loaded is None and missing:
         but = ", not counting the head's" if plan.head else ""
         why = f"{len(missing)} of {len(plan.steps)} tensors would stay fresh{but}"
-        raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
-    if request.min_loaded is not None and plan.loaded_fraction < request.min_loaded:
-        missing = tuple(step for step in _unnamed(plan, request) if step.state == "fresh")
+        raise TransferRefused(f"{why}; nothing was changed", _details(plan, missing))
+    if plan.request.min_loaded is not None and plan.loaded_fraction < plan.request.min_loaded:
+        missing = tuple(step for step in _unnamed(plan) if step.state == "fresh")
         why = (
-            f"only {plan.loaded_fraction * 100:.4g}% of the parameters would be loaded, and at "
-            f"least {request.min_loaded * 100:.4g}% was asked for (min_loaded)"
+            f"only {percent_text(plan.loaded_fraction)} of the parameters would be loaded, less "
+            f"than the {plan.request.min_loaded * 100:.4g}% of min_loaded (--min-loaded)"
         )
-        raise TransferRefused(f"{why}; nothing was changed", _details(plan, request, missing))
-    if groups := _open_groups(plan, request):
+        raise TransferRefused(f"{why}; nothing was changed", _details(plan, missing))
+    if groups := _open_groups(plan):
         raise TransferRefused(
             f"{_open_count(groups)}; nothing was changed",
             [
                 *first_lines([str(group) for group in groups], 5),
-                *_ways(plan, request, groups),
+                *_ways(plan, groups),
                 "--keep-open (keep_open=True) accepts that they keep their initial values",
             ],
         )
-    if request.strict and (differences := _differences(plan, request)):
+    if plan.request.strict and (differences := _differences(plan)):
         raise TransferRefused(
             f"strict: {len(differences)} tensors differ between source and target; "
             "nothing was changed",
-            [*first_lines(differences, 10), *_accepting_differences(plan, request)],
+            [*first_lines(differences, 10), *_accepting_differences(plan)],
         )
 
 
@@ -65,35 +67,49 @@ def _gives_anything(plan: TransferPlan) -> bool:
     return any(step.recipe for step in plan.steps)
 
 
-def missing_steps(plan: TransferPlan, request: TransferRequest) -> Iterator[Step]:
+def _missing_steps(plan: TransferPlan) -> Iterator[Step]:
     """Fresh tensors that somebody would miss: outside the head, and not accepted by ``fresh``."""
-    accepted = _accepted(plan, request) | {*plan.head}
+    accepted = _accepted(plan) | {*plan.head}
     for step in plan.steps:
         if step.state == "fresh" and not step.recomputed and step.target.name not in accepted:
             yield step
 
 
-def _accepted(plan: TransferPlan, request: TransferRequest) -> set[str]:
+def needless(plan: TransferPlan) -> list[str]:
+    """What of ``fresh`` names only tensors that the source gives: somebody may have meant more."""
+    if not plan.request.fresh:
+        return []
+    left = {*plan.names("fresh", "open")}
+    found = names_selected(plan.target, plan.request.accepted_fresh, plan.head_paths)
+    return [
+        f"--fresh {shlex.quote(text)} (fresh=) accepts initial values, and all that it names is "
+        "given by the source; a mapping line 'NAME -> (unused)' leaves a tensor out"
+        for text, names in zip(plan.request.fresh, found, strict=True)
+        if left.isdisjoint(names)
+    ]
+
+
+def _accepted(plan: TransferPlan) -> set[str]:
     """The tensors that ``fresh`` names."""
-    return set().union(*names_selected(plan.target, request.accepted_fresh, plan.head_paths))
+    return set().union(*names_selected(plan.target, plan.request.accepted_fresh, plan.head_paths))
 
 
-def _details(plan: TransferPlan, request: TransferRequest, missing: Sequence[Step]) -> list[str]:
+def _details(plan: TransferPlan, missing: Sequence[Step]) -> list[str]:
     """What is left, cause by cause; the options that load it; then those that accept it."""
     causes = [(_pattern(plan, steps), steps) for steps in _causes(missing)]
     lines = [_cause_line(pattern, steps) for pattern, steps in causes]
     lines += _unused_lines(plan)
-    lines += _remedies(plan, request, missing)
-    if groups := _open_groups(plan, request):
-        lines += [_open_count(groups), *_ways(plan, request, groups)]
+    lines += _remedies(plan, missing)
+    if groups := _open_groups(plan):
+        lines += [_open_count(groups), *_ways(plan, groups)]
     if not _gives_anything(plan):
         return lines
-    if request.min_loaded is None:
+    if plan.request.min_loaded is None:
         lines += [
             f"--fresh {shlex.quote(pattern)} (fresh=) accepts their initial values"
-            for pattern, _ in causes
+            for pattern in dict.fromkeys(pattern for pattern, _ in causes)
         ]
-    if not (groups or request.strict):
+    if not (groups or plan.request.strict):
         share = int(plan.loaded_fraction * 100) / 100
         lines.append(f"--min-loaded {share:g} (min_loaded=) accepts all of it")
     return lines
@@ -122,11 +138,20 @@ def _pattern(plan: TransferPlan, steps: Sequence[Step]) -> str:
 
 
 def _unused_lines(plan: TransferPlan) -> list[str]:
-    """Names of the source that may belong here; what has another shape is a cause of its own."""
+    """Names of the source that may belong here, by the reason why they lie unused; what has another
+    shape is a cause of its own.
+    """
     misfits = {step.counterpart for step in plan.steps}
-    unused = [u for u in plan.unused if not u.expected and u.source not in misfits]
-    shown = (f"{u.source.name} {shape_text(u.source.shape)}: {u.reason}" for u in unused)
-    return first_lines([f"the source has {line}" for line in shown], 3)
+    by_reason: dict[str, list[TensorSpec]] = {}
+    for unused in plan.unused:
+        if not unused.expected and unused.source not in misfits:
+            by_reason.setdefault(unused.reason, []).append(unused.source)
+    lines = []
+    for reason, specs in by_reason.items():
+        what = shape_text(specs[0].shape) if len(specs) == 1 else f"({len(specs)} tensors)"
+        names = patterns((spec.name for spec in specs), 3)
+        lines.append(f"the source has {names} {what}: {reason}")
+    return first_lines(lines, 3)
 
 
 #: Networks of the same names in one file of which each is offered.
@@ -135,24 +160,24 @@ _MOST_WAYS = 4
 _MOST_TRIED = 20_000
 
 
-def _remedies(plan: TransferPlan, request: TransferRequest, missing: Sequence[Step]) -> list[str]:
+def _remedies(plan: TransferPlan, missing: Sequence[Step]) -> list[str]:
     """The options with which more would be loaded, as planning with them says."""
-    if plan.ends is None or len(plan.steps) > _MOST_TRIED:
+    if len(plan.steps) > _MOST_TRIED:
         return []
     found: list[str] = []
     loaded = 0
-    for wanted, option in _candidates(plan, request, missing):
+    for wanted, option in _candidates(plan, missing):
         if loaded == len(missing):
             break  # structure is asked last, since it takes the longest
         try:
             other = plan.ends.plan(wanted)
         except SurgeryError:
             continue  # it would be refused in its own words
-        left = {step.target.name for step in missing_steps(other, wanted)}
+        left = {step.target.name for step in _missing_steps(other)}
         loaded = sum(s.target.name not in left and s.state != "open" for s in _now(other, missing))
         if loaded:
             asks = f", and asks about {len(other.names('open'))}" if other.open else ""
-            does = "loads" if wanted.resize == request.resize else "resizes"
+            does = "loads" if wanted.resize == plan.request.resize else "resizes"
             found.append(f"{option} {does} {loaded} of {len(missing)}{asks}")
     return found
 
@@ -162,23 +187,26 @@ def _now(plan: TransferPlan, missing: Sequence[Step]) -> list[Step]:
 
 
 def _candidates(
-    plan: TransferPlan, request: TransferRequest, missing: Sequence[Step]
+    plan: TransferPlan, missing: Sequence[Step]
 ) -> Iterator[tuple[TransferRequest, str]]:
     misfits = [step for step in missing if step.counterpart]
-    if misfits and request.resize is None:
-        tried = plan.ends and plan.ends.plan(replace(request, resize="auto"))
-        fitting = [step for step in misfits if tried and tried.by_target[step.target.name].recipe]
+    if misfits and plan.request.resize is None:
+        tried = plan.ends.plan(replace(plan.request, resize="auto"))
+        fitting = [step for step in misfits if tried.by_target[step.target.name].recipe]
         if fitting:
             pattern = _pattern(plan, fitting)
-            yield replace(request, resize=pattern), f"--resize {shlex.quote(pattern)} (resize=)"
-    if request.mapping is None and (swap := _common_swap(plan, missing)):
+            yield (
+                replace(plan.request, resize=pattern),
+                f"--resize {shlex.quote(pattern)} (resize=)",
+            )
+    if plan.request.mapping is None and (swap := _common_swap(plan, missing)):
         old, new = swap
         yield (
-            replace(request, mapping={old: new}),
+            replace(plan.request, mapping={old: new}),
             f"a --mapping file with the line '{old} -> {new}' (mapping=)",
         )
-    if request.match == "names" and len(misfits) < len(missing):
-        yield replace(request, match="structure"), "--match structure (match=)"
+    if plan.request.match == "names" and len(misfits) < len(missing):
+        yield replace(plan.request, match="structure"), "--match structure (match=)"
 
 
 def _common_swap(plan: TransferPlan, missing: Sequence[Step]) -> tuple[str, str] | None:
@@ -203,11 +231,11 @@ def _common_swap(plan: TransferPlan, missing: Sequence[Step]) -> tuple[str, str]
     return swap if count >= enough else None
 
 
-def _open_groups(plan: TransferPlan, request: TransferRequest) -> list[OpenGroup]:
+def _open_groups(plan: TransferPlan) -> list[OpenGroup]:
     """What stays open and is not accepted, as a whole by ``keep_open`` or by name."""
-    if request.keep_open or not plan.open:
+    if plan.request.keep_open or not plan.open:
         return []
-    accepted = _accepted(plan, request)
+    accepted = _accepted(plan)
     return [group for group in plan.open if not accepted.issuperset(group.targets)]
 
 
@@ -216,15 +244,17 @@ def _open_count(groups: Sequence[OpenGroup]) -> str:
     return f"{counted(len(groups), 'group')} of {tensors} tensors stay open"
 
 
-def _ways(plan: TransferPlan, request: TransferRequest, groups: Sequence[OpenGroup]) -> list[str]:
+def _ways(plan: TransferPlan, groups: Sequence[OpenGroup]) -> list[str]:
     """How to decide what stays open: by hints, or between networks of the same names by lines."""
-    if request.match == "structure":
+    if plan.request.match == "structure":
         return hints_for(groups)
     pairs = ((s, t) for group in groups for t in group.targets for s in group.sources)
     below = dict.fromkeys(s.removesuffix(f".{t}") for s, t in pairs if s.endswith(f".{t}"))
-    if plan.ends is None or request.mapping is not None:
+    if plan.request.mapping is not None:
         return []
-    tried = ((p, plan.ends.plan(replace(request, mapping={p: ""}))) for p in [*below][:_MOST_WAYS])
+    tried = (
+        (p, plan.ends.plan(replace(plan.request, mapping={p: ""}))) for p in [*below][:_MOST_WAYS]
+    )
     return [
         f"a --mapping file with the line '{prefix} -> ' (mapping=) takes that one"
         for prefix, other in tried
@@ -236,10 +266,10 @@ def _ways(plan: TransferPlan, request: TransferRequest, groups: Sequence[OpenGro
 _MOST_LINES = 20
 
 
-def _differences(plan: TransferPlan, request: TransferRequest) -> list[str]:
+def _differences(plan: TransferPlan) -> list[str]:
     """What ``strict`` does not accept: whatever was not named."""
     return [
-        *(f"target {step.target.name}: {step.reason}" for step in _unnamed(plan, request)),
+        *(f"target {step.target.name}: {step.reason}" for step in _unnamed(plan)),
         *(
             f"target {step.target.name}: {step.reason}; name {step.method.name} to accept it"
             for step in plan.steps
@@ -250,15 +280,15 @@ def _differences(plan: TransferPlan, request: TransferRequest) -> list[str]:
     ]
 
 
-def _unnamed(plan: TransferPlan, request: TransferRequest) -> list[Step]:
+def _unnamed(plan: TransferPlan) -> list[Step]:
     """Tensors that keep their values, those of the head too, and that ``fresh`` does not name."""
-    accepted = _accepted(plan, request)
+    accepted = _accepted(plan)
     left = (step for step in plan.steps if not (step.recipe or step.recomputed))
     return [step for step in left if step.target.name not in accepted]
 
 
-def _accepting_differences(plan: TransferPlan, request: TransferRequest) -> Iterator[str]:
-    if fresh := _unnamed(plan, request):
+def _accepting_differences(plan: TransferPlan) -> Iterator[str]:
+    if fresh := _unnamed(plan):
         pattern = shlex.quote(_pattern(plan, fresh))
         yield f"--fresh {pattern} (fresh=) accepts initial values in the target"
     clean = unwrap_names((*(u.source.name for u in plan.unused), *_used(plan)))
@@ -266,7 +296,7 @@ def _accepting_differences(plan: TransferPlan, request: TransferRequest) -> Iter
     paths = whole_subtrees(unused, [clean[name] for name in _used(plan)])
     if 0 < len(paths) <= _MOST_LINES:
         lines = ", ".join(f"'^{re.escape(path)} -> (unused)'" for path in paths)
-        more = "with" if request.mapping is None else "that also has"
+        more = "with" if plan.request.mapping is None else "that also has"
         yield f"a --mapping file {more} {lines} (mapping=) accepts what the source has more"
 
 

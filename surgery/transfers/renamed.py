@@ -51,10 +51,14 @@ def renamed_by(
         new, lines = given.names[spec.name]
         other = by_new.setdefault(new, Renamed(spec, lines)).spec
         if other is not spec and tied.get(other.name) != tied.get(spec.name, spec.name):
-            clashes.append(f"{other.name} and {spec.name} -> {new}")
+            numbers = ", ".join(map(str, by_new[new].lines + lines))
+            clashes.append(f"{other.name} and {spec.name} -> {new} (line {numbers})")
     if clashes:
         raise TransferRefused(
             f"{mapping.path} sends two source tensors to one name; nothing was changed",
-            first_lines(clashes, 10),
+            [
+                *first_lines(clashes, 10),
+                "a line 'NAME -> (unused)' leaves one of two out",
+            ],
         )
     return by_new, given

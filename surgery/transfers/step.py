@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from surgery.matching.recipes.recipe import Recipe, View
-from surgery.matching.recipes.records import recipe_from_dict, recipe_to_dict
+from surgery.matching.recipes.recipe import Recipe
+from surgery.matching.recipes.records import recipe_to_dict
 from surgery.specs import TensorSpec
-from surgery.states import STATES
 
 #: What a method's settings are made of: JSON values, with tuples for arrays.
 Setting: TypeAlias = "int | str | tuple[Setting, ...]"
@@ -85,9 +83,7 @@ class Step:
         return self.target.numel - (self.method.initial if self.method else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values that :meth:`from_dict` turns back into an equal step; one that takes its
-        source as it is needs no recipe.
-        """
+        """JSON values; a step that takes its source as it is has no recipe."""
         source = self.source
         data: dict[str, Any] = {
             "state": self.state,
@@ -108,42 +104,6 @@ class Step:
                 "named": method.named,
             }
         return data
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Step:
-        """The inverse of :meth:`to_dict`. Other data raise KeyError, TypeError or ValueError."""
-        if row["state"] not in STATES:
-            raise ValueError(f"{row['state']!r} is none of {', '.join(STATES)}")
-        source = TensorSpec.from_row(row["source"]) if row["source"] else None
-        recipe: Recipe | None = None
-        if "recipe" in row:
-            recipe = recipe_from_dict(row["recipe"])
-        elif source and row["state"] not in ("fresh", "open"):
-            recipe = View.of(source)
-        return cls(
-            target=TensorSpec.from_row(row["target"]),
-            recipe=recipe,
-            state=row["state"],
-            reason=row["reason"],
-            evidence=Evidence(row["evidence"]["tier"], tuple(row["evidence"]["because"])),
-            method=_method_from_dict(row["method"]) if "method" in row else None,
-            counterpart=None if recipe else source,
-            recomputed=row["recomputed"],
-        )
-
-
-def _method_from_dict(row: Mapping[str, Any]) -> Method:
-    settings = tuple((key, _frozen(value)) for key, value in row["settings"])
-    return Method(row["name"], row["reference"], settings, row["initial"], row["named"])
-
-
-def _frozen(value: Any) -> Setting:
-    """A setting as it was before JSON made arrays of its tuples."""
-    if isinstance(value, list | tuple):
-        return tuple(map(_frozen, value))
-    if isinstance(value, int | str):
-        return value
-    raise TypeError(f"a setting is a number, a text or an array of these, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

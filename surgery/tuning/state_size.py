@@ -12,7 +12,11 @@ from surgery.specs import TensorSpec
 from surgery.tuning.optimizer_names import OptimizerChoice
 
 #: Kernels to leave out of the measurement: they keep the same state and need a real device.
-KERNELS = ("foreach", "fused", "capturable", "compile")
+_KERNELS = ("foreach", "fused", "capturable", "compile")
+
+#: Raised by a step on the meta device that reads a value, and by one that wants a closure or
+#: another kind of gradient.
+STEP_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError)
 
 
 def state_bytes(
@@ -29,30 +33,40 @@ def state_bytes(
     """
     tensors = tuple(tensors)
     kinds = dict.fromkeys((tensor.shape, tensor.dtype) for tensor in tensors)
-    base, hyper = _without_kernels(base), _without_kernels(hyper)
     try:
-        sizes = {kind: _one_step(choice, base, hyper, *kind) for kind in kinds}
-    # Whatever reads a value back, wants a closure or another kind of gradient fails on meta.
-    except (RuntimeError, ValueError, TypeError, AttributeError):
+        sizes = {
+            (shape, dtype): _nbytes(
+                first_state(choice, {**base, **hyper}, shape, getattr(torch, dtype), "meta")
+            )
+            for shape, dtype in kinds
+        }
+    except STEP_ERRORS:
         return None
     return sum(sizes[tensor.shape, tensor.dtype] for tensor in tensors)
 
 
-def _one_step(
+def first_state(
     choice: OptimizerChoice,
-    base: Mapping[str, Any],
-    hyper: Mapping[str, Any],
+    keys: Mapping[str, Any],
     shape: tuple[int, ...],
-    dtype: str,
-) -> int:
-    values = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+    dtype: torch.dtype,
+    device: str,
+) -> Mapping[str, Any]:
+    """What an optimizer with these keys keeps for one parameter after its first step.
+
+    Raises one of STEP_ERRORS where the step cannot be taken.
+    """
+    values = torch.zeros(shape, dtype=dtype, device=device)
     parameter = torch.nn.Parameter(values)
-    parameter.grad = torch.empty_like(values)
-    optimizer = choice.build([{"params": [parameter], **hyper}], **base)
+    parameter.grad = torch.zeros_like(values)
+    accepted = choice.accepted - {"params", *_KERNELS}
+    optimizer = choice.build(
+        [{"params": [parameter]}], **{key: keys[key] for key in keys if key in accepted}
+    )
     optimizer.step()
-    kept = (leaf for leaf in tree_leaves(optimizer.state[parameter]))
-    return sum(leaf.nbytes for leaf in kept if isinstance(leaf, torch.Tensor))
+    state: Mapping[str, Any] = optimizer.state[parameter]
+    return state
 
 
-def _without_kernels(keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in keys.items() if key not in KERNELS}
+def _nbytes(state: Mapping[str, Any]) -> int:
+    return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))

@@ -464,7 +464,7 @@ REFUSED_BY_US_ALONE = {
     "expected a JSON object": "the format wants { as the first byte; the library skips blanks",
     "expected dtype, shape and data_offsets": "the library ignores keys that it does not know",
     "is not a whole number": "the same: a number under such a key",
-    "is not valid Unicode": "the same: text under such a key",
+    "surrogates not allowed": "the same: text under such a key",
     "from 0 up": "a size of 2 ** 63 or more beside a 0, which no tensor of torch can have",
     "larger than any memory": "the same, as a product",
 }

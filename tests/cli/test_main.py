@@ -27,6 +27,8 @@ def test_help_lists_every_command(run):
     result = run("--help")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in COMMANDS)
+    commands = result.stdout.partition("Commands:")[2]
+    assert "..." not in commands  # each is described whole
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,7 @@ def test_help_lists_every_command(run):
         pytest.param(["transfr"], "Did you mean", id="command"),
         pytest.param(["archs", "--jsno"], "--json", id="option"),
         pytest.param(["archs", "zzz"], "matches 'zzz'", id="pattern"),
+        pytest.param(["archs", "resnt50"], "did you mean resnet50", id="near-name"),
         pytest.param(["diff", "only-one"], "Missing argument", id="missing-argument"),
         pytest.param(["completion", "tcsh"], "tcsh", id="shell"),
     ],

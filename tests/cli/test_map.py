@@ -36,7 +36,7 @@ def test_stdout_is_the_file_and_transfer_takes_it(run, old, tmp_path):
     first, second, third, *_ = result.stdout.splitlines()
     assert first == f"# old.pt -> {ARCH}"
     assert second == (
-        "# 122 of 122 tensors and 100.00% of the parameters; 0 stay fresh, 0 of the source unused"
+        "# 122 of 122 tensors and 100% of the parameters; 0 stay fresh, 0 of the source unused"
     )
     assert third == "# surgery transfer OLD NEW-ARCH --mapping THIS-FILE"
     (tmp_path / "map.txt").write_text(result.stdout)

@@ -56,6 +56,17 @@ def test_the_plot(run, tmp_path):
     assert json.loads(result.stdout)["plot"] == "lr.png"
 
 
+def test_a_plot_replaces_a_file_only_by_force(run, tmp_path):
+    (tmp_path / "lr.svg").write_text("mine")
+    plotted = (TINY, "--epochs", 7, "--plot", "lr.svg")
+    result = run(*plotted)
+    assert result.exit_code == 2
+    assert "--force" in result.stderr
+    assert (tmp_path / "lr.svg").read_text() == "mine"
+    assert run(*plotted, "--force").exit_code == 0
+    assert "<svg" in (tmp_path / "lr.svg").read_text()
+
+
 def test_a_plot_that_cannot_be(run, tmp_path):
     result = run(TINY, "--epochs", 7, "--steps-per-epoch", 10, "--plot", "lr.doc")
     assert result.exit_code == 2

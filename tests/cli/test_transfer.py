@@ -113,7 +113,13 @@ def test_a_mapping(run, tiny, tmp_path):
     (tmp_path / "map.txt").write_text("net -> \nlayers -> blocks\n")
     result = run("transfer", "other.pt", arch, "--mapping", "map.txt", "--strict")
     assert result.exit_code == 0
-    assert "100.00% of the parameters loaded" in result.stdout
+    assert "100% of the parameters loaded" in result.stdout
+
+
+def test_a_line_in_place_of_a_mapping_file(run, tiny):
+    result = run("transfer", *tiny, "--mapping", "fc -> (unused)", "--dry-run")
+    assert result.exit_code == 2
+    assert "'fc -> (unused)' is a line" in result.stderr
 
 
 def test_like_another_file(run, tiny, tmp_path):
@@ -338,7 +344,7 @@ def split(tmp_path):
 def test_two_implementations_by_structure(run, split, tmp_path):
     result = run("transfer", split, f"{TWINS}:Fused", "--arg", "num_classes=7", "--match=structure")
     assert result.exit_code == 0, result.stderr
-    assert "31 of 31 tensors and 100.00% of the parameters loaded" in result.stdout
+    assert "31 of 31 tensors and 100% of the parameters loaded" in result.stdout
     model = Fused(7).eval()
     model.load_state_dict(safetensors.torch.load_file(tmp_path / "Fused.safetensors"))
     pictures = torch.randn(2, 3, 8, 8)

@@ -43,6 +43,7 @@ def pairs(sources, targets):
             {"a.w": "model.a.w", "b.w": "model.b.w"},
             id="lightning-prefix",
         ),
+        pytest.param(["my model.a.w"], ["a.w"], {"a.w": "my model.a.w"}, id="prefix-with-a-space"),
         pytest.param(
             ["a.w", "b.w"],
             ["backbone.body.a.w", "backbone.body.b.w", "head.w"],

@@ -6,6 +6,7 @@ folder to read or to fill, a sample of 60 of all architectures is identified amo
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -19,7 +20,7 @@ from surgery.networks.deferred import DeferredInit
 from surgery.networks.describe import describe
 from surgery.networks.identification import identify
 from surgery.networks.outlining import outline
-from surgery.networks.remembered import Outline, from_columns, to_columns
+from surgery.networks.remembered import Outline
 from surgery.networks.survey import Survey, survey
 from surgery.specs import TensorSpec
 
@@ -310,8 +311,9 @@ def test_most(outlines):
     assert len(identify(specs, outlines, most=100).candidates) > 5
 
 
-def test_outlines_go_through_columns(outlines):
-    assert from_columns(to_columns(outlines)) == outlines
+def test_outlines_go_through_json(outlines):
+    for known in outlines:
+        assert Outline.from_dict(json.loads(json.dumps(known.to_dict()))) == known
 
 
 def test_elements_below_a_path_are_its_own_alone(outlines):

@@ -93,7 +93,17 @@ def test_a_damaged_entry_is_built_again(cache, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    [5, [], {}, {"outlines": {}}, {"outlines": {"names": [], "shapes": [], "rows": [[1]]}}],
+    [
+        5,
+        {},
+        [5],
+        [{}],
+        [{"problem": "no layer"}],
+        [{"architecture": "timm:a", "problem": 5}],
+        [{"architecture": "timm:a", "tensors": [], "heads": []}],
+        [{"architecture": "timm:a", "tensors": {"a": [-1]}, "heads": []}],
+        [{"architecture": "timm:a", "tensors": {"a": 5}, "heads": []}],
+    ],
     ids=str,
 )
 def test_an_entry_of_another_form_is_nothing(monkeypatch, tmp_path, value):

@@ -242,7 +242,7 @@ class TestAsTorchsOwn:
         [
             ({"lr": -1}, "Invalid learning rate: -1"),
             ({"lr": float("nan")}, "Invalid learning rate: nan"),
-            ({"lr": torch.tensor(0.1)}, "Invalid learning rate: a tensor"),
+            ({"lr": torch.tensor(0.1)}, "a tensor, expected numbers"),
             ({"eps": -1e-8}, "Invalid epsilon value: -1e-08"),
             ({"betas": (1.0, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
             ({"betas": (0.9, -0.1)}, "Invalid beta parameter at index 1: -0.1"),

@@ -17,8 +17,7 @@ from torch import nn
 import surgery
 from surgery.checkpoint import open_checkpoint
 from surgery.errors import SurgeryError
-from surgery.matching.recipes.recipe import View, Zeros
-from surgery.matching.recipes.rows import join_rows
+from surgery.matching.recipes.recipe import View, Zeros, join_rows
 from surgery.proof import refuse_unproven
 from surgery.proof.proof import OTHERWISE
 from surgery.proof.sentences import proof_lines

@@ -9,8 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
-from surgery.matching.recipes.recipe import Recipe, View, Zeros, join
-from surgery.matching.recipes.rows import stack
+from surgery.matching.recipes.recipe import Recipe, View, Zeros, join, stack
 from surgery.specs import TensorSpec
 
 

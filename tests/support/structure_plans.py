@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from surgery.matching.recipes.recipe import Recipe
-from surgery.matching.recipes.rows import join_rows
+from surgery.matching.recipes.recipe import Recipe, join_rows
 from surgery.transfers import plan_transfer
 from surgery.transfers.plan import TransferPlan
 from surgery.transfers.step import Step

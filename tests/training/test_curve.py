@@ -86,7 +86,8 @@ class TestGroups:
     def test_frozen_groups_have_no_rate_yet_or_ever(self):
         curve = curve_of("schedule exponential gamma=0.5", epochs=4)
         by_name = {group.name: group for group in curve.groups}
-        assert curve.rates(by_name["blocks"]) == (None, None, 0.25e-4, 0.125e-4)
+        rates = [curve.rate(by_name["blocks"], position) for position in range(4)]
+        assert rates == [None, None, 0.25e-4, 0.125e-4]
         assert set(by_name) == {"bn", "blocks", "fc"}
         assert "frozen, so without a learning rate: stem.weight" in curve.notes
 
@@ -106,11 +107,6 @@ class TestNotes:
         assert set(curve.factors) == {1.0}
         assert curve.schedule is None
         assert "there is no schedule line: every learning rate stays as it is" in curve.notes
-
-    def test_another_schedule_than_the_rules(self):
-        groups = resolve_groups(TINY, RULES + "schedule cosine")
-        curve = schedule_curve(groups, "schedule exponential gamma=0.5", epochs=2)
-        assert curve.factors == (1.0, 0.5)
 
 
 class TestErrors:

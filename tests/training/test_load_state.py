@@ -1,4 +1,3 @@
-import json
 from collections import UserDict
 from copy import deepcopy
 
@@ -110,7 +109,7 @@ class TestAnotherHeadAndOtherGroups:
             "  reshaped  fc.bias: exp_avg was (5,) and is to be (9,)\n"
             "  unused    bn.weight, bn.bias"
         )
-        assert json.loads(json.dumps(outcome.to_dict()))["unused"] == ["bn.weight", "bn.bias"]
+        assert outcome.unused == ("bn.weight", "bn.bias")
 
     @settings(max_examples=25, deadline=None)
     @given(st.data())
@@ -301,13 +300,9 @@ class TestWithoutNames:
         old.step()
         new = surgery.build_optimizer(model, "base optimizer=sgd lr=1 momentum=0.9")
         outcome = surgery.load_optimizer_state(new, old.state_dict(), model=model)
-        note = (
-            "the state has no names: taken in the model's order, which 3 parameters of one "
-            "shape cannot contradict"
-        )
-        assert outcome.notes == (note,)
+        (note,) = outcome.notes
+        assert "no names: taken in the model's order, which 3 parameters" in note
         assert note in str(outcome)
-        assert outcome.to_dict()["notes"] == [note]
         assert surgery.load_optimizer_state(new, old, model=model).notes == ()
 
     def test_only_what_trained(self):

@@ -1,4 +1,3 @@
-import json
 import math
 import random
 from copy import deepcopy
@@ -302,7 +301,7 @@ class TestDivergence:
         assert len(found.losses) == 4
         assert found.diverged_at == found.rates[3]
         assert all(map(math.isfinite, found.smoothed))
-        assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["losses"][3] == str(loss)
+        assert str(found.losses[3]) == str(loss)
 
     def test_losses_below_0(self):
         found = synthetic([-1, -1, -2, -2, -1.5, 3.9, 4.1, 9], smoothing=0)
@@ -446,12 +445,6 @@ class TestShows:
             "  fast   0.00053",
             "  still  0",
         ]
-
-    def test_json(self, found):
-        told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-        assert told["suggested"] == found.suggested
-        assert told["suggested_rates"] == found.suggested_rates
-        assert (told["planned"], len(told["rates"]), len(told["losses"])) == (44, 41, 41)
 
     def test_plot(self, found, tmp_path):
         pytest.importorskip("matplotlib", reason="plots need the extra `plot`")

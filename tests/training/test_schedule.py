@@ -318,7 +318,7 @@ class TestState:
         old = build(optimizer_of(1.0), "cosine floor=0.1")
         run(old, 5)
         new = build(optimizer_of(1e-3, 2e-3), "cosine floor=0.1")
-        new.load_state_dict(old.state_dict(), keep_base_lrs=True)
+        new.load_state_dict({**old.state_dict(), "base_lrs": new.base_lrs})
         assert new.factor == old.factor
         assert new.get_last_lr() == pytest.approx([1e-3 * old.factor, 2e-3 * old.factor])
         advance(old)
@@ -400,30 +400,6 @@ class TestState:
         schedule.step()
 
 
-class TestRebase:
-    def test_new_rates_at_the_same_point(self):
-        schedule = build(optimizer_of(1.0, 2.0), "exponential gamma=0.5")
-        run(schedule, 2)
-        schedule.rebase([4.0, 8.0])
-        assert [group["lr"] for group in schedule.optimizer.param_groups] == [1.0, 2.0]
-        advance(schedule)
-        assert schedule.get_last_lr() == [0.5, 1.0]
-
-    def test_rates_that_someone_wrote_into_the_groups(self):
-        schedule = build(optimizer_of(1.0), "exponential gamma=0.5")
-        run(schedule, 1)
-        schedule.optimizer.param_groups[0]["lr"] = 3.0
-        schedule.rebase()
-        assert (schedule.base_lrs, schedule.get_last_lr()) == ([3.0], [1.5])
-
-    @pytest.mark.parametrize("rates", [[1.0, 2.0], [], [-1.0], [math.nan], [math.inf]])
-    def test_bad_rates(self, rates):
-        schedule = build(optimizer_of(1.0), "cosine")
-        with pytest.raises(TrainingError):
-            schedule.rebase(rates)
-        assert schedule.base_lrs == [1.0]
-
-
 class TestSources:
     def test_every_way_to_say_it(self, tmp_path):
         text = "base lr=1\nschedule cosine T_max=5"
@@ -435,7 +411,6 @@ class TestSources:
             text,
             text.splitlines(),
             rules,
-            rules.schedule,
             "schedule cosine T_max=5",
         ):
             schedule = surgery.build_schedule(optimizer_of(1.0), source)
@@ -515,7 +490,7 @@ class TestErrors:
     def test_no_other_takes_one(self):
         schedule = build(optimizer_of(1.0), "cosine")
         schedule.optimizer.step()
-        with pytest.raises(TrainingError, match=r"takes no metric .* found step\(3\)"):
+        with pytest.raises(TrainingError, match=r"takes no metric.* found step\(3\)"):
             schedule.step(3)
 
     def test_one_cycle_ends(self):

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import timm
@@ -48,6 +49,12 @@ def written(plan: TransferPlan, source: SourceSpec, target: ModelSpec) -> list[s
     return lines_of(text)
 
 
+def plan_of(steps: tuple[Step, ...], unused: tuple[Unused, ...], target: ModelSpec) -> TransferPlan:
+    """A plan of these very steps."""
+    other = plan_transfer([TensorSpec("of none", (1,), "float32")], target)
+    return replace(other, steps=steps, unused=unused)
+
+
 def by_hand(pairs: dict[str, str], source: list[str], target: list[str]):
     """A plan that loads target from source as ``pairs`` say; every tensor has one shape."""
     ours = {name: TensorSpec(name, (4,), "float32") for name in source}
@@ -60,7 +67,7 @@ def by_hand(pairs: dict[str, str], source: list[str], target: list[str]):
     )
     unused = tuple(Unused(ours[name], "unused") for name in source if name not in pairs.values())
     model = ModelSpec.from_tensors(theirs)
-    plan = TransferPlan(steps, unused, tuple(target), target=model)
+    plan = plan_of(steps, unused, model)
     return plan, SourceSpec(tuple(ours.values())), model
 
 
@@ -214,7 +221,7 @@ def test_one_source_for_several_targets_is_copied():
 def test_a_tied_target_needs_one_of_its_names():
     plan, source, _ = by_hand({"wte.w": "emb.w", "head.w": "emb.w"}, ["emb.w"], ["wte.w", "head.w"])
     target = ModelSpec.from_tensors([s.target for s in plan.steps], ties=[("wte.w", "head.w")])
-    plan = TransferPlan(plan.steps, plan.unused, plan.parameters, target.ties, target=target)
+    plan = plan_of(plan.steps, plan.unused, target)
     assert written(plan, source, target) == ["emb -> wte"]
 
 
@@ -245,7 +252,7 @@ def test_a_recipe_with_a_name_that_it_cannot_have_is_refused():
     spec = TensorSpec("a+b", (4, 4), "float32")
     target = TensorSpec("x", (4, 4), "float32")
     step = Step(target, View.of(spec).permute((1, 0)), "loaded")
-    plan = TransferPlan((step,), (), ("x",), target=ModelSpec.from_tensors([target]))
+    plan = plan_of((step,), (), ModelSpec.from_tensors([target]))
     with pytest.raises(SurgeryError, match=r"no recipe of a mapping can have the name 'a\+b'"):
         mapping_of(plan)
 
@@ -273,7 +280,7 @@ def test_every_form_of_rows_is_written():
     ]
     steps = tuple(Step(spec, made[spec.name], "loaded") for spec in targets)
     target = ModelSpec.from_tensors(targets)
-    plan = TransferPlan(steps, (), tuple(made), target=target)
+    plan = plan_of(steps, (), target)
     sources = tuple(view.source for view in (a, b, c, d, e, z))
     assert written(plan, SourceSpec(sources), target) == [
         "a + b -> joined",

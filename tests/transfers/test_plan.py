@@ -11,7 +11,6 @@ import surgery
 from surgery.errors import CheckpointError, MappingError, SurgeryError, TransferRefused
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.transfers import plan_transfer
-from surgery.transfers.plan import TransferPlan
 
 
 def state(*names, shape=(2,), dtype=torch.float32):
@@ -182,10 +181,45 @@ def test_a_step_says_which_line_renamed_it():
     assert plan.by_target["new.weight"].reason == "renamed by line 2"
 
 
+@pytest.mark.parametrize(
+    ("mapping", "facts"),
+    [
+        ({"old": "layr.a"}, ["line 1", "'layr'", "did you mean layer"]),
+        ({"old": "layer.c"}, ["line 1", "no such name"]),
+    ],
+)
+def test_a_line_that_leads_nowhere_is_named(mapping, facts):
+    target = [TensorSpec(name, (2,), "float32") for name in ("layer.a.w", "b.c.w")]
+    plan = plan_transfer(state("old.w"), target, mapping=mapping)
+    (unused,) = plan.unused
+    assert [fact for fact in facts if fact not in unused.reason] == []
+
+
+def test_a_misspelt_way_to_leave_out_is_no_name():
+    with pytest.raises(MappingError, match=r"did you mean \(unused\)"):
+        plan_transfer(state("a.w"), TinyNet(), mapping={"a": "(unusd)"})
+
+
+def test_fresh_of_what_the_source_gives_is_said():
+    source = TinyNet().state_dict()
+    name = next(iter(source))
+    assert f"--fresh {name} " in str(plan_transfer(source, TinyNet(), fresh=name))
+    left = {key: value for key, value in source.items() if key != name}
+    assert f"--fresh {name} " not in str(plan_transfer(left, TinyNet(), fresh=name))
+
+
+def test_less_than_all_is_never_shown_as_all():
+    target = nn.ModuleDict({"a": nn.Linear(300, 300, bias=False), "b": nn.Linear(1, 1, bias=False)})
+    plan = plan_transfer({"a.weight": target["a"].weight}, target, fresh="b")
+    assert plan.loaded_fraction > 0.99995
+    assert "99.99%" in str(plan)
+    assert "100%" not in str(plan)
+
+
 def test_two_sources_on_one_target_are_refused():
     with pytest.raises(TransferRefused, match="sends two source tensors to one name") as caught:
         plan_transfer(state("a.w", "b.w"), TinyNet(), mapping={"a": "b"})
-    assert caught.value.details == ("a.w and b.w -> b.w",)
+    assert caught.value.details[0] == "a.w and b.w -> b.w (line 1)"
 
 
 def test_two_names_of_one_source_tensor_may_land_on_one_target():
@@ -281,9 +315,9 @@ def test_without_ties_no_source_feeds_two_targets(sources, targets):
 
 
 @given(spec_lists(), spec_lists())
-def test_a_plan_goes_through_json_and_back(sources, targets):
-    plan = plan_transfer(sources, targets)
-    assert TransferPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+def test_a_plan_is_json_values(sources, targets):
+    data = plan_transfer(sources, targets).to_dict()
+    assert json.loads(json.dumps(data)) == data
 
 
 @given(spec_lists())

@@ -73,7 +73,15 @@ def test_a_share_that_is_given_is_asked_for_instead():
     (share,) = offered(error, "min-loaded")
     outcome = surgery.transfer(source, Neck(), min_loaded=float(share))
     assert outcome.loaded_fraction >= float(share)
-    assert "at least" in refused(source, Neck(), min_loaded=0.99).message
+    assert "99% of min_loaded" in refused(source, Neck(), min_loaded=0.99).message
+
+
+def test_unused_names_of_one_reason_are_one_line_and_no_option_is_said_twice():
+    source = timm.create_model("resnet18").state_dict()
+    error = refused(source, timm.create_model("resnet50"))
+    assert len(set(error.details)) == len(error.details)
+    error = refused(source, timm.create_model("resnet18"), mapping="layer1 -> layr1")
+    assert [line for line in error.details if "24 tensors" in line and "line 1" in line]
 
 
 def test_what_the_model_recomputes_is_not_missed():

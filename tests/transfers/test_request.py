@@ -7,7 +7,7 @@ import torch
 
 from surgery.errors import SurgeryError
 from surgery.specs import TensorSpec
-from surgery.transfers import TransferPlan, TransferRequest, plan_transfer
+from surgery.transfers import TransferRequest, plan_transfer
 from surgery.transfers.planning import plan
 
 STATE = {"weight": torch.ones(2, 2)}
@@ -92,8 +92,3 @@ def test_what_would_say_nothing_is_refused():
         plan_transfer(linear, linear, match="structure", source_arch="resnet18")
     with pytest.raises(SurgeryError, match="resize"):
         plan_transfer(STATE, linear, resize=False)
-
-
-def test_a_plan_from_json_answers_selectors():
-    made = plan_transfer(STATE, torch.nn.Linear(2, 2, bias=False))
-    assert TransferPlan.from_dict(made.to_dict()).select("weight") == made.steps

@@ -5,7 +5,7 @@ put them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,26 +13,17 @@ from typing import Any
 from surgery.checkpoint.contents.choosing import TOP, is_at
 from surgery.checkpoint.contents.modules import Unfolding, is_module, module_entries
 from surgery.checkpoint.holding import StateDict
-from surgery.checkpoint.pickles.inert import (
-    Global,
-    Opaque,
-    Ordered,
-    StorageRef,
-    TensorRef,
-    Unreadable,
-)
-from surgery.checkpoint.places import Place, Region
+from surgery.checkpoint.pickles.inert import Global, Opaque, Ordered, TensorRef, Unreadable
+from surgery.checkpoint.places import Place
 from surgery.checkpoint.writing.values import is_tensor
-from surgery.errors import CheckpointError
-from surgery.wording import counted, printable
+from surgery.wording import counted, listed, printable
 
-Locate = Callable[[StorageRef], Region]
-
+#: Mappings (and lists) around a state dict or an optimizer's state.
 _DEEPEST = 3
 _LONGEST_TEXT = 60
 
-# What a module keeps beside its tensors, under a name of its own; anything at all.
-_EXTRA_STATE = "_extra_state"
+#: What a module keeps beside its tensors, under a name of its own; anything at all.
+EXTRA_STATE = "_extra_state"
 
 # Tensors below these keys are not weights: moments, loss scales, best scores, random states.
 # `optim_d` is an optimizer's, `optimal_model` is not.
@@ -45,11 +36,11 @@ _NOT_WEIGHTS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A mapping that is a state dict, and the keys that lead to it."""
+    """A value that is a state dict with these entries, and the keys that lead to it."""
 
     path: tuple[str, ...]
+    value: Any
     entries: Mapping[Any, Any]
-    attributes: Mapping[Any, Any]
 
     @property
     def key(self) -> str | None:
@@ -67,19 +58,18 @@ def find_state_dicts(top: Any, key: str | None = None) -> tuple[Found, ...]:
     """
     found = tuple(_search(top, (), set(), Unfolding()))
     if not found and isinstance(top, Mapping) and not top:
-        found = (_found((), top),)
+        found = (Found((), top, top),)
     if key is None or any(is_at(key, candidate.key) for candidate in found):
         return found
-    meant = [_found(*at) for at in _lookup(top, key, ()) if _tensors(_entries(at[1]))]
-    return (*found, *meant[:1])
+    meant = (at for at in _lookup(top, key, ()) if any(map(_is_tensor, at.entries.values())))
+    return (*found, *islice(meant, 1))
 
 
-def place_all(found: Found, locate: Locate, label: str) -> StateDict:
-    """Check every tensor of a state dict against its storage.
-
-    Raises CheckpointError where a storage is missing or short, or where a view leaves it:
-    such a file is damaged. A tensor of a kind that is not read is only listed.
+def place_all(found: Found, place_of: Callable[[str, TensorRef], Place]) -> StateDict:
+    """The state dict with the place that ``place_of`` gives every tensor, or what that raises. A
+    tensor of a kind that is not read is only listed.
     """
+    attributes = found.value.attributes if isinstance(found.value, Ordered | Opaque) else {}
     places: dict[str, Place] = {}
     unreadable: list[tuple[str, str]] = []
     not_tensors: list[str] = []
@@ -87,7 +77,7 @@ def place_all(found: Found, locate: Locate, label: str) -> StateDict:
         if not isinstance(name, str):
             not_tensors.append(str(name))
         elif isinstance(value, TensorRef):
-            place = place_of(name, value, locate, label)
+            place = place_of(name, value)
             if place.is_absurd:
                 unreadable.append((name, f"a view that repeats {counted(place.extent, 'value')}"))
             else:
@@ -101,8 +91,8 @@ def place_all(found: Found, locate: Locate, label: str) -> StateDict:
         places,
         tuple(unreadable),
         tuple(not_tensors),
-        module_versions(found.attributes.get("_metadata")),
-        texts(found.attributes.get("_surgery")),
+        module_versions(attributes.get("_metadata")),
+        texts(attributes.get("_surgery")),
     )
 
 
@@ -110,7 +100,7 @@ def others(top: Any, found: tuple[Found, ...]) -> tuple[tuple[str, str], ...]:
     """The top-level entries that lead to no state dict, each in a few words."""
     if any(candidate.key is None for candidate in found):
         return ()
-    entries = _entries(top)
+    entries = _entries(top, Unfolding())
     if entries is None or is_optimizer(top):
         return (("", summary(top)),)
     leading = {candidate.path[0] for candidate in found}
@@ -130,13 +120,12 @@ def summary(value: Any) -> str:
         case str():
             cut = "..." if len(value) > _LONGEST_TEXT else ""
             return f"str {value[:_LONGEST_TEXT]!r}{cut}"
-        case bytes():
-            return f"bytes, {len(value):,} of them"
         case dict() if is_optimizer(value):
             return "an optimizer state"
         case dict():
-            return f"dict of {len(value):,}" + (f" ({_first_keys(value)})" if value else "")
-        case list() | tuple() | set():
+            first = listed(tuple(islice(value, 4)), 4)
+            return f"dict of {len(value):,}" + (f" ({first})" if value else "")
+        case bytes() | list() | tuple() | set():
             return f"{type(value).__name__} of {len(value):,}"
         case TensorRef(dtype=dtype, shape=shape):
             return f"{dtype} tensor {'x'.join(map(str, shape)) or 'scalar'}"
@@ -150,19 +139,9 @@ def summary(value: Any) -> str:
             return type(value).__name__
 
 
-def _first_keys(value: Mapping[Any, Any]) -> str:
-    return ", ".join(printable(key) for key in islice(value, 4)) + (
-        ", ..." if len(value) > 4 else ""
-    )
-
-
 def is_optimizer(value: Any) -> bool:
     """Whether a mapping is what ``Optimizer.state_dict`` gives."""
     return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
-
-
-#: Mappings and lists around an optimizer's state.
-_DEEPEST_CONTAINER = 3
 
 
 def optimizers_in(
@@ -178,7 +157,7 @@ def optimizers_in(
     seen.add(id(value))
     if is_optimizer(value):
         yield ".".join(path), value
-    elif len(path) < _DEEPEST_CONTAINER:
+    elif len(path) < _DEEPEST:
         pairs = value.items() if isinstance(value, Mapping) else ()
         for key, child in enumerate(value) if isinstance(value, list) else pairs:
             yield from optimizers_in(child, (*path, str(key)), seen)
@@ -198,99 +177,59 @@ def _search(
     if entries is None:
         return
     seen.add(id(value))
-    inner = (
-        []
-        if len(path) == _DEEPEST
-        else [
-            found
-            for key, child in entries.items()
-            if isinstance(child, Mapping | Opaque)
-            and isinstance(key, str)
-            and _may_hold_weights(key)
-            for found in _search(child, (*path, key), seen, unfolding)
-        ]
-    )
+    inner: list[Found] = []
+    for key, child in entries.items() if len(path) < _DEEPEST else ():
+        if isinstance(child, Mapping | Opaque) and isinstance(key, str) and _may_be_weights(key):
+            inner += _search(child, (*path, key), seen, unfolding)
     yield from inner
-    if _is_state_dict(value, entries) and (
-        not inner or _is_marked(value) or _is_named_like_a_model(entries, inner)
-    ):
-        yield _found(path, value, entries)
+    if not all(isinstance(key, str) for key in entries):
+        return
+    marked = isinstance(value, Ordered) and "_metadata" in value.attributes
+    tensors = {name for name, entry in entries.items() if _is_tensor(entry)}
+    counted = sum(not key.endswith(EXTRA_STATE) for key in entries)
+    if marked or (2 * len(tensors) > counted and _are_named_like_a_model(tensors, inner)):
+        yield Found(path, value, entries)
 
 
-def _lookup(value: Any, key: str, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What lies at a dotted key, and the keys to it, which may have dots in them themselves."""
-    entries = _entries(value)
+def _are_named_like_a_model(names: Set[str], inner: Sequence[Found]) -> bool:
+    """Whether a tensor lies in a layer (``fc.weight``), or is one that an inner dict has too;
+    where there is no inner dict, any will do.
+
+    What a script keeps beside its model (``mean``, ``std``, ``best_score``) is named otherwise.
+    """
+    inside = {name for found in inner for name in found.entries}
+    return not inner or any("." in n or n == "weight" or n in inside for n in names)
+
+
+def _lookup(value: Any, key: str, path: tuple[str, ...]) -> Iterator[Found]:
+    """What has entries at a dotted key; the keys on the way may have dots in them themselves."""
+    entries = _entries(value, Unfolding()) or {}
     if key == TOP and not path:
-        yield path, value
-    if entries is None or len(path) == _DEEPEST:
+        yield Found(path, value, entries)
+    if len(path) == _DEEPEST:
         return
     if key in entries:
-        yield (*path, key), entries[key]
+        yield Found((*path, key), entries[key], _entries(entries[key], Unfolding()) or {})
     for dot in (i for i, character in enumerate(key) if character == "."):
         if key[:dot] in entries:
             yield from _lookup(entries[key[:dot]], key[dot + 1 :], (*path, key[:dot]))
 
 
-def _may_hold_weights(key: Any) -> bool:
+def _may_be_weights(key: str) -> bool:
     """Whether tensors below the key may be a model's: ``optimizer`` and ``scaler`` have others."""
-    return isinstance(key, str) and not (_NOT_WEIGHTS.match(key) or key.endswith(_EXTRA_STATE))
+    return not (_NOT_WEIGHTS.match(key) or key.endswith(EXTRA_STATE))
 
 
-def _entries(value: Any, unfolding: Unfolding | None = None) -> Mapping[Any, Any] | None:
+def _entries(value: Any, unfolding: Unfolding) -> Mapping[Any, Any] | None:
     if is_module(value):
-        return module_entries(value, unfolding or Unfolding())
+        return module_entries(value, unfolding)
     if isinstance(value, Opaque):
         return value.entries or None
     return value if isinstance(value, Mapping) else None
 
 
-def _found(path: tuple[str, ...], value: Any, entries: Mapping[Any, Any] | None = None) -> Found:
-    attributes = value.attributes if isinstance(value, Ordered | Opaque) else {}
-    entries = _entries(value) if entries is None else entries
-    return Found(path, entries or {}, attributes)
-
-
-def _is_marked(value: Any) -> bool:
-    return isinstance(value, Ordered) and "_metadata" in value.attributes
-
-
-def _is_state_dict(value: Any, entries: Mapping[Any, Any]) -> bool:
-    if not all(isinstance(key, str) for key in entries):
-        return False
-    counted = sum(not key.endswith(_EXTRA_STATE) for key in entries)
-    return _is_marked(value) or 2 * _tensors(entries) > counted
-
-
-def _is_named_like_a_model(entries: Mapping[Any, Any], inner: Iterable[Found]) -> bool:
-    """Whether a tensor here lies in a layer (``fc.weight``), or is one that an inner dict has too.
-
-    What a script keeps beside its model (``mean``, ``std``, ``best_score``) is named otherwise.
-    """
-    inside = {name for found in inner for name in found.entries}
-    return any(
-        "." in name or name == "weight" or name in inside
-        for name, value in entries.items()
-        if _is_tensor(value)
-    )
-
-
-def _tensors(entries: Mapping[Any, Any] | None) -> int:
-    return sum(map(_is_tensor, entries.values())) if entries else 0
-
-
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, TensorRef | Unreadable) or is_tensor(value)
-
-
-def place_of(name: str, ref: TensorRef, locate: Locate, label: str) -> Place:
-    """Where a tensor's values lie. Raises CheckpointError where its view leaves its storage."""
-    region = locate(ref.storage)
-    place = Place(
-        region, ref.dtype, ref.shape, ref.strides, ref.offset, ref.conjugate, ref.negative
-    )
-    if fault := place.fault():
-        raise CheckpointError(f"{label}: tensor {printable(name)} {fault}: the file is damaged")
-    return place
 
 
 def module_versions(metadata: Any) -> dict[str, int]:

@@ -7,14 +7,12 @@ what is refused here.
 
 from __future__ import annotations
 
+import json
 import math
-import re
-from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import lru_cache
-from itertools import chain
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 from surgery.checkpoint.formats.json_text import parse_json
 from surgery.checkpoint.holding import Contents, StateDict
@@ -37,9 +35,6 @@ LARGEST_HEADER = 100_000_000
 _METADATA = "__metadata__"
 _ENTRY_KEYS = frozenset({"dtype", "shape", "data_offsets"})
 _LARGEST = 1 << 63
-
-# JSON can spell half of a surrogate pair, which no UTF-8 can.
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 #: The format's dtypes by torch's names.
 DTYPES: Mapping[str, str] = {
@@ -70,8 +65,6 @@ _BITS = {name: DTYPE_BITS[dtype] for name, dtype in DTYPES.items()}
 _BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 _AGAIN = "copy or download it again"
-
-_Json = TypeVar("_Json", list[Any], dict[str, Any])
 
 
 class _Fault(ValueError):
@@ -106,7 +99,7 @@ def _read(reader: Reader) -> Contents:
     aliases = _aliases(metadata, places)
     state = StateDict(
         None,
-        _with_aliases(places, aliases),
+        {**places, **{name: places[kept] for name, kept in aliases.items()}},
         tuple(unreadable),
         versions=_versions(metadata),
         metadata={
@@ -139,21 +132,12 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise _Fault(f"expected a JSON object, found {text[:20]!r}")
     try:
         header = parse_json(text.rstrip(" "), parse_float=_no_float, parse_constant=_no_float)
-    except ValueError as error:
+        if "\\u" in text:  # which can spell half of a character
+            json.dumps(header, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise _Fault(f"not JSON of this format: {error}") from error
     assert isinstance(header, dict)
-    if "\\u" in text:
-        _refuse_half_characters(header)
     return header
-
-
-def _refuse_half_characters(header: Mapping[str, Any]) -> None:
-    """Names and metadata may hold any text; all other text is compared with what is known."""
-    metadata = header.get(_METADATA)
-    texts = (*header, *(chain(*metadata.items()) if isinstance(metadata, dict) else ()))
-    for text in texts:
-        if isinstance(text, str) and _HALF_CHARACTER.search(text):
-            raise _Fault(f"{text!a} is not valid Unicode")
 
 
 def _no_float(text: str) -> Any:
@@ -240,12 +224,13 @@ def possible_aliases(metadata: Mapping[str, str], names: Collection[str]) -> dic
     (``lm_head.weight``), or a place in a module that has tensors in the file.
     """
     references = _references(metadata, names)
-    ordered = sorted(names) if references else []
-    return {
-        dropped: kept
-        for dropped, kept in references.items()
-        if _leaf(dropped) == _leaf(kept) or _is_module(dropped.rpartition(".")[0], ordered)
-    }
+    modules = {name.rpartition(".")[0] for name in names} if references else set()
+    aliases = {}
+    for dropped, kept in references.items():
+        path, _, leaf = dropped.rpartition(".")
+        if leaf == kept.rpartition(".")[2] or (path and path in modules):
+            aliases[dropped] = kept
+    return aliases
 
 
 def _references(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
@@ -253,47 +238,25 @@ def _references(metadata: Mapping[str, str], names: Collection[str]) -> dict[str
     return {key: text for key, text in metadata.items() if text in names and key not in names}
 
 
-def _is_module(path: str, ordered: Sequence[str]) -> bool:
-    """Whether one of the sorted names lies below ``path``; the root module has no path.
-
-    Searched, as a name of a million dots would have a million paths.
-    """
-    at = bisect_left(ordered, f"{path}.")
-    return any(name.startswith(f"{path}.") for name in ordered[at : at + 1])
-
-
-def _leaf(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
 def _aliases(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
-    if ALIASES_KEY not in metadata:
+    known = _json(metadata, ALIASES_KEY, list)
+    if known is None:
         return possible_aliases(metadata, names)
     references = _references(metadata, names)
-    known = _json(metadata, ALIASES_KEY, list)
     return {n: references[n] for n in known if isinstance(n, str) and n in references}
 
 
-def _with_aliases(places: Mapping[str, Place], aliases: Mapping[str, str]) -> dict[str, Place]:
-    """Every alias right behind the name that was kept."""
-    if not aliases:
-        return dict(places)
-    dropped: dict[str, list[str]] = {}
-    for name, kept in aliases.items():
-        dropped.setdefault(kept, []).append(name)
-    return {
-        name: place for kept, place in places.items() for name in (kept, *dropped.get(kept, ()))
-    }
-
-
 def _versions(metadata: Mapping[str, str]) -> dict[str, int]:
-    versions = _json(metadata, VERSIONS_KEY, dict) if VERSIONS_KEY in metadata else {}
+    versions: dict[str, Any] = _json(metadata, VERSIONS_KEY, dict) or {}
     if any(type(value) is not int for value in versions.values()):
         raise _Fault(f"{VERSIONS_KEY} does not map module paths to numbers")
     return versions
 
 
-def _json(metadata: Mapping[str, str], key: str, kind: type[_Json]) -> _Json:
+def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
+    """The JSON value of that kind in the metadata, None where there is none."""
+    if key not in metadata:
+        return None
     try:
         value = parse_json(metadata[key])
     except ValueError as error:

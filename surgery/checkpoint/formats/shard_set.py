@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,7 +13,7 @@ from surgery.checkpoint.holding import Contents, StateDict
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import Reader
 from surgery.errors import CheckpointError, did_you_mean
-from surgery.wording import listed, printable
+from surgery.wording import first_lines, listed, printable
 
 _LARGEST_INDEX = 1 << 28
 _MOST_PROBLEMS = 8
@@ -66,18 +67,10 @@ def _path_problem(folder: Path, file: str) -> str | None:
     leaves = ".." in posix.parts or posix.is_absolute() or windows.drive or "\\" in file
     if leaves or not file or "\0" in file:
         return f"the shard {printable(file)!r} is not a path below the index's folder"
-    if not _is_file(folder / file):
+    if not os.path.isfile(folder / file):
         names = [path.name for path in folder.iterdir()]
         return f"the shard {printable(file)} is missing{did_you_mean(file, names)}"
     return None
-
-
-def _is_file(path: Path) -> bool:
-    """Whether it is one; a name that the file system cannot have is none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def _only_state(contents: Contents) -> StateDict:
@@ -111,17 +104,15 @@ def _disagreements(
     for file, state in shards.items():
         for name in (*state.places, *(name for name, _ in state.unreadable)):
             held.setdefault(name, []).append(file)
-    twice = {name: files for name, files in held.items() if len(files) > 1}
-    missing = [name for name, file in weight_map.items() if file not in held.get(name, ())]
-    extra = [name for name in held if name not in weight_map and name not in places]
-    return [
-        *(
-            f"{printable(name)} is in {listed(files, 8)}"
-            for name, files in islice(twice.items(), 8)
-        ),
-        *([f"not where the index says: {listed(missing, 8)}"] if missing else []),
-        *([f"in a shard but not in the index: {listed(extra, 8)}"] if extra else []),
-    ]
+    problems = []
+    for name in dict.fromkeys((*weight_map, *held)):
+        said, found = weight_map.get(name), held.get(name, [])
+        is_tied = said is None and name in places and len(found) == 1
+        if found != [said] and not is_tied:
+            said = f"in {printable(said)}" if said else "nowhere"
+            where = listed(found) or "none of them"
+            problems.append(f"{printable(name)}: {said} by the index, it is in {where}")
+    return first_lines(problems, _MOST_PROBLEMS)
 
 
 def _joined(

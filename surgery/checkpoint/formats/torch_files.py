@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from surgery.checkpoint.contents.finding import Locate, find_state_dicts, others, place_all
+from surgery.checkpoint.contents.finding import find_state_dicts, others, place_all
 from surgery.checkpoint.formats.zipped import Archive, Member
 from surgery.checkpoint.holding import Contents
 from surgery.checkpoint.pickles.constructors import storage_dtype
-from surgery.checkpoint.pickles.cursor import Cursor, MoreWanted
-from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, StorageRef
-from surgery.checkpoint.pickles.reading import no_persistent, unpickle
+from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, StorageRef, TensorRef
+from surgery.checkpoint.pickles.reading import CutShort, no_persistent, unpickle
 from surgery.checkpoint.pieces import read_region
-from surgery.checkpoint.places import Region
+from surgery.checkpoint.places import Place, Region
 from surgery.checkpoint.source import Reader
 from surgery.collecting import collector_paused
 from surgery.errors import CheckpointError
@@ -41,23 +40,47 @@ _MOST_DEFLATED = 32
 
 @dataclass(frozen=True, slots=True)
 class Pickled:
-    """What a file's pickle says, inert, and how to find the storages that it names."""
+    """What the pickle of the file ``label`` says, inert; ``opaque`` are the globals without a
+    meaning here. ``find`` gives the storage of a key, None where there is none.
+    """
 
+    label: str
     value: Any
-    locate: Locate
     opaque: tuple[str, ...]
+    find: Callable[[str], Region | None]
+
+    def place(self, name: str, ref: TensorRef) -> Place:
+        """Where a tensor's values lie. Raises CheckpointError where its storage is missing or
+        short, or where its view leaves it: such a file is damaged.
+        """
+        key, expected = printable(ref.storage.key), ref.storage.count * ref.storage.itemsize
+        region = self.find(ref.storage.key)
+        if region is None:
+            raise CheckpointError(f"{self.label}: storage {key} is missing")
+        if region.nbytes < expected:
+            raise CheckpointError(
+                f"{self.label}: storage {key} is too short: "
+                f"expected {expected:,} bytes, have {region.nbytes:,}"
+            )
+        place = Place(
+            region, ref.dtype, ref.shape, ref.strides, ref.offset, ref.conjugate, ref.negative
+        )
+        if fault := place.fault():
+            raise CheckpointError(
+                f"{self.label}: tensor {printable(name)} {fault}: the file is damaged"
+            )
+        return place
 
 
 @collector_paused()
 def read_pickled(kind: str, reader: Reader, key: str | None = None) -> Contents:
     """The state dicts of a zip archive (``kind`` is ``"zip"``) or of a ``"stream"``."""
-    label = reader.source.label
     pickled = unpickle_file(kind, reader)
     try:
         found = find_state_dicts(pickled.value, key)
     except Malformed as error:
-        raise CheckpointError(f"{label}: {error}") from error
-    states = tuple(place_all(each, pickled.locate, label) for each in found)
+        raise CheckpointError(f"{pickled.label}: {error}") from error
+    states = tuple(place_all(each, pickled.place) for each in found)
     beside = others(pickled.value, found)
     return Contents(reader.source, f"torch {kind}", states, beside, pickled.opaque)
 
@@ -76,7 +99,7 @@ def _unpickle_zip(reader: Reader) -> Pickled:
     if region.nbytes > _FREE_DEFLATED_PICKLE + _MOST_DEFLATED * region.stored:
         raise CheckpointError(f"{label}: a compressed pickle of {region.nbytes:,} bytes")
     data = bytes(read_region(region, reader, 0, region.nbytes))
-    value, opaque = unpickle(Cursor(data, label), _zip_storage)
+    value, opaque, _ = unpickle(data, label, _stored)
     order = archive.members.get(f"{top}/byteorder")
     swapped = order is not None and _is_big_endian(reader, archive.region(order))
 
@@ -85,23 +108,28 @@ def _unpickle_zip(reader: Reader) -> Pickled:
         member = archive.members.get(f"{top}/data/{key}")
         return None if member is None else archive.region(member, swapped=swapped)
 
-    return Pickled(value, _Storages(reader.source.label, find), opaque)
+    return Pickled(reader.source.label, value, opaque, find)
 
 
 def _unpickle_stream(reader: Reader) -> Pickled:
     """One stream: magic, protocol, system, the object, its storages' keys, the storages."""
-    magic, _, at = read_pickle(reader, 0)
-    if magic != MAGIC:
-        raise CheckpointError(f"{reader.source.label}: a plain pickle, not written by torch.save")
+    _, _, at = read_pickle(reader, 0)
     protocol, _, at = read_pickle(reader, at)
     if protocol != _PROTOCOL:
         raise _damaged(reader, at, f"expected stream protocol {_PROTOCOL}")
     _, _, at = read_pickle(reader, at)  # byte order, C types: storages are little-endian regardless
-    ids = _StreamIds()
-    value, opaque, at = read_pickle(reader, at, ids)
+    storages: dict[str, StorageRef] = {}  # each under its first dtype
+
+    def stored(identity: Any) -> StorageRef | Global:
+        found = _stored(identity)
+        if isinstance(found, StorageRef):
+            storages.setdefault(found.key, found)
+        return found
+
+    value, opaque, at = read_pickle(reader, at, stored)
     keys, _, at = read_pickle(reader, at)
-    regions = _stream_regions(reader, at, ids.storages, keys)
-    return Pickled(value, _Storages(reader.source.label, regions.get), opaque)
+    regions = _stream_regions(reader, at, storages, keys)
+    return Pickled(reader.source.label, value, opaque, regions.get)
 
 
 def read_pickle(
@@ -114,11 +142,14 @@ def read_pickle(
     count = min(_FIRST_READ, left)
     while True:
         data = bytes(reader.read(at, count))
-        cursor = Cursor(data, reader.source.label, at, left - count)
         try:
-            return *unpickle(cursor, persistent), cursor.position
-        except MoreWanted:
+            value, opaque, length = unpickle(data, reader.source.label, persistent, at)
+        except CutShort:
+            if count == left:
+                raise
             count = min(8 * count, left)
+        else:
+            return value, opaque, at + length
 
 
 def _damaged(reader: Reader, at: int, problem: str) -> CheckpointError:
@@ -135,55 +166,29 @@ def _top_folder(reader: Reader, members: Mapping[str, Member]) -> str:
             ("load it with torch.jit.load and save its state_dict()",),
         )
     if len(tops) != 1:
-        raise CheckpointError(f"{label}: {_other_zip(members)}, not written by torch.save")
+        held = listed([*members], 4) or "nothing"
+        raise CheckpointError(f"{label}: a zip archive of {held}, not written by torch.save")
     return tops[0]
 
 
-def _other_zip(members: Mapping[str, Member]) -> str:
-    if any(name.endswith(".npy") for name in members):
-        return "a numpy archive (.npz)"
-    if "model.weights.h5" in members:
-        return "a Keras model"
-    return f"a zip archive of {listed([*members], 4) or 'nothing'}"
-
-
-def _zip_storage(identity: Any) -> StorageRef:
-    """Persistent ids of a zip archive: ``("storage", type, key, location, elements)``."""
+def _stored(identity: Any) -> StorageRef | Global:
+    """What a persistent id stands for: ``("storage", type, key, location, elements)``, in a stream
+    with a last field, which is None or a view: ``(key, offset, elements)``, as files before torch
+    0.4 have it; or ``("module", class, file, source)`` for the class of a pickled module.
+    """
     # Class patterns would cost more than all the rest, once for every tensor.
     match identity:
-        case ("storage", kind, key, location, count) if (
-            isinstance(key, str) and isinstance(location, str) and isinstance(count, int)
+        case ("storage", kind, key, location, count, *view) if (
+            isinstance(key, str | int) and isinstance(location, str) and isinstance(count, int)
         ):
-            return _storage(kind, key, location, count)
+            return _storage(kind, str(key), location, count, view)
+        case ("module", Global() as module, *_):
+            return module
         case _:
             raise Malformed("a persistent id that names no storage")
 
 
-class _StreamIds:
-    """Persistent ids of a stream; ``storages`` are those met, each under its first dtype.
-
-    ``("storage", type, key, location, elements, view)``, where the last is None or
-    ``(key, offset, elements)``; and ``("module", class, file, source)`` for a pickled module.
-    """
-
-    def __init__(self) -> None:
-        self.storages: dict[str, StorageRef] = {}
-
-    def __call__(self, identity: Any) -> StorageRef | Global:
-        match identity:
-            case ("storage", kind, str() | int() as key, str(location), int(count), *view):
-                ref = _storage(kind, str(key), location, count, _view(view))
-                self.storages.setdefault(ref.key, ref)
-                return ref
-            case ("module", Global() as module, *_):
-                return module
-            case _:
-                raise Malformed("a persistent id that names no storage")
-
-
-def _storage(
-    kind: Any, key: str, location: str, count: int, view: tuple[str, int, int] | None = None
-) -> StorageRef:
+def _storage(kind: Any, key: str, location: str, count: int, view: list[Any]) -> StorageRef:
     dtype = storage_dtype(kind)
     if dtype is None:
         # Only names are printed: other values may be nested or numbers of any length.
@@ -191,43 +196,13 @@ def _storage(
         raise Malformed(f"a storage of unknown type {printable(name)}")
     if not 0 <= count < _MOST_ELEMENTS:
         raise Malformed("a storage whose number of elements no memory could hold")
-    return StorageRef(key, dtype, count, location, view)
-
-
-def _view(fields: list[Any]) -> tuple[str, int, int] | None:
-    match fields:
+    match view:
         case [] | [None]:
-            return None
-        case [(str() | int() as key, int(offset), int(count))] if offset >= 0 and count >= 0:
-            return str(key), offset, count
+            return StorageRef(key, dtype, count, location)
+        case [(_, int(offset), int(length))] if 0 <= offset <= offset + length <= count:
+            return StorageRef(key, dtype, count, location, offset)
         case _:
-            raise Malformed("a storage view that is not (key, offset, elements)")
-
-
-class _Storages:
-    """Where a storage lies; ``find`` gives the whole one of a key, None where there is none."""
-
-    def __init__(self, label: str, find: Callable[[str], Region | None]) -> None:
-        self._label = label
-        self._find = find
-
-    def __call__(self, ref: StorageRef) -> Region:
-        region = self._find(ref.key)
-        if region is None:
-            raise CheckpointError(f"{self._label}: storage {printable(ref.key)} is missing")
-        expected = ref.count * ref.itemsize
-        if region.nbytes < expected:
-            raise CheckpointError(
-                f"{self._label}: storage {printable(ref.key)} is too short: "
-                f"expected {expected:,} bytes, have {region.nbytes:,}"
-            )
-        if ref.view is None:
-            return region
-        _, offset, count = ref.view
-        start, nbytes = offset * ref.itemsize, count * ref.itemsize
-        if start + nbytes > region.nbytes:
-            raise CheckpointError(f"{self._label}: a view leaves storage {printable(ref.key)}")
-        return Region(region.source, region.start + start, nbytes, nbytes)
+            raise Malformed("a storage view that is no part of its storage")
 
 
 def _is_big_endian(reader: Reader, region: Region) -> bool:

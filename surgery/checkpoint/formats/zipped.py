@@ -140,23 +140,19 @@ def _find_directory(reader: Reader) -> tuple[int, int, int]:
         raise _damaged(reader, "it is one part of an archive in several files")
     if start + length > end:
         raise _damaged(reader, f"expected its directory at byte {start:,}, before byte {end:,}")
-    if count * ENTRY.size > length:
-        raise _damaged(reader, f"a directory of {length:,} bytes cannot list {count:,} members")
     return start, length, count
 
 
 def _find_directory64(reader: Reader, end: int) -> tuple[int, int, int, int, int, int]:
     at = end - END64_LOCATOR.size
-    if at < 0:
-        raise _damaged(reader, "its 64-bit directory is missing")
-    signature, _, record, _ = END64_LOCATOR.unpack(reader.read(at, END64_LOCATOR.size))
-    if signature != b"PK\x06\x07" or record + END64.size > at:
-        raise _damaged(reader, "its 64-bit directory is missing")
-    fields = END64.unpack(reader.read(record, END64.size))
-    if fields[0] != b"PK\x06\x06":
-        raise _damaged(reader, "its 64-bit directory is missing")
-    _, _, _, _, disk, first_disk, _, count, length, start = fields
-    return disk, first_disk, count, length, start, record
+    if at >= 0:
+        signature, _, record, _ = END64_LOCATOR.unpack(reader.read(at, END64_LOCATOR.size))
+        if signature == b"PK\x06\x07" and record + END64.size <= at:
+            fields = END64.unpack(reader.read(record, END64.size))
+            if fields[0] == b"PK\x06\x06":
+                _, _, _, _, disk, first_disk, _, count, length, start = fields
+                return disk, first_disk, count, length, start, record
+    raise _damaged(reader, "its 64-bit directory is missing")
 
 
 def _entry(reader: Reader, data: bytes, at: int) -> tuple[Member, int]:

@@ -8,6 +8,7 @@ meant. None allocates more than it was given. Signatures are those of ``torch._u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from surgery.checkpoint.pickles.inert import (
@@ -24,6 +25,7 @@ from surgery.checkpoint.places import MOST_DIMENSIONS
 from surgery.specs import DTYPE_BITS
 
 Arguments = tuple[Any, ...]
+Constructor = Callable[[Arguments], Any]
 
 #: Python 2 names of what the table below knows.
 _RENAMED_MODULES = {
@@ -51,7 +53,7 @@ def storage_dtype(storage_type: object) -> str | None:
 def is_known(name: str) -> bool:
     """Whether a global means something here; every other one is listed as opaque."""
     return (
-        name in CONSTRUCTORS
+        constructor(name) is not None
         or name in _REFERENCES
         or storage_dtype(Global(name)) is not None
         or name.startswith("torch.per_")  # how a tensor is quantised
@@ -71,8 +73,8 @@ def as_key(value: Any) -> Any:
         return value
     if type(value) is tuple and len(value) <= _LONGEST_KEY and all(map(_is_flat, value)):
         numbers = sum(type(item) in (int, float) for item in value)
-        return value if numbers <= 1 else Opaque("a key of several numbers", value)
-    return Opaque("a key that is no plain value", (value,))
+        return value if numbers <= 1 else Opaque("a key of several numbers")
+    return Opaque("a key that is no plain value")
 
 
 def _is_flat(value: Any) -> bool:
@@ -114,7 +116,7 @@ def _bytes(args: Arguments) -> Any:
         case (str(text), str(encoding)) if encoding.replace("-", "") == "latin1":
             return text.encode("latin-1", "replace")
         case _:
-            return Opaque("builtins.bytes", args)
+            return Opaque("builtins.bytes")
 
 
 def _complex(args: Arguments) -> Any:
@@ -122,7 +124,7 @@ def _complex(args: Arguments) -> Any:
         case (int() | float() as real, int() | float() as imaginary):
             return complex(float(real), float(imaginary))
         case _:
-            return Opaque("builtins.complex", args)
+            return Opaque("builtins.complex")
 
 
 def _text(args: Arguments) -> str:
@@ -131,10 +133,8 @@ def _text(args: Arguments) -> str:
 
 def _reconstructed(args: Arguments) -> Any:
     """``copyreg._reconstructor(cls, base, state)``: an instance of ``cls``."""
-    first = args[0] if args else None
-    return (
-        Opaque(first.name) if isinstance(first, Global) else Opaque("copyreg._reconstructor", args)
-    )
+    named = args and isinstance(args[0], Global)
+    return Opaque(args[0].name if named else "copyreg._reconstructor")
 
 
 def _rebuild_tensor(args: Arguments) -> Any:
@@ -167,32 +167,23 @@ def _tensor(
         return Unreadable("a meta tensor, which has no values")
     if any(lazy.get(bit, True) is not True for bit in ("conj", "neg")):
         return Unreadable("a tensor whose conjugate bit is no bit")  # torch looks at the key alone
-    if "neg" in lazy and (dtype.startswith(_NEVER_NEGATED) or dtype in _UNSIGNED):
+    if "neg" in lazy and dtype.startswith(_NEVER_NEGATED):
         return Unreadable(f"a negated tensor of {dtype}, which torch cannot negate")
-    sizes, steps = _sizes(shape), _sizes(strides)
-    if sizes is None or steps is None or not _is_size(offset):
+    if not (_are_sizes(shape) and _are_sizes(strides) and _is_size(offset)):
         return Unreadable("its shape or strides are not a few whole numbers")
-    bits = "conj" in lazy, "neg" in lazy
-    return TensorRef(storage, dtype, sizes, steps, int(offset), *bits)
+    # A tuple of a tuple is itself: a small file can use one shape a million times.
+    sizes, steps, bits = tuple(shape), tuple(strides), ("conj" in lazy, "neg" in lazy)
+    return TensorRef(storage, dtype, sizes, steps, storage.offset + offset, *bits)
 
 
-def _sizes(values: Any) -> tuple[int, ...] | None:
-    """Numbers of a shape or strides, None where they are none that may be printed.
-
-    ``values`` itself where it will do: a small file can use one shape a million times.
-    """
-    if not isinstance(values, tuple | list) or len(values) > MOST_DIMENSIONS:
-        return None
-    if not all(map(_is_size, values)):
-        return None
-    if type(values) is tuple and not any(type(value) is bool for value in values):
-        return values
-    return tuple(map(int, values))
+def _are_sizes(values: Any) -> bool:
+    few = isinstance(values, tuple | list) and len(values) <= MOST_DIMENSIONS
+    return few and all(map(_is_size, values))
 
 
-def _is_size(value: object) -> bool:
+def _is_size(value: Any) -> bool:
     """Whether it is a number that may be printed; whether it makes sense is decided later."""
-    return isinstance(value, int) and value.bit_length() <= _WIDEST_SIZE
+    return type(value) is int and value.bit_length() <= _WIDEST_SIZE
 
 
 def _parameter(args: Arguments) -> Any:
@@ -207,14 +198,23 @@ def _parameter(args: Arguments) -> Any:
 def _from_type(args: Arguments) -> Any:
     """``_rebuild_from_type_v2(function, type, arguments, attributes)``: the function's tensor."""
     match args:
-        case (Global(name), _, tuple() as inner, *_) if name in _TENSOR_FUNCTIONS:
-            return _TENSOR_FUNCTIONS[name](inner)
+        case (Global(name), _, tuple() as inner, *_) if name.startswith(_REBUILD):
+            return _rebuild(name, inner)
         case _:
             return Unreadable("a tensor subclass of its own making")
 
 
-def _refused(reason: str) -> Callable[[Arguments], Any]:
-    return lambda _args: Unreadable(reason)
+def _rebuild(name: str, args: Arguments) -> Any:
+    """What a function of torch's makes, which is called after the kind of tensor."""
+    kind = name.removeprefix(_REBUILD)
+    if kind in _TENSORS:
+        return _TENSORS[kind](args)
+    return Unreadable(f"a {kind.replace('_', ' ')}")
+
+
+def constructor(name: str) -> Constructor | None:
+    """What stands in for a call of the global; None where its meaning is not known."""
+    return partial(_rebuild, name) if name.startswith(_REBUILD) else _CONSTRUCTORS.get(name)
 
 
 _FLAT = frozenset({str, float, bool, bytes, type(None)})
@@ -226,33 +226,20 @@ _WIDEST_KEY = 60
 
 _WIDEST_SIZE = 64
 # Torch negates uint8, modulo 256, and no other dtype without a sign.
-_NEVER_NEGATED = ("bool", "float8", "float4")
-_UNSIGNED = frozenset({"uint16", "uint32", "uint64"})
+_NEVER_NEGATED = ("bool", "float8", "float4", "uint16", "uint32", "uint64")
 _DTYPES = frozenset(DTYPE_BITS) | frozenset(QUANTISED_BITS)
 
-_REFUSED = {
-    "qtensor": "a quantised tensor",
-    "sparse_tensor": "a sparse tensor",
-    "sparse_csr_tensor": "a sparse tensor",
-    "nested_tensor": "a nested tensor",
-    "meta_tensor_no_storage": "a meta tensor, which has no values",
-    "wrapper_subclass": "a wrapper around other tensors",
-    "device_tensor_from_numpy": "a tensor kept as a numpy array",
-    "xla_tensor": "a tensor kept as a numpy array",
+_REBUILD = "torch._utils._rebuild_"
+_TENSORS: Mapping[str, Constructor] = {
+    "tensor": _rebuild_tensor,
+    "tensor_v2": _rebuild_tensor,
+    "tensor_v3": _rebuild_tensor_v3,
+    "parameter": _parameter,
+    "parameter_with_state": _parameter,
+    "device_tensor_from_cpu_tensor": _parameter,
 }
 
-_TENSOR_FUNCTIONS: Mapping[str, Callable[[Arguments], Any]] = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _parameter,
-    **{f"torch._utils._rebuild_{kind}": _refused(reason) for kind, reason in _REFUSED.items()},
-}
-
-CONSTRUCTORS: Mapping[str, Callable[[Arguments], Any]] = {
-    **_TENSOR_FUNCTIONS,
+_CONSTRUCTORS: Mapping[str, Constructor] = {
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch._tensor._rebuild_from_type": _from_type,
     "torch.Size": lambda args: tuple(_list(args)),

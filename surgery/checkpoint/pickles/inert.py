@@ -43,22 +43,16 @@ class Global:
 class Opaque:
     """Stands in for an object whose class was not imported: ``argparse.Namespace(...)``.
 
-    Keeps what the pickle gave it, so that it can be described, and so that the tensors of a
-    whole pickled module can be found: ``args`` of the call that would have made it, ``items``
-    appended, ``entries`` set by key, and ``attributes``.
+    Keeps what may have tensors of a whole pickled module, or of a mapping: ``entries`` set by key,
+    and ``attributes``. Neither arguments nor appended items are.
     """
 
-    __slots__ = ("args", "attributes", "entries", "items", "name")
+    __slots__ = ("attributes", "entries", "name")
 
-    def __init__(self, name: str, args: tuple[Any, ...] = ()) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.args = args
-        self.items: list[Any] = []
         self.entries: dict[Any, Any] = {}
         self.attributes: dict[Any, Any] = {}
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
 
 
 class Ordered(dict[Any, Any]):
@@ -75,15 +69,15 @@ class Ordered(dict[Any, Any]):
 class StorageRef:
     """A storage that a tensor views: ``count`` elements of ``dtype``, kept under ``key``.
 
-    ``view`` is ``(key, offset, count)`` in elements where the storage is itself a part of the
-    one called ``key``, as files before torch 0.4 have it.
+    ``offset`` is where it begins, in elements: files before torch 0.4 have storages that are parts
+    of others.
     """
 
     key: str
     dtype: str
     count: int
     location: str
-    view: tuple[str, int, int] | None = None
+    offset: int = 0
 
     @property
     def itemsize(self) -> int:

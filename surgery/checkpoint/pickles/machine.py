@@ -1,16 +1,15 @@
 """The state of a pickle machine that imports nothing and runs nothing.
 
-There is no recursion, the memo is a dictionary, and every length is checked against what remains
-of the file.
+There is no recursion, and the memo is a dictionary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
-from surgery.checkpoint.pickles.constructors import CONSTRUCTORS, global_name, is_known
-from surgery.checkpoint.pickles.cursor import Cursor
+from surgery.checkpoint.pickles.constructors import constructor, global_name, is_known
 from surgery.checkpoint.pickles.inert import Global, Malformed, Opaque, Ordered
 
 _COPIED = frozenset({list, tuple, dict, Ordered, set, str, bytes})
@@ -19,13 +18,15 @@ _COPIES_PER_BYTE = 2
 
 
 class Machine:
-    """One run: a stack, the stacks below open marks, the memo, the globals named.
+    """One run: a stack, the stacks below open marks, the memo, the globals named. What takes from
+    them what is not there raises LookupError.
 
-    ``opaque`` has the names of globals without a meaning here, in order.
+    ``file`` is what the pickle is read from. ``opaque`` has the names of globals without a
+    meaning here, in order.
     """
 
-    def __init__(self, cursor: Cursor, persistent: Callable[[Any], Any]) -> None:
-        self.cursor = cursor
+    def __init__(self, file: BytesIO, persistent: Callable[[Any], Any]) -> None:
+        self.file = file
         self.persistent = persistent
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -37,21 +38,10 @@ class Machine:
         self.stack.append(value)
 
     def pop(self) -> Any:
-        try:
-            return self.stack.pop()
-        except IndexError:
-            raise Malformed("the stack is empty") from None
-
-    def top(self) -> Any:
-        try:
-            return self.stack[-1]
-        except IndexError:
-            raise Malformed("the stack is empty") from None
+        return self.stack.pop()
 
     def pop_mark(self) -> list[Any]:
         """Everything above the last mark."""
-        if not self.marks:
-            raise Malformed("no mark was set")
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -64,7 +54,7 @@ class Machine:
         self._copied += elements
         if self._copied <= _FREE_COPIES:
             return
-        if self._copied > _FREE_COPIES + _COPIES_PER_BYTE * self.cursor.position:
+        if self._copied > _FREE_COPIES + _COPIES_PER_BYTE * self.file.tell():
             raise Malformed("it would grow far beyond its size")
 
     def find(self, module: Any, name: Any) -> Global:
@@ -80,11 +70,11 @@ class Machine:
         """What calling ``function`` would give, as far as that is known without doing it."""
         if not isinstance(args, tuple):
             raise Malformed("arguments that are not a tuple")
-        if isinstance(function, Global) and function.name in CONSTRUCTORS:
+        if isinstance(function, Global) and (construct := constructor(function.name)):
             # Before each is looked at: a tuple of a million may be passed a million times.
             self.spend(len(args))
             self.spend(sum([len(arg) for arg in args if type(arg) in _COPIED]))
-            return CONSTRUCTORS[function.name](args)
+            return construct(args)
         if isinstance(function, Global | Opaque):
-            return Opaque(function.name, args)
+            return Opaque(function.name)
         raise Malformed(f"a call of a {type(function).__name__}")

@@ -1,24 +1,26 @@
-"""What each pickle opcode does to the machine, in a table for each kind of argument: none, a number
-of a fixed width, and all others, which the operation reads for itself.
-
-Names, arguments and stack effects are those of ``pickletools.opcodes`` in the standard library.
+"""What each pickle opcode does to the machine, by its name in the standard library's
+``pickletools``, whose table says how its argument is read.
 """
 
 from __future__ import annotations
 
+import pickletools
 import re
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from typing import Any
 
 from surgery.checkpoint.pickles.constructors import as_key, fill
 from surgery.checkpoint.pickles.inert import Malformed, Opaque, Ordered
 from surgery.checkpoint.pickles.machine import Machine
 
-Operation = Callable[[Machine], object]
-NumberOperation = Callable[[Machine, Any], object]
+#: Gets the machine, and the argument behind the opcode where it has one.
+Operation = Callable[..., object]
+#: Reads an argument from where the file is.
+Reader = Callable[[BytesIO], Any]
 
 _HIGHEST_PROTOCOL = 5
+_WIDEST_INDEX = 32
 _SIZE_OF_A_SET = 27  # in pointers
 
 
@@ -27,14 +29,11 @@ def _proto(_: Machine, protocol: int) -> None:
         raise Malformed(f"pickle protocol {protocol}; the highest known is {_HIGHEST_PROTOCOL}")
 
 
-def _frame(machine: Machine) -> None:
-    length = machine.cursor.number(8)
-    if length > machine.cursor.remaining:
-        raise Malformed(f"a frame of {length:,} bytes, with {machine.cursor.remaining:,} left")
-
-
-def _out_of_band(_: Machine) -> None:
-    raise Malformed("a buffer that was kept outside the pickle")
+def _frame(machine: Machine, length: int) -> None:
+    left = machine.file.getbuffer().nbytes - machine.file.tell()
+    if length > left:
+        machine.file.seek(left, 1)
+        raise Malformed(f"a frame of {length:,} bytes, with {left:,} left")
 
 
 # The stack and the memo
@@ -53,14 +52,14 @@ def _pop(machine: Machine) -> None:
 
 
 def _put(machine: Machine, index: int) -> None:
-    machine.memo[index] = machine.top()
+    # Numbers of any width can be chosen so that their hashes are equal: see `as_key`.
+    if index.bit_length() > _WIDEST_INDEX:
+        raise Malformed("a number to remember by that no pickler counts to")
+    machine.memo[index] = machine.stack[-1]
 
 
 def _get(machine: Machine, index: int) -> None:
-    try:
-        machine.stack.append(machine.memo[index])
-    except KeyError:
-        raise Malformed(f"nothing was remembered as {index}") from None
+    machine.push(machine.memo[index])
 
 
 # Containers
@@ -74,22 +73,20 @@ def _empty_set(machine: Machine) -> None:
 
 def _short_tuple(length: int) -> Operation:
     def push(machine: Machine) -> None:
-        stack = machine.stack
-        if len(stack) < length:
-            raise Malformed("the stack is too short for a tuple")
-        stack[-length:] = (tuple(stack[-length:]),)
+        items = [machine.pop() for _ in range(length)]
+        machine.push(tuple(reversed(items)))
 
     return push
 
 
 def _append(machine: Machine) -> None:
     item = machine.pop()
-    _extend(machine.top(), [item])
+    _extend(machine.stack[-1], [item])
 
 
 def _appends(machine: Machine) -> None:
     items = machine.pop_mark()
-    _extend(machine.top(), items)
+    _extend(machine.stack[-1], items)
 
 
 def _extend(target: Any, items: list[Any]) -> None:
@@ -97,7 +94,7 @@ def _extend(target: Any, items: list[Any]) -> None:
         case list():
             target.extend(items)
         case Opaque():
-            target.items.extend(items)
+            pass
         case set():
             target.update(as_key(item) for item in items)
         case _:
@@ -106,12 +103,12 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 def _set_item(machine: Machine) -> None:
     value, key = machine.pop(), machine.pop()
-    _update(machine.top(), {as_key(key): value})
+    _update(machine.stack[-1], {as_key(key): value})
 
 
 def _set_items(machine: Machine) -> None:
     pairs = _paired(machine.pop_mark())
-    _update(machine.top(), pairs)
+    _update(machine.stack[-1], pairs)
 
 
 def _paired(items: list[Any]) -> dict[Any, Any]:
@@ -133,10 +130,8 @@ def _update(target: Any, pairs: dict[Any, Any]) -> None:
 # Globals, calls, objects
 
 
-def _named(machine: Machine) -> Any:
-    """The global on the next two lines."""
-    module, name = (machine.cursor.line().decode("utf-8") for _ in range(2))
-    return machine.find(module, name)
+def _global(machine: Machine, named: tuple[str, str]) -> None:
+    machine.push(machine.find(*named))
 
 
 def _stack_global(machine: Machine) -> None:
@@ -155,30 +150,23 @@ def _reduce(machine: Machine) -> None:
 
 
 def _new_with_keywords(machine: Machine) -> None:
-    keywords, args, function = machine.pop(), machine.pop(), machine.pop()
-    made = machine.call(function, args)
-    if isinstance(made, Opaque) and isinstance(keywords, dict):
-        machine.spend(len(keywords))
-        made.attributes.update(keywords)
-    machine.push(made)
+    machine.pop()  # the keywords
+    _reduce(machine)
 
 
-def _inst(machine: Machine) -> None:
-    function = _named(machine)
-    machine.push(machine.call(function, tuple(machine.pop_mark())))
+def _inst(machine: Machine, named: tuple[str, str]) -> None:
+    machine.push(machine.call(machine.find(*named), tuple(machine.pop_mark())))
 
 
 def _obj(machine: Machine) -> None:
     items = machine.pop_mark()
-    if not items:
-        raise Malformed("an object without a class")
     machine.push(machine.call(items[0], tuple(items[1:])))
 
 
 def _build(machine: Machine) -> None:
     """Set attributes from a dictionary, or from a pair of them (``__dict__`` and slots)."""
     state = machine.pop()
-    target = machine.top()
+    target = machine.stack[-1]
     if not isinstance(target, Opaque | Ordered):
         return  # a tensor's Python attributes, a list's: nothing here reads them
     for attributes in state if isinstance(state, tuple) else (state,):
@@ -187,83 +175,18 @@ def _build(machine: Machine) -> None:
             fill(target.attributes, attributes)
 
 
-_PLAIN: Mapping[bytes, Operation] = {
-    b"N": lambda machine: machine.stack.append(None),
-    b"\x88": lambda machine: machine.stack.append(True),
-    b"\x89": lambda machine: machine.stack.append(False),
-    b")": lambda machine: machine.stack.append(()),
-    b"]": lambda machine: machine.stack.append([]),
-    b"}": lambda machine: machine.stack.append({}),
-    b"\x8f": _empty_set,
-    b"(": _mark,
-    b"0": _pop,
-    b"1": lambda machine: machine.pop_mark(),
-    b"2": lambda machine: machine.push(machine.top()),
-    b"\x94": lambda machine: _put(machine, len(machine.memo)),
-    b"t": lambda machine: machine.push(tuple(machine.pop_mark())),
-    b"\x85": _short_tuple(1),
-    b"\x86": _short_tuple(2),
-    b"\x87": _short_tuple(3),
-    b"l": lambda machine: machine.push(machine.pop_mark()),
-    b"a": _append,
-    b"e": _appends,
-    b"d": lambda machine: machine.push(_paired(machine.pop_mark())),
-    b"s": _set_item,
-    b"u": _set_items,
-    b"\x90": _appends,
-    b"\x91": lambda machine: machine.push({as_key(item) for item in machine.pop_mark()}),
-    b"\x93": _stack_global,
-    b"R": _reduce,
-    b"\x81": _reduce,
-    b"\x92": _new_with_keywords,
-    b"o": _obj,
-    b"b": _build,
-    b"Q": lambda machine: machine.push(machine.persistent(machine.pop())),
-    b"\x97": _out_of_band,
-    b"\x98": _out_of_band,
-}
+# Arguments that `pickletools` reads otherwise than Python 2 wrote them, or with a warning
 
 
-def _number(machine: Machine, value: float) -> None:
-    machine.stack.append(value)
+def _line(file: BytesIO) -> bytes:
+    line = file.readline()
+    if not line.endswith(b"\n"):
+        raise Malformed("a line that does not end")
+    return line[:-1]
 
 
-#: By opcode: the number's format in :mod:`struct`, and what is done with it.
-_NUMBERED: Mapping[bytes, tuple[str, NumberOperation]] = {
-    b"\x80": ("<B", _proto),
-    b"J": ("<i", _number),
-    b"K": ("<B", _number),
-    b"M": ("<H", _number),
-    b"G": (">d", _number),
-    b"q": ("<B", _put),
-    b"r": ("<I", _put),
-    b"h": ("<B", _get),
-    b"j": ("<I", _get),
-    b"\x82": ("<B", _extension),
-    b"\x83": ("<H", _extension),
-    b"\x84": ("<I", _extension),
-}
-
-
-# Numbers and text that are written out
-
-
-def _utf8(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
-
-
-def _latin1(data: bytes) -> str:
-    """Python 2's ``str``: bytes of no stated encoding, and latin-1 has a character for each."""
-    return data.decode("latin-1")
-
-
-def _signed(data: bytes) -> int:
-    return int.from_bytes(data, "little", signed=True)
-
-
-def _decimal(data: bytes) -> int | bool:
-    """Protocol 0 writes True as ``01`` and False as ``00``."""
-    return data == b"01" if data in (b"00", b"01") else int(data)
+def _two_names(file: BytesIO) -> tuple[str, str]:
+    return _line(file).decode("utf-8"), _line(file).decode("utf-8")
 
 
 # The escapes are those that the repr of Python 2's `str` has, and octal ones.
@@ -272,74 +195,81 @@ _QUOTED = re.compile(
 )
 
 
-def _quoted(data: bytes) -> str:
-    """The repr of a Python 2 string."""
-    text = _QUOTED.fullmatch(data.strip())
+def _quoted(file: BytesIO) -> str:
+    """The repr of a Python 2 string: bytes of no stated encoding, read as latin-1."""
+    text = _QUOTED.fullmatch(_line(file).strip())
     if text is None:
         raise Malformed("text without its quotes, or with an escape that is not known")
     return text[2].decode("unicode_escape")
 
 
-#: By opcode: what a value is that is written as text up to the end of the line.
-_LINES: Mapping[bytes, Callable[[bytes], Any]] = {
-    b"I": _decimal,
-    b"L": lambda line: int(line.removesuffix(b"L")),
-    b"F": float,
-    b"S": _quoted,
-    b"V": lambda line: line.decode("raw-unicode-escape"),
+_READERS: Mapping[str, Reader] = {
+    "STRING": _quoted,
+    "GLOBAL": _two_names,
+    "INST": _two_names,
 }
 
-#: By opcode: the bytes of a length, and what the bytes are that follow it, so many.
-_COUNTED: Mapping[bytes, tuple[int, Callable[[bytes], Any]]] = {
-    b"\x8a": (1, _signed),
-    b"\x8b": (4, _signed),
-    b"T": (4, _latin1),
-    b"U": (1, _latin1),
-    b"X": (4, _utf8),
-    b"\x8c": (1, _utf8),
-    b"\x8d": (8, _utf8),
-    b"B": (4, bytes),
-    b"C": (1, bytes),
-    b"\x8e": (8, bytes),
-    b"\x96": (8, bytes),
+#: Opcodes whose argument is the value.
+_VALUES = (
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+)
+
+#: All opcodes but STOP, and what no file of weights has: text as a persistent id, and buffers
+#: outside of the pickle.
+_OPERATIONS: Mapping[str, Operation] = {
+    **dict.fromkeys(_VALUES, Machine.push),
+    "PROTO": _proto,
+    "FRAME": _frame,
+    "NONE": lambda machine: machine.push(None),
+    "NEWTRUE": lambda machine: machine.push(True),
+    "NEWFALSE": lambda machine: machine.push(False),
+    "BYTEARRAY8": lambda machine, data: machine.push(bytes(data)),
+    "MARK": _mark,
+    "POP": _pop,
+    "POP_MARK": Machine.pop_mark,
+    "DUP": lambda machine: machine.push(machine.stack[-1]),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _put),
+    "MEMOIZE": lambda machine: _put(machine, len(machine.memo)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _get),
+    "EMPTY_TUPLE": lambda machine: machine.push(()),
+    "TUPLE": lambda machine: machine.push(tuple(machine.pop_mark())),
+    "TUPLE1": _short_tuple(1),
+    "TUPLE2": _short_tuple(2),
+    "TUPLE3": _short_tuple(3),
+    "EMPTY_LIST": lambda machine: machine.push([]),
+    "LIST": lambda machine: machine.push(machine.pop_mark()),
+    "APPEND": _append,
+    "APPENDS": _appends,
+    "EMPTY_DICT": lambda machine: machine.push({}),
+    "DICT": lambda machine: machine.push(_paired(machine.pop_mark())),
+    "SETITEM": _set_item,
+    "SETITEMS": _set_items,
+    "EMPTY_SET": _empty_set,
+    "ADDITEMS": _appends,
+    "FROZENSET": lambda machine: machine.push({as_key(item) for item in machine.pop_mark()}),
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _extension),
+    "REDUCE": _reduce,
+    "NEWOBJ": _reduce,
+    "NEWOBJ_EX": _new_with_keywords,
+    "INST": _inst,
+    "OBJ": _obj,
+    "BUILD": _build,
+    "BINPERSID": lambda machine: machine.push(machine.persistent(machine.pop())),
 }
 
 
-def _line(decode: Callable[[bytes], Any]) -> Operation:
-    return lambda machine: machine.stack.append(decode(machine.cursor.line()))
+def _reader(opcode: pickletools.OpcodeInfo) -> Reader | None:
+    return _READERS.get(opcode.name) or (opcode.arg.reader if opcode.arg else None)
 
 
-def _counted(size: int, decode: Callable[[bytes], Any]) -> Operation:
-    def push(machine: Machine) -> None:
-        cursor = machine.cursor
-        machine.stack.append(decode(cursor.take(cursor.number(size))))
-
-    return push
-
-
-#: How a number is read from a window, its width in bytes, and what is done with it.
-Numbered = tuple[Callable[[bytes, int], tuple[Any, ...]], int, NumberOperation]
-
-
-def _numbered(opcode: bytes) -> Numbered | None:
-    if opcode not in _NUMBERED:
-        return None
-    form, operation = _NUMBERED[opcode]
-    return struct.Struct(form).unpack_from, struct.calcsize(form), operation
-
-
-#: Operations by opcode, without an argument and with a number; None where there is none.
-PLAIN: Sequence[Operation | None] = [_PLAIN.get(bytes([code])) for code in range(256)]
-NUMBERED: Sequence[Numbered | None] = [_numbered(bytes([code])) for code in range(256)]
-
-#: All others except STOP. They read their argument with the machine's cursor.
-OTHERS: Mapping[int, Operation] = {
-    **{opcode[0]: _line(decode) for opcode, decode in _LINES.items()},
-    **{opcode[0]: _counted(*counted) for opcode, counted in _COUNTED.items()},
-    ord("p"): lambda machine: _put(machine, int(machine.cursor.line())),
-    ord("g"): lambda machine: _get(machine, int(machine.cursor.line())),
-    ord("c"): lambda machine: machine.push(_named(machine)),
-    ord("i"): _inst,
-    ord("P"): lambda machine: machine.push(machine.persistent(_latin1(machine.cursor.line()))),
-    0x95: _frame,
+#: By the opcode's byte: how its argument is read, None where it has none, and what is done.
+OPCODES: Mapping[bytes, tuple[Reader | None, Operation]] = {
+    opcode.code.encode("latin-1"): (_reader(opcode), _OPERATIONS[opcode.name])
+    for opcode in pickletools.opcodes
+    if opcode.name in _OPERATIONS
 }

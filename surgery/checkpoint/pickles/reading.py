@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
-from surgery.checkpoint.pickles.cursor import Cursor
 from surgery.checkpoint.pickles.inert import Malformed
 from surgery.checkpoint.pickles.machine import Machine
-from surgery.checkpoint.pickles.opcodes import NUMBERED, OTHERS, PLAIN
+from surgery.checkpoint.pickles.opcodes import OPCODES
+from surgery.errors import CheckpointError
+from surgery.wording import printable
 
-_STOP = ord(".")
+_STOP = b"."
+
+
+class CutShort(CheckpointError):
+    """The bytes end before the pickle does."""
 
 
 def no_persistent(_: Any) -> Any:
@@ -20,40 +25,33 @@ def no_persistent(_: Any) -> Any:
 
 
 def unpickle(
-    cursor: Cursor, persistent: Callable[[Any], Any] = no_persistent
-) -> tuple[Any, tuple[str, ...]]:
-    """The pickled value, and the globals without a meaning here, in the order of their naming.
+    data: bytes, label: str, persistent: Callable[[Any], Any] = no_persistent, start: int = 0
+) -> tuple[Any, tuple[str, ...], int]:
+    """The pickled value, the globals without a meaning here in the order of their naming, and the
+    number of bytes that the pickle takes of ``data``.
 
     ``persistent`` turns a persistent id into a value, and raises Malformed for one that it does
-    not know. Raises CheckpointError with the byte where the pickle goes wrong.
+    not know. Raises CheckpointError with the byte where the pickle goes wrong: ``label`` is the
+    file, and ``start`` where the data begin in it.
     """
-    machine = Machine(cursor, persistent)
-    data, at = cursor.data, cursor.at
-    while True:
-        try:
-            code = data[at]
-        except IndexError:
-            cursor.at = at
-            raise cursor.cut_short(1) from None
-        try:
-            if plain := PLAIN[code]:
-                plain(machine)
-                at += 1
-            elif numbered := NUMBERED[code]:
-                read, width, operation = numbered
-                operation(machine, read(data, at + 1)[0])
-                at += 1 + width
+    file = BytesIO(data)
+    machine = Machine(file, persistent)
+    at = 0
+    try:
+        while (code := file.read(1)) != _STOP:
+            if code not in OPCODES:
+                raise Malformed(f"opcode 0x{code.hex()} is not read" if code else "no end of it")
+            read, operation = OPCODES[code]
+            if read is None:
+                operation(machine)
             else:
-                cursor.at = at + 1
-                if code == _STOP:
-                    return machine.pop(), tuple(machine.opaque)
-                if code not in OTHERS:
-                    raise Malformed(f"{code:#04x} is no pickle opcode")
-                OTHERS[code](machine)
-                at = cursor.at
-        except struct.error as error:
-            cursor.at = at + 1
-            raise cursor.cut_short(width) from error
-        except (ValueError, OverflowError) as error:
-            cursor.at = at
-            raise cursor.damaged(str(error)) from error
+                operation(machine, read(file))
+            at = file.tell()
+        return machine.pop(), tuple(machine.opaque), file.tell()
+    except (ValueError, OverflowError, LookupError) as error:
+        missing = "less on the stack, or in the memo, than it takes"
+        why = missing if isinstance(error, LookupError) else printable(error)
+        problem = f"{label}: damaged at byte {start + at:,}: {why}"
+        if file.tell() < len(data):
+            raise CheckpointError(problem) from error
+        raise CutShort(f"{problem}; have {start + len(data):,} bytes") from error

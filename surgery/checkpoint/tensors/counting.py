@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
 from surgery.checkpoint.places import Place
-from surgery.checkpoint.tensors.reading import as_numbers
+from surgery.checkpoint.source import Reader
+from surgery.checkpoint.tensors.casting import widened
+from surgery.checkpoint.tensors.reading import as_numbers, read_tensor
 
 _PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 _WITHOUT = "float4"  # the 4-bit floats have neither
@@ -32,10 +34,24 @@ class Counts:
             self._begun.append(self._waiting.pop())
         self._begun = [place for place in self._begun if _stop(place) > at]
         for place in self._begun:
-            nan, inf = self.special.get(place, (0, 0))
-            more = _special(place, at, data)
+            first, last = max(place.start - at, 0), min(_stop(place) - at, len(data))
+            part = data if (first, last) == (0, len(data)) else data[first:last]
+            dtype = _PARTS.get(place.dtype, place.dtype)
+            numbers = as_numbers(part, dtype, swapped=place.region.swapped)
+            more = _nan_and_inf(numbers.view(-1, 1 + (place.dtype in _PARTS)))
             if any(more):
+                nan, inf = self.special.get(place, (0, 0))
                 self.special[place] = nan + more[0], inf + more[1]
+
+    def look_again(self, reader: Reader) -> None:
+        """Read the views that leave elements out or repeat them, where there was any among the
+        bytes that they stretch over.
+        """
+        for place in self.special:
+            if not place.is_dense:
+                value = read_tensor(place, reader)
+                parts = torch.view_as_real(value) if value.is_complex() else value.unsqueeze(-1)
+                self.special[place] = _nan_and_inf(parts)
 
 
 def _stop(place: Place) -> int:
@@ -43,56 +59,14 @@ def _stop(place: Place) -> int:
     return place.start + place.extent * place.itemsize
 
 
-def _special(place: Place, at: int, data: bytearray) -> tuple[int, int]:
-    """(NaN, Inf) among the elements of the view in a piece that begins at byte ``at``."""
-    first, last = max(place.start - at, 0), min(_stop(place) - at, len(data))
-    part = data if (first, last) == (0, len(data)) else data[first:last]
-    masks = _nan_and_inf(part, place)
-    if masks is None:
-        return 0, 0
-    if place.is_dense:
-        return int(masks[0].sum()), int(masks[1].sum())
-    before, steps = (at + first - place.start) // place.itemsize, sorted(place.steps, reverse=True)
-    nan, inf = (_times_shown(mask.nonzero()[:, 0] + before, steps) for mask in masks)
-    return nan, inf
-
-
-def _nan_and_inf(data: bytearray, place: Place) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Where among the numbers NaN and where Inf is, as two masks; None where neither is, which
-    one pass over them tells.
+def _nan_and_inf(parts: torch.Tensor) -> tuple[int, int]:
+    """How many are NaN and how many Inf among numbers whose parts are the last axis. One pass
+    tells where neither is.
 
     A complex number is NaN where either part is, and infinite where either part is, so that it
     may be both; torch.isnan and torch.isinf have it so.
     """
-    dtype = _PARTS.get(place.dtype, place.dtype)
-    numbers = as_numbers(data, dtype, swapped=place.region.swapped)
-    numbers = numbers.float() if dtype.startswith("float8") else numbers
-    if all(math.isfinite(end) for end in torch.aminmax(numbers)):
-        return None
-    nan, inf = numbers.isnan(), numbers.isinf()
-    if place.dtype in _PARTS:
-        return nan.view(-1, 2).any(1), inf.view(-1, 2).any(1)
-    return nan, inf
-
-
-def _times_shown(positions: torch.Tensor, steps: Sequence[tuple[int, int]]) -> int:
-    """How many elements of the view lie at ``positions``, counted from its first one; ``steps``
-    are (stride, size) of its axes, the widest first.
-
-    A position that no index leads to counts 0, one that several lead to counts for each:
-    the number of ways to write it as a sum of ``index * stride``. ``positions`` are int64.
-    """
-    if not len(positions):
-        return 0
-    if not steps or not steps[0][0]:  # no axis moves
-        return int((positions == 0).sum()) * math.prod(size for _, size in steps)
-    (stride, size), rest = steps[0], steps[1:]
-    reach = sum((size - 1) * stride for stride, size in rest)
-    times = 0
-    # Where the axes below reach over a stride, a lower index may lead to the position too.
-    for lower in range(reach // stride + 1):
-        index = positions // stride - lower
-        remainder = positions - index * stride
-        possible = (index >= 0) & (index < size) & (remainder <= reach)
-        times += _times_shown(remainder[possible], rest)
-    return times
+    parts = widened(parts) if parts.element_size() == 1 else parts
+    if all(math.isfinite(end) for end in torch.aminmax(parts)):
+        return 0, 0
+    return int(parts.isnan().any(-1).sum()), int(parts.isinf().any(-1).sum())

@@ -10,6 +10,7 @@ import torch
 
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import Reader
+from surgery.checkpoint.tensors.casting import widened
 from surgery.checkpoint.tensors.reading import dense_pieces
 
 #: Numbers of a tensor in memory that are compared at a time.
@@ -45,8 +46,7 @@ class Tally:
     scale: float = 0.0
 
     def add(self, one: torch.Tensor, other: torch.Tensor) -> None:
-        wide = torch.complex128 if one.is_complex() else torch.float64
-        mine, theirs = one.to(wide), other.to(wide)
+        mine, theirs = widened(one), widened(other)
         gaps = (mine - theirs).abs()
         largest = float(gaps.max())
         differs = one != other
@@ -73,9 +73,8 @@ def _comparable(values: torch.Tensor) -> torch.Tensor:
     if values.dtype == torch.float4_e2m1fn_x2:
         pairs = values.view(torch.uint8)
         return torch.tensor(_FOUR_BITS)[torch.stack((pairs & 15, pairs >> 4), -1).long()].view(-1)
-    if values.dtype == torch.complex32:
-        return values.to(torch.complex64)
-    return values.float() if str(values.dtype).startswith("torch.float8") else values
+    is_small = values.is_floating_point() and values.element_size() == 1
+    return widened(values) if is_small or values.dtype == torch.complex32 else values
 
 
 # What the 16 codes of float4_e2m1fn stand for, by the OCP Microscaling Formats specification.

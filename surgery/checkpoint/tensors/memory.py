@@ -9,14 +9,18 @@ from typing import Any
 import torch
 
 from surgery.checkpoint.contents.choosing import choose
-from surgery.checkpoint.contents.finding import find_state_dicts, module_versions, others
+from surgery.checkpoint.contents.finding import (
+    EXTRA_STATE,
+    find_state_dicts,
+    module_versions,
+    others,
+)
+from surgery.checkpoint.tensors.arrays import with_tensors
 from surgery.checkpoint.writing.draft import Draft
 from surgery.errors import CheckpointError
 from surgery.private_torch import is_wrapper, metadata_of
 from surgery.specs import TensorSpec
 from surgery.wording import printable
-
-_EXTRA_STATE = "_extra_state"
 
 
 class Tensors:
@@ -58,6 +62,7 @@ def hold(source: torch.nn.Module | Mapping[str, Any], key: str | None = None) ->
     """
     if isinstance(source, torch.nn.Module):
         return Tensors(source.state_dict())
+    source = with_tensors(source)
     found = find_state_dicts(source, key)
     states = {each.key: sum(map(torch.is_tensor, each.entries.values())) for each in found}
     chosen = choose("the mapping", states, dict(others(source, found)), key)
@@ -114,8 +119,9 @@ def draft_of(
     if not isinstance(state, Mapping):
         found = type(state).__name__
         return Draft({}), [f"expected a module or a mapping of tensors, found {found}"]
+    state = with_tensors(state)
     held = Tensors(state)
-    extras = {n: state[n] for n in held.not_tensors if str(n).rpartition(".")[2] == _EXTRA_STATE}
+    extras = {n: state[n] for n in held.not_tensors if str(n).rpartition(".")[2] == EXTRA_STATE}
     odd = [name for name in held.not_tensors if name not in extras]
     problems = [
         *(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.contents.finding import optimizers_in, place_of, summary
+from surgery.checkpoint.contents.finding import optimizers_in, summary
 from surgery.checkpoint.formats.recognise import recognise
 from surgery.checkpoint.formats.torch_files import Pickled, unpickle_file
 from surgery.checkpoint.pickles.inert import TensorRef
@@ -33,47 +34,46 @@ def read_optimizer_states(path: str | os.PathLike[str]) -> dict[str, dict[str, A
                 f"{printable(path)}: no file of torch.save; it holds no optimizer"
             )
         pickled = unpickle_file(kind, reader)
-        return {
-            key: _Thaw(pickled, reader, key).optimizer(value)
-            for key, value in optimizers_in(pickled.value)
-        }
+        states: dict[str, dict[str, Any]] = {}
+        for key, value in optimizers_in(pickled.value):
+            label = f"{pickled.label}{f' ({printable(key)})' if key else ''}"
+            try:
+                states[key] = _optimizer(value, _Thaw(pickled, reader))
+            except _Unthawed as error:
+                raise CheckpointError(f"{label}: the optimizer's state holds {error}") from error
+        return states
 
 
 class _Unthawed(ValueError):
     """A value that is neither plain nor a tensor."""
 
 
+def _optimizer(value: Mapping[Any, Any], thaw: _Thaw) -> dict[str, Any]:
+    state, groups = value["state"], value["param_groups"]
+    if not isinstance(state, dict) or not isinstance(groups, list):
+        raise _Unthawed(f"{summary(state)} and {summary(groups)} in place of its groups")
+    return {"state": thaw(state), "param_groups": [_group(group, thaw) for group in groups]}
+
+
+def _group(group: Any, thaw: _Thaw) -> dict[str, Any]:
+    if not isinstance(group, dict):
+        raise _Unthawed(f"{summary(group)} in place of a group")
+    plain: dict[str, Any] = {}
+    for key, value in group.items():
+        with suppress(_Unthawed):
+            plain[str(key)] = thaw(value)
+    return plain
+
+
 class _Thaw:
     """Inert values to live ones. Equal objects stay one object, so a small file stays small."""
 
-    def __init__(self, pickled: Pickled, reader: Reader, key: str) -> None:
-        self._locate = pickled.locate
+    def __init__(self, pickled: Pickled, reader: Reader) -> None:
+        self._pickled = pickled
         self._reader = reader
-        self._label = f"{reader.source.label}{f' ({printable(key)})' if key else ''}"
         self._done: dict[int, Any] = {}
 
-    def optimizer(self, value: Mapping[Any, Any]) -> dict[str, Any]:
-        state, groups = value["state"], value["param_groups"]
-        if not isinstance(state, Mapping) or not isinstance(groups, list):
-            raise CheckpointError(f"{self._label}: expected an optimizer's state and its groups")
-        try:
-            thawed = self._thawed(state, 0)
-        except _Unthawed as error:
-            raise CheckpointError(f"{self._label}: the optimizer's state holds {error}") from error
-        return {"state": thawed, "param_groups": [self._group(group) for group in groups]}
-
-    def _group(self, group: Any) -> dict[str, Any]:
-        if not isinstance(group, Mapping):
-            raise CheckpointError(f"{self._label}: expected a group, found {summary(group)}")
-        plain: dict[str, Any] = {}
-        for key, value in group.items():
-            try:
-                plain[str(key)] = self._thawed(value, 0)
-            except _Unthawed:
-                continue
-        return plain
-
-    def _thawed(self, value: Any, depth: int) -> Any:
+    def __call__(self, value: Any, depth: int = 0) -> Any:
         if id(value) not in self._done:
             self._done[id(value)] = self._thaw(value, depth)
         return self._done[id(value)]
@@ -85,15 +85,12 @@ class _Thaw:
             case None | bool() | int() | float() | str():
                 return value
             case TensorRef():
-                return self._tensor(value)
+                place = self._pickled.place("of the optimizer", value)
+                if place.is_absurd:
+                    raise _Unthawed("a view that repeats few values many times")
+                return read_tensor(place, self._reader)
             case dict():
-                return {key: self._thawed(child, depth + 1) for key, child in value.items()}
+                return {key: self(child, depth + 1) for key, child in value.items()}
             case list() | tuple():
-                return type(value)(self._thawed(child, depth + 1) for child in value)
+                return type(value)(self(child, depth + 1) for child in value)
         raise _Unthawed(f"{summary(value)}, which is not read")
-
-    def _tensor(self, ref: TensorRef) -> Any:
-        place = place_of("of the optimizer", ref, self._locate, self._label)
-        if place.is_absurd:
-            raise _Unthawed("a view that repeats few values many times")
-        return read_tensor(place, self._reader)

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from surgery.checkpoint.pieces import PIECE, pieces
+from surgery.checkpoint.places import Region
 from surgery.checkpoint.progress import Progress, unwatched
 from surgery.checkpoint.source import OneAtATime, Reader
-from surgery.checkpoint.writing.segments import Bytes, Copied, Placed, merged
+from surgery.checkpoint.writing.segments import Bytes, Made, Placed, merged
 
 #: Bytes handed to the kernel at once: Ctrl-C and progress wait no longer than these take.
 _STRIDE = 1 << 26
 #: Below this a call costs more than the bytes; they are gathered in memory first.
 _SMALL = 1 << 16
 _GATHERED = 1 << 20
-#: Bytes that are read at once where the kernel cannot copy; see :data:`..pieces.PIECE`.
-_CARRIED = 1 << 17
 
 # What a kernel or a file system answers that cannot copy in this way between these two files.
 _NOT_HERE = frozenset(
@@ -79,10 +79,10 @@ class Target:
     def write(self, placed: Iterable[Placed]) -> None:
         """Every segment at its place; ``placed`` is in the order of the file."""
         for part in merged(placed):
-            if isinstance(part.segment, Copied):
-                self._copy(part.offset, part.segment)
-            else:
+            if isinstance(part.segment, Made):
                 self._put_all(part, part.segment.pieces())
+            else:
+                self._copy(part.offset, part.segment)
 
     def write_behind_header(self, part: Placed, at: int, header: Callable[[int], Bytes]) -> int:
         """One segment at its place, and at ``at`` a header made of its CRC-32, which is returned.
@@ -90,29 +90,32 @@ class Target:
         A range whose checksum its own file records is copied with it, and is not looked at.
         """
         segment = part.segment
-        if isinstance(segment, Copied) and segment.crc is not None:
+        if isinstance(segment, Made):
+            buffers = segment.pieces()
+        elif segment.crc is None:
+            buffers = pieces(segment, self._sources.reader(segment.source))
+        else:
             self.put(at, header(segment.crc))
             self._copy(part.offset, segment)
             return segment.crc
-        pieces = self._read(segment) if isinstance(segment, Copied) else segment.pieces()
         if segment.nbytes < _SMALL:  # in the order of the file, so that it is gathered
-            data = b"".join(pieces)
+            data = b"".join(buffers)
             self.put(at, header(crc := zlib.crc32(data)))
             self._put_all(part, (data,))
         else:
-            self.put(at, header(crc := self._put_all(part, pieces, checksum=True)))
+            self.put(at, header(crc := self._put_all(part, buffers, checksum=True)))
         return crc
 
-    def _put_all(self, part: Placed, pieces: Iterable[Bytes], *, checksum: bool = False) -> int:
+    def _put_all(self, part: Placed, buffers: Iterable[Bytes], *, checksum: bool = False) -> int:
         crc, at = 0, part.offset
-        for piece in pieces:
-            crc = zlib.crc32(piece, crc) if checksum else 0
-            self.put(at, piece)
-            at += len(piece)
+        for data in buffers:
+            crc = zlib.crc32(data, crc) if checksum else 0
+            self.put(at, data)
+            at += len(data)
         assert at == part.end, "pieces add up to the size that was announced"
         return crc
 
-    def _copy(self, offset: int, segment: Copied) -> None:
+    def _copy(self, offset: int, segment: Region) -> None:
         """Copy in the kernel; a short range is gathered with its neighbours."""
         reader = self._sources.reader(segment.source)
         if segment.nbytes < _SMALL:
@@ -125,14 +128,9 @@ class Target:
             count = min(_STRIDE, segment.nbytes - done)
             moved = self._move(reader, start, at, count)
             if not moved:
-                moved = os.pwrite(self._file, reader.read(start, min(count, _CARRIED)), at)
+                moved = os.pwrite(self._file, reader.read(start, min(count, PIECE)), at)
             self._written(at, moved)
             done += moved
-
-    def _read(self, segment: Copied) -> Iterable[Bytes]:
-        reader = self._sources.reader(segment.source)
-        for done in range(0, segment.nbytes, _CARRIED):
-            yield reader.read(segment.start + done, min(_CARRIED, segment.nbytes - done))
 
     def put(self, offset: int, piece: Bytes) -> None:
         """Write from memory; small pieces that follow one another go together."""
@@ -182,8 +180,8 @@ class Target:
                 moved = os.copy_file_range(reader.fileno(), self._file, count, start, at)
             except OSError as error:
                 if error.errno == errno.EIO:  # raises where it is the source that fails
-                    for done in range(0, count, _CARRIED):
-                        reader.read(start + done, min(_CARRIED, count - done))
+                    for done in range(0, count, PIECE):
+                        reader.read(start + done, min(PIECE, count - done))
                 if error.errno not in _NOT_HERE:
                     raise
             # Some file systems answer 0 for what they cannot copy; a plain read tells the truth.

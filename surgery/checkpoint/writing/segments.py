@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from surgery.checkpoint.places import Place
-from surgery.checkpoint.source import Source
+from surgery.checkpoint.places import Place, Region
 from surgery.checkpoint.writing.values import Values
 from surgery.specs import TensorSpec
 
@@ -19,16 +18,6 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 
 #: File systems share blocks of this many bytes between files where both offsets agree in them.
 BLOCK = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """``nbytes`` bytes of a file from ``start``, as they are. ``crc`` is theirs, where known."""
-
-    source: Source
-    start: int
-    nbytes: int
-    crc: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +28,8 @@ class Made:
     pieces: Callable[[], Iterable[Bytes]]
 
 
-Segment: TypeAlias = Copied | Made
+#: A range of a file whose bytes are copied as they are, or bytes that are made.
+Segment: TypeAlias = Region | Made
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +57,7 @@ def segment_of(values: Values) -> Segment:
         whole = (values.start, nbytes) == (0, region.nbytes)
         # Torch may be told to save without checksums (set_crc32_options); it then writes 0.
         crc = (region.crc or None) if whole else None
-        return Copied(region.source, region.start + values.start, nbytes, crc)
+        return Region(region.source, region.start + values.start, nbytes, nbytes, crc=crc)
 
     def bytes_of_pieces() -> Iterator[memoryview]:
         from surgery.checkpoint.tensors.reading import flat_pieces, memory
@@ -81,26 +71,27 @@ def merged(placed: Iterable[Placed]) -> Iterator[Placed]:
     """Neighbours that are neighbours in their source too become one; ``placed`` is in order."""
     waiting: Placed | None = None
     for part in placed:
-        if waiting is not None and (joined := _joined(waiting, part)) is not None:
-            waiting = joined
+        if not part.segment.nbytes:
             continue
-        if waiting is not None:
+        joined = waiting and _joined(waiting, part)
+        if waiting and not joined:
             yield waiting
-        waiting = part if part.segment.nbytes else None
-    if waiting is not None:
+        waiting = joined or part
+    if waiting:
         yield waiting
 
 
 def _joined(one: Placed, other: Placed) -> Placed | None:
     first, second = one.segment, other.segment
     if (
-        isinstance(first, Copied)
-        and isinstance(second, Copied)
+        isinstance(first, Region)
+        and isinstance(second, Region)
         and one.end == other.offset
         and first.start + first.nbytes == second.start
         and first.source == second.source
     ):
-        return replace(one, segment=Copied(first.source, first.start, first.nbytes + second.nbytes))
+        nbytes = first.nbytes + second.nbytes
+        return replace(one, segment=Region(first.source, first.start, nbytes, nbytes))
     return None
 
 
@@ -113,7 +104,7 @@ def shared_residue(placed: Iterable[Placed], step: int) -> int:
     """
     votes: Counter[int] = Counter()
     for part in placed:
-        if isinstance(part.segment, Copied):
+        if isinstance(part.segment, Region):
             shift = (part.segment.start - part.offset) % BLOCK
             if shift % step == 0:
                 votes[shift] += part.segment.nbytes

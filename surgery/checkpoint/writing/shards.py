@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
@@ -46,22 +46,8 @@ def parse_size(size: int | str) -> int:
     return nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class ShardSet:
-    """Drafts by file name, and the text of the index that names those files."""
-
-    shards: Mapping[str, Draft]
-    index_name: str
-    index: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All file names, the index last."""
-        return (*self.shards, self.index_name)
-
-
-def plan_shards(draft: Draft, path: Path, most: int) -> ShardSet | None:
-    """Cut ``draft`` into files of at most ``most`` bytes of values; None where one file is enough.
+def plan_shards(draft: Draft, path: Path, most: int) -> dict[Path, Draft]:
+    """Cut ``draft`` into files of at most ``most`` bytes of values: ``path`` where one is enough.
 
     Tensors stay in their order, and a tensor larger than that has a file of its own. Names of
     one tensor stay together. The first file holds the metadata and the versions of all. Raises
@@ -69,26 +55,33 @@ def plan_shards(draft: Draft, path: Path, most: int) -> ShardSet | None:
     """
     parts = _parts(draft, most)
     if len(parts) < 2:
-        return None
+        return {path: draft}
     if len(parts) > _MOST_SHARDS:
         raise CheckpointError(
             f"{printable(path)}: {len(parts):,} shards of at most {most:,} bytes, and no more than "
             f"{_MOST_SHARDS:,} are written; choose a larger size"
         )
-    names = _names(path, len(parts))
-    first, *rest = parts
-    first = replace(first, versions=draft.versions, metadata=draft.metadata)
-    shards = dict(zip(names, (first, *rest), strict=True))
+    parts[0] = replace(parts[0], versions=draft.versions, metadata=draft.metadata)
+    return dict(zip(_free_names(path, len(parts)), parts, strict=True))
+
+
+def index_of(path: Path) -> Path:
+    """The index of the set that would be written for ``path``."""
+    return path.with_name(path.name + INDEX_SUFFIX)
+
+
+def index_text(shards: Mapping[Path, Draft]) -> str:
+    """What the index says of these files: which has which tensor."""
     index = {
-        "metadata": {"total_size": draft.nbytes},
-        "weight_map": {name: file for file, shard in shards.items() for name in shard.specs},
+        "metadata": {"total_size": sum(shard.nbytes for shard in shards.values())},
+        "weight_map": {name: file.name for file, shard in shards.items() for name in shard.specs},
     }
-    return ShardSet(shards, path.name + INDEX_SUFFIX, json.dumps(index, indent=2) + "\n")
+    return json.dumps(index, indent=2) + "\n"
 
 
 def existing(path: Path) -> tuple[Path, ...]:
     """The index and the shards of a set that is there, complete or not; the index first."""
-    index = path.with_name(path.name + INDEX_SUFFIX)
+    index = index_of(path)
     pattern = re.compile(
         rf"{re.escape(path.stem)}-\d{{5}}-of-\d{{5}}(\.\d+)?{re.escape(path.suffix)}"
     )
@@ -97,11 +90,6 @@ def existing(path: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise denied(path.parent, error, "cannot be listed") from error
     return ((index,) if index.exists() else ()) + tuple(found)
-
-
-def left_over(path: Path, kept: ShardSet) -> tuple[Path, ...]:
-    """What earlier sets and interrupted runs left, beside the files that count now."""
-    return tuple(entry for entry in existing(path) if entry.name not in kept.names)
 
 
 def _cut(draft: Draft, most: int) -> Iterator[list[str]]:
@@ -130,16 +118,17 @@ def _parts(draft: Draft, most: int) -> list[Draft]:
     return [Draft(held, tuple(tied)) for held, tied in zip(values, ties, strict=True)]
 
 
-def _names(path: Path, number: int) -> list[str]:
+def _free_names(path: Path, number: int) -> list[Path]:
     """The usual names, or where files are called so, the next ones that are free.
 
     The mark of those stands where no stem ends: ``llama-3.1`` beside ``llama-3`` is another set.
     """
     for generation in count(1):
         mark = f".{generation}" if generation > 1 else ""
-        names = [
-            f"{path.stem}-{i:05d}-of-{number:05d}{mark}{path.suffix}" for i in range(1, number + 1)
+        files = [
+            path.with_name(f"{path.stem}-{i:05d}-of-{number:05d}{mark}{path.suffix}")
+            for i in range(1, number + 1)
         ]
-        if not any((path.parent / name).exists() for name in names):
-            return names
+        if not any(file.exists() for file in files):
+            return files
     raise AssertionError("there is always a next number")

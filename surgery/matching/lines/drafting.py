@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from surgery.errors import SurgeryError
-from surgery.matching.lines.folding import Fold, factored, fold_numbers, fold_pairs
+from surgery.matching.lines.folding import Line, factored, fold_numbers, fold_pairs
 from surgery.matching.lines.renames import UNUSED, applied, read_rename
 from surgery.wrappers import paths_of, unwrap_name, unwrap_names
 
@@ -21,56 +21,6 @@ _PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*\Z")
 #: Times that lines are tried and mended.
 _MOST_TRIES = 12
 NO_MAPPING = "no mapping says what this plan says; transfer by it (--match structure) instead"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A plain line. ``anchored`` holds it to the beginning of a name, ``whole`` to its end too."""
-
-    fold: Fold
-    anchored: bool = False
-    whole: bool = False
-
-    @property
-    def sides(self) -> tuple[str, str]:
-        """What stands left and right of the arrow."""
-        left, right = ".".join(self.fold.source), ".".join(self.fold.target)
-        if not (self.anchored or self.whole):
-            return left, right
-        end = "$" if self.whole else ""
-        return f"^{_escaped(left, glob=not self.whole)}{end}", _template(right, glob=not self.whole)
-
-    def __str__(self) -> str:
-        left, right = self.sides
-        return f"{left} -> {right}"
-
-    def strays(self, name: str) -> bool:
-        """Whether it is meant for the beginning of names, and meets this one elsewhere."""
-        if self.fold.inner or self.anchored or self.whole:
-            return False
-        glob = r"[^.]+".join(map(re.escape, ".".join(self.fold.source).split("*")))
-        return re.match(rf"{glob}(?:\.|$)", name) is None
-
-
-def _escaped(text: str, *, glob: bool) -> str:
-    """A regular expression for the text, without any space and without what begins a comment."""
-    parts = text.split("*") if glob else [text]
-    return "([^.]+)".join("".join(map(_escaped_character, part)) for part in parts)
-
-
-def _escaped_character(character: str) -> str:
-    if re.match(r"[\w\-]", character):
-        return character
-    return rf"\{character}" if character in ".*+?()[]{}|^$\\" else rf"\U{ord(character):08x}"
-
-
-def _template(text: str, *, glob: bool) -> str:
-    if text == UNUSED:
-        return text
-    first, *parts = text.replace("\\", r"\\").split("*") if glob else [text.replace("\\", r"\\")]
-    for number, part in enumerate(parts, start=1):
-        first += (rf"\g<{number}>" if part[:1].isdigit() else rf"\{number}") + part
-    return first
 
 
 @dataclass(frozen=True)
@@ -142,9 +92,12 @@ def draft(wanted: Wanted) -> list[Line]:
     """
     names = {name: (wanted.clean[name], new) for name, new in wanted.clean_new.items()}
     odd = [name for name, pair in names.items() if pair[0] != pair[1] and any(map(is_odd, pair))]
-    folds = factored(fold_pairs(pair for pair in names.values() if not any(map(is_odd, pair))))
-    inner = {fold.source for fold in folds if fold.inner}
-    lines = [Line(f, anchored=not f.inner and f.source in inner) for f in _longer_first(folds)]
+    folded = factored(fold_pairs(pair for pair in names.values() if not any(map(is_odd, pair))))
+    inside = {line.source for line in folded if line.held}
+    lines = [
+        replace(line, held="beginning") if not line.held and line.source in inside else line
+        for line in _longer_first(folded)
+    ]
     tried: set[str] = set()
     out = [name for name in wanted.names if name in wanted.out]
     lines = [*_mended(wanted, odd, tried), *_mended(wanted, out, tried), *lines]
@@ -160,7 +113,7 @@ def draft(wanted: Wanted) -> list[Line]:
         }
         if astray:
             lines = [
-                replace(line, anchored=True) if at in astray else line
+                replace(line, held="beginning") if at in astray else line
                 for at, line in enumerate(lines)
             ]
         elif wrong:
@@ -170,19 +123,19 @@ def draft(wanted: Wanted) -> list[Line]:
     raise SurgeryError(NO_MAPPING, wrong)
 
 
-def _longer_first(folds: Sequence[Fold]) -> list[Fold]:
+def _longer_first(lines: Sequence[Line]) -> list[Line]:
     """In the order given, but what another holds within comes after it."""
-    known = {fold.source: fold for fold in reversed(folds)}
-    longer: dict[Fold, list[Fold]] = {}
-    for fold in folds:
-        for start in range(len(fold.source)):
-            for stop in range(start + 1, len(fold.source) + 1):
-                part = known.get(fold.source[start:stop])
-                if part and part.source != fold.source:
-                    longer.setdefault(part, []).append(fold)
-    ordered: dict[Fold, None] = {}
-    for fold in folds:
-        for one in (*sorted(longer.get(fold, ()), key=lambda f: -len(f.source)), fold):
+    known = {line.source: line for line in reversed(lines)}
+    longer: dict[Line, list[Line]] = {}
+    for line in lines:
+        for start in range(len(line.source)):
+            for stop in range(start + 1, len(line.source) + 1):
+                part = known.get(line.source[start:stop])
+                if part and part.source != line.source:
+                    longer.setdefault(part, []).append(line)
+    ordered: dict[Line, None] = {}
+    for line in lines:
+        for one in (*sorted(longer.get(line, ()), key=lambda other: -len(other.source)), line):
             ordered.setdefault(one)
     return list(ordered)
 
@@ -201,7 +154,7 @@ def _mended(wanted: Wanted, names: Sequence[str], tried: set[str]) -> list[Line]
             again[old] = new
     tried.update(names)
     lines += _left_out((old for old, new in again.items() if not new), wanted)
-    return [*lines, *map(Line, _longer_first(fold_pairs((o, n) for o, n in again.items() if n)))]
+    return [*lines, *_longer_first(fold_pairs((o, n) for o, n in again.items() if n))]
 
 
 def _left_out(names: Iterable[str], wanted: Wanted) -> Iterator[Line]:
@@ -211,7 +164,7 @@ def _left_out(names: Iterable[str], wanted: Wanted) -> Iterator[Line]:
         above = (path for path in paths_of(name) if path not in wanted.needed)
         paths.append(next(above, name))
     for each in fold_numbers([(path, path) for path in dict.fromkeys(paths)]):
-        yield Line(Fold(tuple(each.texts[0].split(".")), (UNUSED,)))
+        yield Line(tuple(each.texts[0].split(".")), (UNUSED,))
 
 
 def _explicit(wanted: Wanted, name: str) -> Iterator[Line]:
@@ -223,4 +176,4 @@ def _explicit(wanted: Wanted, name: str) -> Iterator[Line]:
     for old, new in dict.fromkeys(sides):
         if new != new.strip() or re.search(r"\s#|[\x00-\x1f\x7f-\x9f\u2028\u2029]", new):
             raise SurgeryError(f"no line of a mapping can have the target name {new!r}")
-        yield Line(Fold((old,), (new,)), anchored=True, whole=True)
+        yield Line((old,), (new,), "whole")

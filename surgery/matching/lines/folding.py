@@ -7,9 +7,11 @@ layer and lines for what every layer holds are fewer than their products.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from surgery.collapse import split_numbers
 
@@ -17,25 +19,55 @@ Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Fold:
+class Line:
     """Segments of the source and what stands for them in the target, with ``*`` for numbers that
     are carried over.
 
-    ``inner`` says that it is meant anywhere in a name, not at its beginning.
+    ``held`` says to what of a name it is held: to its ``"beginning"``, or to the ``"whole"``. One
+    that is not is meant at the beginning too, unless it is for what is ``"inside"`` of layers.
     """
 
     source: Path
     target: Path
-    inner: bool = False
+    held: Literal["", "inside", "beginning", "whole"] = ""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What stands left and right of the arrow."""
+        left, right = ".".join(self.source), ".".join(self.target)
+        if self.held in ("", "inside"):
+            return left, right
+        right = right.replace("\\", r"\\")
+        if self.held == "whole":
+            return f"^{_escaped(left)}$", right
+        first, *parts = right.split("*")
+        for group, part in enumerate(parts, start=1):
+            first += (rf"\g<{group}>" if part[:1].isdigit() else rf"\{group}") + part
+        return "^" + "([^.]+)".join(map(_escaped, left.split("*"))), first
+
+    def __str__(self) -> str:
+        left, right = self.sides
+        return f"{left} -> {right}"
+
+    def strays(self, name: str) -> bool:
+        """Whether it is meant for the beginning of names, and meets this one elsewhere."""
+        left, _ = replace(self, held="beginning").sides
+        return not self.held and re.match(rf"{left}(?:\.|$)", name) is None
 
 
-def fold_pairs(pairs: Iterable[tuple[str, str]]) -> list[Fold]:
+def _escaped(text: str) -> str:
+    """A regular expression for the text, without any space and without what begins a comment."""
+    odd = re.sub(r"[^\w.\-]", lambda found: rf"\U{ord(found[0]):08x}", text)
+    return odd.replace(".", r"\.")
+
+
+def fold_pairs(pairs: Iterable[tuple[str, str]]) -> list[Line]:
     """Lines that rename every pair's first name to its second."""
     split = [(_path(source), _path(target)) for source, target in pairs]
     parts = dict.fromkeys(_counterparts(split))
     folded = fold_numbers([(".".join(source), ".".join(target)) for source, target in parts])
-    folds = (Fold(_path(each.texts[0]), _path(each.texts[1])) for each in folded)
-    return [fold for fold in folds if fold.source != fold.target]
+    lines = (Line(_path(each.texts[0]), _path(each.texts[1])) for each in folded)
+    return [line for line in lines if line.source != line.target]
 
 
 def _counterparts(split: Sequence[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]:
@@ -107,18 +139,19 @@ def _carried(members: Sequence[tuple[Path, ...]]) -> list[tuple[int, ...]]:
     """The numbers that all members carry into the last text: the place of each in every text."""
     *firsts, last = members[0]
     found: list[tuple[int, ...]] = []
+    after = [0] * len(firsts)
     for place in range(len(last)):
         places = []
         for text, row in enumerate(firsts):
-            after = found[-1][text] + 1 if found else 0
             same = (
                 at
-                for at in range(after, len(row))
+                for at in range(after[text], len(row))
                 if all(numbers[text][at] == numbers[-1][place] for numbers in members)
             )
-            places += [at for at in [next(same, None)] if at is not None]
-        if len(places) == len(firsts):
+            places.append(next(same, -1))
+        if -1 not in places:
             found.append((*places, place))
+            after = [at + 1 for at in places]
     return found
 
 
@@ -130,49 +163,45 @@ def _replaced(numbers: tuple[Path, ...], starred: Iterable[tuple[int, ...]]) -> 
     return tuple(map(tuple, rows))
 
 
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """A fold as two, the second inside what the first names."""
-
-    outer: Fold
-    inner: Fold
+#: A line as two, the second for what is inside of what the first names.
+_Split = tuple[Line, Line]
 
 
-def factored(folds: Sequence[Fold]) -> list[Fold]:
-    """Lines for layers and lines for what they hold, where these are fewer than the folds.
+def factored(lines: Sequence[Line]) -> list[Line]:
+    """Lines for layers and lines for what they hold, where these are fewer than the lines.
 
     Every line costs one, shared by all that use it; what the others chose decides what is cheap.
     """
-    splits = {fold: list(dict.fromkeys(_splits(fold))) for fold in folds}
-    chosen: dict[Fold, _Split | None] = {}
+    splits = {line: list(dict.fromkeys(_splits(line))) for line in lines}
     every = [split for each in splits.values() for split in each]
-    inner = Counter(split.inner for split in every)
-    uses = Counter(split.outer for split in every) + inner
-    for last in (False, False, False, True):
+    inside = Counter(held for _, held in every)
+    uses = Counter(layer for layer, _ in every) + inside
+    chosen: dict[Line, _Split | None] = {}
+    for last in (False, False, True):
         if last:
-            uses = Counter(part for s in chosen.values() if s for part in (s.outer, s.inner))
-        chosen = {fold: _cheapest(fold, each, uses, chosen) for fold, each in splits.items()}
-        uses = Counter(split.outer for split in chosen.values() if split) + inner
-    outer = dict.fromkeys(split.outer if split else fold for fold, split in chosen.items())
-    held = dict.fromkeys(split.inner for split in chosen.values() if split)
-    found = [*(fold for fold in outer if fold.source != fold.target), *held]
-    return found if len(found) < len(folds) else list(folds)
+            uses = Counter(part for split in chosen.values() if split for part in split)
+        chosen = {line: _cheapest(each, uses, chosen) for line, each in splits.items()}
+        uses = Counter(split[0] for split in chosen.values() if split) + inside
+    layers = dict.fromkeys(split[0] if split else line for line, split in chosen.items())
+    held = dict.fromkeys(split[1] for split in chosen.values() if split)
+    found = [*(line for line in layers if line.source != line.target), *held]
+    return found if len(found) < len(lines) else list(lines)
 
 
-def _splits(fold: Fold) -> Iterator[_Split]:
+def _splits(line: Line) -> Iterator[_Split]:
     """A layer has a number, on both sides."""
-    for at in range(1, len(fold.source)):
-        for to in range(len(fold.target) + 1):
-            outer = Fold(fold.source[:at], fold.target[:to])
-            inner = Fold(fold.source[at:], fold.target[to:], inner=True)
+    for at in range(1, len(line.source)):
+        for to in range(len(line.target) + 1):
+            layer = Line(line.source[:at], line.target[:to])
+            held = Line(line.source[at:], line.target[to:], "inside")
             if (
-                _numbered(fold.source[at - 1])
-                and (not to or _numbered(fold.target[to - 1]))
-                and _stars(outer.source) == _stars(outer.target)
-                and any(map(_is_word, inner.source))
-                and inner.source != inner.target
+                _numbered(line.source[at - 1])
+                and (not to or _numbered(line.target[to - 1]))
+                and _stars(layer.source) == _stars(layer.target)
+                and any(map(_is_word, held.source))
+                and held.source != held.target
             ):
-                yield _Split(outer, inner)
+                yield layer, held
 
 
 def _stars(path: Path) -> int:
@@ -188,20 +217,16 @@ def _is_word(segment: str) -> bool:
 
 
 def _cheapest(
-    fold: Fold,
-    splits: Sequence[_Split],
-    uses: Counter[Fold],
-    chosen: dict[Fold, _Split | None],
+    splits: Sequence[_Split], uses: Counter[Line], chosen: Mapping[Line, _Split | None]
 ) -> _Split | None:
-    """The split whose two lines, shared with all that use them, cost less than the fold itself."""
+    """The split whose two lines, shared with all that use them, cost less than one of its own."""
+
+    def price(part: Line) -> float:
+        stands = part.source == part.target or (not part.held and chosen.get(part, part) is None)
+        return 0.0 if stands else 1 / max(uses[part], 1)
 
     def cost(split: _Split) -> float:
-        return price(split.outer) + price(split.inner)
-
-    def price(part: Fold) -> float:
-        if part.source == part.target or (not part.inner and chosen.get(part, part) is None):
-            return 0.0
-        return 1 / max(uses[part], 1)
+        return sum(map(price, split))
 
     best = min(splits, key=cost, default=None)
     return best if best and cost(best) < 1 else None

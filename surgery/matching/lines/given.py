@@ -9,6 +9,7 @@ from typing import TypeVar
 from surgery.errors import MappingError, Problem
 from surgery.matching.lines.mapping import TensorMapping
 from surgery.matching.lines.recipe_lines import Made, resolve
+from surgery.matching.lines.renames import applied
 from surgery.matching.matches import Match, Matches
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.wrappers import unwrap_names
@@ -51,7 +52,7 @@ class Given:
 
 def given_by(mapping: TensorMapping, sources: Sequence[TensorSpec], target: ModelSpec) -> Given:
     """Apply all lines; raises :class:`MappingError` with every one that does not fit."""
-    new_names, dead = mapping.applied(spec.name for spec in sources)
+    new_names, dead = applied(mapping.renames, (spec.name for spec in sources))
     made, problems = resolve(mapping.recipes, sources, target.tensors)
     problems += [*dead, *_fed_twice(made, new_names)]
     if problems:

@@ -10,17 +10,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from surgery.checkpoint.text import lines_of, read_text
 from surgery.errors import MappingError, Problem, SelectorError
 from surgery.matching.lines.recipe_lines import RecipeLine, is_recipe, read_recipe
-from surgery.matching.lines.renames import Rename, applied, read_rename
+from surgery.matching.lines.renames import Rename, read_rename
 from surgery.patterns import end_of_regex
 from surgery.wording import printable, shortened
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,6 @@ class TensorMapping:
     path: str
     renames: tuple[Rename, ...]
     recipes: tuple[RecipeLine, ...] = ()
-
-    def applied(
-        self, names: Iterable[str]
-    ) -> tuple[dict[str, tuple[str, tuple[int, ...]]], list[Problem]]:
-        """As :func:`surgery.matching.lines.renames.applied`."""
-        return applied(self.renames, names)
 
 
 #: A path, the text itself (it has an arrow), or left sides with their right sides.
@@ -50,7 +46,7 @@ def read_mapping(mapping: MappingLike) -> TensorMapping | None:
     if mapping is None or isinstance(mapping, TensorMapping):
         return mapping
     if isinstance(mapping, Mapping):
-        return _read(*_sides_of(mapping), "<mapping>")
+        return _read(mapping.items(), _pair, "<mapping>")
     if not isinstance(mapping, str | PathLike):
         why = f"expected a path, its text or a mapping of names, found {shortened(repr(mapping))}"
         raise MappingError("<mapping>", [Problem(0, why)])
@@ -61,54 +57,43 @@ def read_mapping(mapping: MappingLike) -> TensorMapping | None:
 
 def parse_mapping(text: str, path: str = "<mapping>") -> TensorMapping:
     """Read lines; raises :class:`MappingError` with every one that cannot be read."""
-    sides: list[tuple[int, str, str]] = []
-    problems: list[Problem] = []
-    for number, raw in enumerate(lines_of(text), start=1):
-        left, arrow, right = _parts(raw)
-        if arrow:
-            sides.append((number, left, right))
-        elif left:
-            expected = "expected 'pattern -> replacement'"
-            problems.append(Problem(number, f"{expected}, found {shortened(left)!r}"))
-    return _read(sides, problems, path)
+    return _read(lines_of(text), _parts, path)
 
 
-def _parts(raw: str) -> tuple[str, str, str]:
-    """What stands left of the arrow, the arrow and what stands right of it, without a comment.
-
-    A ``/regex/`` may hold both.
-    """
+def _parts(raw: str) -> tuple[str, str] | None:
+    """What stands left and right of the arrow, without a comment; a ``/regex/`` may hold both."""
     line = raw.strip()
     inside = end_of_regex(line, 0) if line.startswith("/") else 0
     inside = inside if line[:inside].endswith("/") else 0
     rest = re.sub(r"(^|\s)#.*", "", line[inside:])
     left, arrow, right = rest.partition("->")
-    return (line[:inside] + left).strip(), arrow, right.strip()
+    left = (line[:inside] + left).strip()
+    if left and not arrow:
+        raise ValueError(f"expected 'pattern -> replacement', found {shortened(left)!r}")
+    return (left, right.strip()) if arrow else None
 
 
-def _sides_of(mapping: Mapping[str, str]) -> tuple[list[tuple[int, str, str]], list[Problem]]:
-    """Lines count from 1 in the mapping's order."""
-    sides: list[tuple[int, str, str]] = []
-    problems: list[Problem] = []
-    for line, pair in enumerate(mapping.items(), start=1):
-        if all(isinstance(side, str) for side in pair):
-            sides.append((line, *pair))
-        else:
-            found = shortened(repr(pair))
-            why = f"expected a pattern and its replacement as text, found {found}"
-            problems.append(Problem(line, why))
-    return sides, problems
+def _pair(pair: tuple[object, object]) -> tuple[str, str]:
+    left, right = pair
+    if not isinstance(left, str) or not isinstance(right, str):
+        found = shortened(repr(pair))
+        raise ValueError(f"expected a pattern and its replacement as text, found {found}")
+    return left, right
 
 
 def _read(
-    sides: Iterable[tuple[int, str, str]], problems: Sequence[Problem], path: str
+    rows: Iterable[Row], sides_of: Callable[[Row], tuple[str, str] | None], path: str
 ) -> TensorMapping:
-    """(line, left, right); ``problems`` are raised with those found here."""
+    """All rows, which count from 1; those that have no sides say nothing."""
     renames: list[Rename] = []
     recipes: list[RecipeLine] = []
-    found = list(problems)
-    for number, left, right in sides:
+    problems: list[Problem] = []
+    for number, row in enumerate(rows, start=1):
         try:
+            sides = sides_of(row)
+            if sides is None:
+                continue
+            left, right = sides
             if not left:
                 expected = "expected a name, a glob or a regular expression"
                 raise ValueError(f"nothing stands before '->'; {expected}")
@@ -116,10 +101,8 @@ def _read(
                 recipes.append(read_recipe(number, left, right))
             else:
                 renames.append(read_rename(number, left, right))
-        except SelectorError as error:
-            found.append(Problem(number, error.message))
-        except ValueError as error:
-            found.append(Problem(number, str(error)))
-    if found:
-        raise MappingError(path, found)
+        except (SelectorError, ValueError) as error:
+            problems.append(Problem(number, str(error)))
+    if problems:
+        raise MappingError(path, problems)
     return TensorMapping(path, tuple(renames), tuple(recipes))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from surgery.errors import SurgeryError
 from surgery.matching.lines.drafting import is_odd
 from surgery.matching.lines.folding import fold_numbers
-from surgery.matching.lines.recipe_lines import read_recipe, resolve
+from surgery.matching.lines.recipe_lines import Named, made_by, read_recipe
 from surgery.matching.recipes.recipe import Recipe
 from surgery.matching.recipes.text import TURNED
 from surgery.matching.recipes.writing import sides_of
@@ -18,13 +18,8 @@ from surgery.specs import TensorSpec
 _BLANK = "\0"
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A line for several targets, and one for each of them."""
-
-    line: str
-    alone: tuple[str, ...]
-    targets: tuple[str, ...]
+#: A left side with blanks for names, and whether the target is stored (in, out).
+_Form = tuple[str, bool]
 
 
 def draft_recipes(
@@ -34,39 +29,34 @@ def draft_recipes(
 
     Raises :class:`~surgery.errors.SurgeryError` for a name that no recipe can have.
     """
-    forms: dict[tuple[str, bool], list[tuple[str, ...]]] = {}
+    forms: dict[_Form, list[tuple[str, ...]]] = {}
     for target, recipe in made.items():
         names = (*(view.source.name for view in recipe.views), target)
         if odd := [name for name in names if is_odd(name)]:
             raise SurgeryError(f"no recipe of a mapping can have the name {odd[0]!r}")
         blank = recipe.with_sources(lambda spec: replace(spec, name=_BLANK))
         forms.setdefault(sides_of(blank), []).append(names)
-    order = {target: at for at, target in enumerate(made)}
-    drafts = [
-        _Draft(
-            _line(form, starred.texts),
-            tuple(_line(form, names[at]) for at in starred.members),
-            tuple(names[at][-1] for at in starred.members),
-        )
-        for form, names in forms.items()
-        for starred in fold_numbers(names)
-    ]
-    drafts.sort(key=lambda draft: order[draft.targets[0]])
-    read = [read_recipe(at, *draft.line.split(" -> ")) for at, draft in enumerate(drafts)]
-    found, problems = resolve(read, sources, targets)
-    meant = {target: at for at, draft in enumerate(drafts) for target in draft.targets}
-    bad = {problem.line for problem in problems}
-    bad |= {one.line for target, one in found.items() if meant.get(target) != one.line}
-    bad |= {at for target, at in meant.items() if target not in found}
-    bad |= {meant[target] for target in made.keys() & found if made[target] != found[target].recipe}
-    return [
-        line
-        for at, draft in enumerate(drafts)
-        for line in (draft.alone if at in bad else [draft.line])
-    ]
+    ours, theirs = Named(sources), Named(targets)
+    drafts: dict[str, list[str]] = {}
+    for form, every in forms.items():
+        for starred in fold_numbers(every):
+            line, members = _line(form, starred.texts), [every[at] for at in starred.members]
+            wanted = {target: made[target] for *_, target in members}
+            exact = _made_by(line, ours, theirs) == wanted
+            drafts[members[0][-1]] = [line] if exact else [_line(form, each) for each in members]
+    return [line for target in made for line in drafts.get(target, ())]
 
 
-def _line(form: tuple[str, bool], texts: Sequence[str]) -> str:
+def _made_by(line: str, ours: Named, theirs: Named) -> dict[str, Recipe] | None:
+    """What the line makes, by target name; None where it does not fit."""
+    try:
+        found = made_by(read_recipe(0, *line.split(" -> ")), ours, theirs)
+    except ValueError:
+        return None
+    return {one.target.name: one.recipe for one in found}
+
+
+def _line(form: _Form, texts: Sequence[str]) -> str:
     left, turned = form
     names = iter(texts)
 

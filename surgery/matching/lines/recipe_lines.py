@@ -77,10 +77,10 @@ def resolve(
     problems: list[Problem] = []
     if not lines:
         return made, problems
-    ours, theirs = _Named(sources), _Named(targets)
+    ours, theirs = Named(sources), Named(targets)
     for line in lines:
         try:
-            for one in _made_by(line, ours, theirs):
+            for one in made_by(line, ours, theirs):
                 other = made.setdefault(one.target.name, one)
                 if other is not one:
                     name = one.target.name
@@ -90,7 +90,7 @@ def resolve(
     return made, problems
 
 
-def _made_by(line: RecipeLine, ours: _Named, theirs: _Named) -> list[Made]:
+def made_by(line: RecipeLine, ours: Named, theirs: Named) -> list[Made]:
     meant = theirs.matching(line.target)
     if not meant:
         what = "no target matches" if "*" in line.target else "no target tensor is called"
@@ -128,7 +128,7 @@ def _filled(glob: str, texts: Sequence[str]) -> str:
     return first + "".join(text + part for text, part in zip(texts, parts, strict=False))
 
 
-class _Named:
+class Named:
     """Tensors by their own names, by those below wrappers, and by globs."""
 
     def __init__(self, specs: Iterable[TensorSpec]) -> None:

@@ -19,14 +19,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from surgery.errors import Problem, SelectorError, did_you_mean
-from surgery.patterns import (
-    Pairing,
-    Rewriting,
-    Run,
-    has_wildcards,
-    read_pairing,
-)
+from surgery.errors import MappingError, Problem, SelectorError, did_you_mean
+from surgery.patterns import Pairing, Rewriting, Run, has_wildcards, read_pairing
 from surgery.wording import shortened
 from surgery.wrappers import unwrap_name
 
@@ -52,6 +46,8 @@ class Rename:
 
 def read_rename(line: int, left: str, right: str) -> Rename:
     """Raises SelectorError where the line cannot be read."""
+    if right.startswith("(") and right != UNUSED and (near := did_you_mean(right, [UNUSED])):
+        raise SelectorError(f"expected a new name or {UNUSED}, found {right!r}{near}")
     return Rename(line, read_pairing(left, right, carries=right != UNUSED))
 
 
@@ -65,8 +61,8 @@ def applied(
     known = _Lines(lines, names)
     try:
         renamed = {name: _rename(name, known) for name in names}
-    except _Stuck as stuck:
-        return {name: (name, ()) for name in names}, [stuck.problem]
+    except MappingError as stuck:
+        return {name: (name, ()) for name in names}, [*stuck.problems]
     used = {line for _, used in renamed.values() for line in used}
     dead = [rename for rename in lines if rename.line not in used]
     return renamed, _dead_lines(dead, known.late, names) if dead else []
@@ -128,19 +124,11 @@ def _substitute(name: str, lines: _Lines) -> tuple[str, tuple[int, ...]]:
     return ("" if left_out else _replaced(name, taken)), used
 
 
-class _Stuck(Exception):
-    """A line whose regular expression takes too long."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
-        self.problem = problem
-
-
 def _runs(rename: Rename, rewriting: Rewriting, name: str) -> list[Run]:
     try:
         return list(rewriting.runs(name))
     except SelectorError as error:
-        raise _Stuck(Problem(rename.line, error.message)) from None
+        raise MappingError("<mapping>", [Problem(rename.line, error.message)]) from None
 
 
 def _replaced(name: str, taken: Iterable[tuple[int, int, str, int]]) -> str:

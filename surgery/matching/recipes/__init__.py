@@ -2,9 +2,9 @@
 
 :mod:`~surgery.matching.recipes.recipe` has what moves values, in the strided views of
 :mod:`~surgery.matching.recipes.strides`, and :mod:`~surgery.matching.recipes.arithmetic` what
-computes them; :mod:`~surgery.matching.recipes.rows` puts rows one below the other.
-:mod:`~surgery.matching.recipes.text` reads recipes as a person writes them,
+computes them. :mod:`~surgery.matching.recipes.text` reads recipes as a person writes them,
 :mod:`~surgery.matching.recipes.writing` is the way back, :mod:`~surgery.matching.recipes.records`
-has them as JSON and :mod:`~surgery.matching.recipes.words` in a few words. What their values are
+has them as JSON and :mod:`~surgery.matching.recipes.words` in a few words;
+:mod:`~surgery.matching.recipes.cuts` says what a part of the target needs. What their values are
 is known to :mod:`surgery.transfers.recipe_values`.
 """

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
-from surgery.matching.recipes.recipe import Box, Nested, Recipe
+from surgery.matching.recipes.recipe import Nested, Recipe
 from surgery.matching.recipes.strides import Shape
 from surgery.wording import shape_text
 
 
 @dataclass(frozen=True, slots=True)
-class _Elementwise(Nested):
+class Computed(Nested):
+    """What computes values: ``function`` is its name in texts, ``numbers`` are its arguments."""
+
+    function: ClassVar[str]
+
+    @property
+    def moves(self) -> bool:
+        return False
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Elementwise(Computed):
     """Recipes whose elements come together; an axis of one element stands for any."""
 
     def __post_init__(self) -> None:
@@ -21,40 +37,39 @@ class _Elementwise(Nested):
     def shape(self) -> Shape:
         return broadcast([part.shape for part in self.inner])
 
-    @property
-    def moves(self) -> bool:
-        return False
-
-    def _cut(self, box: Box) -> Recipe:
-        def own(shape: Shape) -> Box:
-            behind = box[len(box) - len(shape) :]
-            return [(0, 1) if n == 1 else pair for n, pair in zip(shape, behind, strict=True)]
-
-        return self._with_parts([part.cut(own(part.shape)) for part in self.inner])
-
 
 @dataclass(frozen=True, slots=True)
 class Sum(_Elementwise):
     """The sum of its parts, element by element."""
+
+    function = "add"
 
 
 @dataclass(frozen=True, slots=True)
 class Product(_Elementwise):
     """The product of its parts, element by element."""
 
+    function = "product"
+
 
 @dataclass(frozen=True, slots=True)
 class Scaled(_Elementwise):
     """A recipe times a number."""
 
-    factor: float = 1.0
+    function = "scale"
+    factor: float
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (self.factor,)
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank(Nested):
+class LowRank(Computed):
     """``factor * up @ down``, of (out, rank) and (rank, in)."""
 
-    factor: float = 1.0
+    function = "low_rank"
+    factor: float
 
     def __post_init__(self) -> None:
         up, down = (part.shape for part in self.inner)
@@ -67,13 +82,25 @@ class LowRank(Nested):
         return up.shape[0], down.shape[1]
 
     @property
-    def moves(self) -> bool:
-        return False
+    def numbers(self) -> tuple[float, ...]:
+        return (self.factor,)
 
-    def _cut(self, box: Box) -> Recipe:
-        (up, down), (rows, columns) = self.inner, box
-        rank = (0, up.shape[1])
-        return replace(self, inner=(up.cut((rows, rank)), down.cut((rank, columns))))
+
+#: All that compute by their names, and of how many recipes each; None for any number.
+COMPUTED: Mapping[str, tuple[Callable[..., Computed], int | None]] = {
+    "add": (Sum, None),
+    "product": (Product, None),
+    "scale": (Scaled, 1),
+    "low_rank": (LowRank, 2),
+}
+
+
+def computed(function: str, parts: tuple[Recipe, ...], numbers: Iterable[float]) -> Computed:
+    """What computes by that name. ValueError where it is of other recipes, TypeError of numbers."""
+    kind, count = COMPUTED[function]
+    if not parts or len(parts) != (count or len(parts)):
+        raise ValueError(f"{function} has other arguments than {len(parts)} recipes")
+    return kind(parts, *numbers)
 
 
 def broadcast(shapes: Iterable[Shape]) -> Shape:

@@ -9,31 +9,14 @@ stored. Nothing here holds a tensor; shapes that do not fit raise ValueError.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any
 
-from surgery.checkpoint.places import contiguous_strides
 from surgery.matching.recipes import strides
-from surgery.matching.recipes.strides import (
-    Axes,
-    Shape,
-    box_shape,
-    contiguous,
-    extent,
-    length,
-    same_numel,
-)
+from surgery.matching.recipes.strides import Axes, Box, Shape, contiguous, length
 from surgery.specs import TensorSpec
 from surgery.wording import shape_text
-
-T = TypeVar("T")
-#: (start, stop) for every axis.
-Box = Sequence[tuple[int, int]]
-#: A source or None for zeros, the first of its elements, and how many.
-Run = tuple[TensorSpec | None, int, int]
 
 
 class Recipe:
@@ -83,6 +66,13 @@ class Recipe:
         """Indices of the first axis; a scalar is one row."""
         return self if not self.shape and (start, stop) == (0, 1) else self.slice(0, start, stop)
 
+    def box(self, box: Box) -> Recipe:
+        """A slice along every axis."""
+        found = self
+        for axis, pair in enumerate(box):
+            found = found.slice(axis, *pair)
+        return found
+
     def permute(self, order: Sequence[int]) -> Recipe:
         """The axes in another order, as :func:`torch.permute`."""
         return self._view().permute(order)
@@ -99,44 +89,12 @@ class Recipe:
         more = range(len(shape), len(shape) + len(rest))
         return self.reshape((*shape, *rest)).permute((*order, *more)).reshape(self.shape)
 
-    def cut(self, box: Box) -> Recipe:
-        """The values in a box of the shape, of the parts that reach into it alone."""
-        sizes = box_shape(box, self.shape)
-        if sizes == self.shape:
-            return self
-        return self._cut(tuple(box)) if math.prod(sizes) else Zeros(sizes)
-
-    def ranges(self) -> Iterator[Run]:
-        """The elements of the sources that it moves, in row-major order, as long as they run on.
-
-        Raises ValueError where something is computed.
-        """
-        found: Run | None = None
-        for source, first, count in self._runs():
-            if found and found[0] == source and (source is None or first == found[1] + found[2]):
-                found = source, found[1], found[2] + count
-                continue
-            if found:
-                yield found
-            found = source, first, count
-        if found:
-            yield found
-
     def with_sources(self, new: Callable[[TensorSpec], TensorSpec]) -> Recipe:
         """The same of other sources of the same shapes."""
-        return self._with_parts([part.with_sources(new) for part in self.parts])
+        return self
 
     def _view(self) -> View:
         return View(self, contiguous(self.shape))
-
-    def _cut(self, box: Box) -> Recipe:
-        raise NotImplementedError
-
-    def _runs(self) -> Iterator[Run]:
-        raise ValueError("what is computed moves no bytes")
-
-    def _with_parts(self, parts: Sequence[Recipe]) -> Recipe:
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +106,6 @@ class Zeros(Recipe):
     @property
     def shape(self) -> Shape:
         return self.size
-
-    def slice(self, axis: int, start: int, stop: int) -> Recipe:
-        return Zeros(_with(self.size, axis, extent(start, stop, self.size[axis])))
-
-    def permute(self, order: Sequence[int]) -> Recipe:
-        return Zeros(tuple(self.size[at] for at in order))
-
-    def reshape(self, shape: Sequence[int]) -> Recipe:
-        return Zeros(same_numel(tuple(shape), self.size))
-
-    def _cut(self, box: Box) -> Recipe:
-        return Zeros(box_shape(box, self.size))
-
-    def _runs(self) -> Iterator[Run]:
-        yield None, 0, self.numel
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +138,6 @@ class View(Recipe):
         return self.base.views if isinstance(self.base, Recipe) else (self,)
 
     @property
-    def sources(self) -> tuple[TensorSpec, ...]:
-        return (self.base,) if isinstance(self.base, TensorSpec) else self.base.sources
-
-    @property
     def source(self) -> TensorSpec:
         """The source that it shows; of a view of a recipe there may be several."""
         assert isinstance(self.base, TensorSpec)
@@ -226,7 +165,8 @@ class View(Recipe):
         return (at, *grid.box[at]) if own else None
 
     def slice(self, axis: int, start: int, stop: int) -> Recipe:
-        extent(start, stop, self.shape[axis])
+        if not 0 <= start < stop <= self.shape[axis]:
+            raise ValueError(f"{self.shape[axis]} rows have no rows {start} to {stop}")
         found = [
             self._normal((*self.axes[:axis], part, *self.axes[axis + 1 :]), self.offset + offset)
             for offset, part in strides.cut(self.axes[axis], start, stop)
@@ -239,9 +179,9 @@ class View(Recipe):
         return self._normal(tuple(self.axes[at] for at in order), self.offset)
 
     def reshape(self, shape: Sequence[int]) -> Recipe:
-        shape = same_numel(tuple(shape), self.shape)
-        if shape == self.shape:
-            return self
+        shape = tuple(shape)
+        if math.prod(shape) != self.numel or min(shape, default=0) < 0:
+            raise ValueError(f"{shape_text(self.shape)} is not {shape_text(shape)}")
         axes = strides.split(self.axes, shape) if self.numel else contiguous(shape)
         # What lies in strides that no strides split is what it gives, anew.
         return View(self, contiguous(shape)) if axes is None else self._normal(axes, self.offset)
@@ -253,37 +193,9 @@ class View(Recipe):
             axes, offset = contiguous(shape), 0
         if isinstance(self.base, Zeros):
             return Zeros(shape)
-        if isinstance(self.base, View) and (deeper := _composed(self.base, axes, offset)):
-            return deeper
         if isinstance(self.base, Recipe) and not offset and axes == contiguous(self.base.shape):
             return self.base
         return View(self.base, axes, offset)
-
-    def _cut(self, box: Box) -> Recipe:
-        found: Recipe = self
-        for axis, (start, stop) in enumerate(box):
-            found = found.slice(axis, start, stop) if isinstance(found, View) else found
-            if not isinstance(found, View):  # through merged axes, so that it is in parts
-                return found.cut([*((0, n) for n in found.shape[: axis + 1]), *box[axis + 1 :]])
-        if isinstance(found, View) and isinstance(found.base, Recipe):
-            return _tightened(found)
-        return found
-
-    def _runs(self) -> Iterator[Run]:
-        own = strides.runs(self.axes, self.offset)
-        if isinstance(self.base, TensorSpec):
-            yield from ((self.base, first, count) for first, count in own)
-            return
-        below = [*self.base.ranges()]
-        ends = [*accumulate(count for *_, count in below)]
-        for first, count in own:
-            at = bisect_right(ends, first)
-            while count:
-                source, start, size = below[at]
-                skipped = first - (ends[at] - size)
-                taken = min(count, size - skipped)
-                yield source, 0 if source is None else start + skipped, taken
-                first, count, at = first + taken, count - taken, at + 1
 
     def with_sources(self, new: Callable[[TensorSpec], TensorSpec]) -> Recipe:
         base = self.base
@@ -300,8 +212,12 @@ class Nested(Recipe):
     def parts(self) -> tuple[Recipe, ...]:
         return self.inner
 
-    def _with_parts(self, parts: Sequence[Recipe]) -> Recipe:
+    def with_parts(self, parts: Iterable[Recipe]) -> Recipe:
+        """The same of others."""
         return replace(self, inner=tuple(parts))
+
+    def with_sources(self, new: Callable[[TensorSpec], TensorSpec]) -> Recipe:
+        return self.with_parts(part.with_sources(new) for part in self.inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,69 +231,50 @@ class Joined(Nested):
         first = self.inner[0].shape
         return _with(first, self.axis, sum(part.shape[self.axis] for part in self.inner))
 
-    def _cut(self, box: Box) -> Recipe:
-        (start, stop), end, found = box[self.axis], 0, []
-        for part in self.inner:
-            first, end = end, end + part.shape[self.axis]
-            if (begin := max(start, first)) < (finish := min(stop, end)):
-                own = (begin - first, finish - first)
-                found.append(part.cut((*box[: self.axis], own, *box[self.axis + 1 :])))
-        return join(found, self.axis)
-
-    def _runs(self) -> Iterator[Run]:
-        runs = [part.ranges() for part in self.inner]
-        if self.axis == 0:
-            for each in runs:
-                yield from each
-            return
-        sizes = [math.prod(part.shape[self.axis :]) for part in self.inner]
-        left: list[Run] = [(None, 0, 0)] * len(runs)
-        for _ in range(math.prod(self.shape[: self.axis])):
-            for at, size in enumerate(sizes):
-                while size:
-                    source, first, count = left[at] if left[at][2] else next(runs[at])
-                    taken = min(size, count)
-                    yield source, first, taken
-                    rest = 0 if source is None else first + taken
-                    left[at], size = (source, rest, count - taken), size - taken
-
 
 def join(parts: Sequence[Recipe], axis: int = 0) -> Recipe:
     """The parts one behind the other; what is joined along the axis already comes in its parts."""
     found: list[Recipe] = []
-    if not 0 <= axis < max(len(parts[0].shape), 1):
-        raise ValueError(f"{shape_text(parts[0].shape)} has no axis {axis} to be joined along")
+    first = parts[0].shape
+    if not 0 <= axis < max(len(first), 1):
+        raise ValueError(f"{shape_text(first)} has no axis {axis} to be joined along")
     for part in parts:
+        if _with(part.shape, axis, 0) != _with(first, axis, 0):
+            shapes = f"{shape_text(first)} and {shape_text(part.shape)}"
+            raise ValueError(f"{shapes} cannot be joined along axis {axis}")
         same = isinstance(part, Joined) and part.axis == axis
-        for each in part.parts if same else (part,):
-            if _without(each.shape, axis) != _without(parts[0].shape, axis):
-                shapes = " and ".join(shape_text(p.shape) for p in (parts[0], each))
-                raise ValueError(f"{shapes} cannot be joined along axis {axis}")
-            found.append(each)
+        found += part.parts if same else (part,)
     return found[0] if len(found) == 1 else Joined(tuple(found), axis)
 
 
-def _tightened(view: View) -> Recipe:
-    """The view of no more of its base than the box that it lies in."""
-    assert isinstance(view.base, Recipe)
-    found = strides.located(view.base.shape, view.axes, view.offset)
-    base = view.base.cut(found[0]) if found else view.base
-    if found is None or base is view.base:
-        return view
-    new = contiguous_strides(base.shape)
-    return strided(base, strides.restrided(view.base.shape, view.axes, found[1], new), 0)
+def stack(parts: Sequence[Recipe]) -> Recipe:
+    """The parts along a new first axis."""
+    return join([part.reshape((1, *part.shape)) for part in parts])
 
 
-def _composed(base: View, axes: Axes, offset: int) -> Recipe | None:
-    """A view of a view as one of what that shows, where strides can say it."""
-    grid = strides.gridded(base.shape, axes, offset)
-    split = strides.split(base.axes, grid.shape) if grid else None
-    if grid is None or split is None:
-        return None
-    found = base._normal(split, base.offset)
-    for axis, pair in enumerate(grid.box):
-        found = found.slice(axis, *pair)
-    return found.permute(grid.order).reshape(tuple(map(length, axes)))
+def join_rows(parts: Sequence[Recipe], shape: Shape) -> Recipe:
+    """The rows of all parts in a target's shape; what a row holds may be shaped otherwise, and
+    axes of one element may come and go.
+
+    Raises ValueError where they do not fill it.
+    """
+    if len(parts) == 1 and squeezed(parts[0].shape) == squeezed(shape):
+        return parts[0].reshape(shape)
+    rows = [row_count(part.shape) for part in parts]
+    if sum(rows) != row_count(shape):
+        raise ValueError(f"{sum(rows)} rows do not fill {shape_text(shape)}")
+    made = join([part.reshape((n, *shape[1:])) for part, n in zip(parts, rows, strict=True)])
+    return made.reshape(shape)
+
+
+def row_count(shape: Shape) -> int:
+    """How many rows there are; a scalar is one."""
+    return shape[0] if shape else 1
+
+
+def squeezed(shape: Shape) -> Shape:
+    """Without axes of one element."""
+    return tuple(size for size in shape if size != 1)
 
 
 def strided(base: TensorSpec | Recipe, axes: Sequence[Sequence[Any]], offset: int) -> Recipe:
@@ -391,9 +288,5 @@ def strided(base: TensorSpec | Recipe, axes: Sequence[Sequence[Any]], offset: in
     return View(base, ())._normal(found, offset)
 
 
-def _with(items: tuple[T, ...], at: int, item: T) -> tuple[T, ...]:
-    return (*items[:at], item, *items[at + 1 :])
-
-
-def _without(items: tuple[T, ...], at: int) -> tuple[T, ...]:
-    return (*items[:at], *items[at + 1 :])
+def _with(shape: Shape, axis: int, size: int) -> Shape:
+    return (*shape[:axis], size, *shape[axis + 1 :])

@@ -1,17 +1,15 @@
-"""Recipes as JSON values, and back: any names, and no text that has to be read."""
+"""Recipes as JSON values: any names, and no text that has to be read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
-from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros, join, strided
-from surgery.specs import TensorSpec
+from surgery.matching.recipes.arithmetic import Computed
+from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """JSON values that :func:`recipe_from_dict` turns back into an equal recipe."""
+    """The recipe as JSON values."""
     parts = [recipe_to_dict(part) for part in recipe.parts]
     match recipe:
         case Zeros(size=size):
@@ -22,31 +20,6 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
             return {"kind": "view", **base, "axes": factors, "offset": offset}
         case Joined(axis=axis):
             return {"kind": "joined", "parts": parts, "axis": axis}
-        case Scaled(factor=factor):
-            return {"kind": "scale", "parts": parts, "factor": factor}
-        case LowRank(factor=factor):
-            return {"kind": "low_rank", "parts": parts, "factor": factor}
-    return {"kind": "add" if isinstance(recipe, Sum) else "product", "parts": parts}
-
-
-def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
-    """The inverse of :func:`recipe_to_dict`. Other data raise KeyError, TypeError or ValueError."""
-    if data["kind"] == "zeros":
-        return Zeros(tuple(map(int, data["shape"])))
-    if data["kind"] == "view":
-        own = "source" in data
-        base = TensorSpec.from_row(data["source"]) if own else recipe_from_dict(data["of"])
-        return strided(base, data["axes"], int(data["offset"]))
-    parts = tuple(map(recipe_from_dict, data["parts"]))
-    match data["kind"], parts:
-        case "joined", (_, *_):
-            return join(parts, int(data["axis"]))
-        case "add", (_, *_):
-            return Sum(parts)
-        case "product", (_, *_):
-            return Product(parts)
-        case "scale", (_,):
-            return Scaled(parts, float(data["factor"]))
-        case "low_rank", (up, down):
-            return LowRank((up, down), float(data["factor"]))
-    raise ValueError(f"no recipe of {len(parts)} parts is of the kind {data['kind']!r}")
+        case Computed(function=function, numbers=numbers):
+            return {"kind": function, "parts": parts, **({"factor": numbers[0]} if numbers else {})}
+    raise TypeError(f"no recipe: {recipe!r}")

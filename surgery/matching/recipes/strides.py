@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from surgery.checkpoint.places import contiguous_strides
-from surgery.wording import shape_text
 
 Shape = tuple[int, ...]
 Axis = tuple[tuple[int, int], ...]
 Axes = tuple[Axis, ...]
+#: (start, stop) for every axis.
+Box = Sequence[tuple[int, int]]
 
 
 def merged(factors: Iterable[tuple[int, int]]) -> Axis:
@@ -114,9 +115,6 @@ def runs(axes: Axes, offset: int) -> Iterator[tuple[int, int]]:
             return
 
 
-Box = tuple[tuple[int, int], ...]
-
-
 def located(shape: Shape, axes: Axes, offset: int) -> tuple[Box, dict[int, int]] | None:
     """The smallest box of a contiguous tensor of ``shape`` that holds the view, and by stride the
     axis that each factor moves along. None where the view sees rows as one.
@@ -197,25 +195,3 @@ def _order(axes: Axes, box: Sequence[tuple[int, int]], at_step: dict[int, int]) 
         elif ones:
             order.append(ones.pop(0))
     return (*order, *ones)
-
-
-def extent(start: int, stop: int, size: int) -> int:
-    """How many indices these are; ValueError where an axis has not so many, or they are none."""
-    if not 0 <= start < stop <= size:
-        raise ValueError(f"{size} rows have no rows {start} to {stop}")
-    return stop - start
-
-
-def box_shape(box: Sequence[tuple[int, int]], shape: Shape) -> Shape:
-    """The sizes of a box; ValueError where it is none of this shape."""
-    fits = (0 <= start <= stop <= size for (start, stop), size in zip(box, shape, strict=True))
-    if not all(fits):
-        raise ValueError(f"{tuple(box)} is no box of {shape_text(shape)}")
-    return tuple(stop - start for start, stop in box)
-
-
-def same_numel(new: Shape, old: Shape) -> Shape:
-    """The new shape; ValueError where it has another number of elements."""
-    if math.prod(new) != math.prod(old) or min(new, default=0) < 0:
-        raise ValueError(f"{shape_text(old)} is not {shape_text(new)}")
-    return new

@@ -24,14 +24,21 @@ have ``*``; :func:`recipe_of` makes it a recipe of sources, and the way back is
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
-from surgery.matching.recipes.recipe import Recipe, View, Zeros, join, strided
-from surgery.matching.recipes.rows import join_rows, stack
+from surgery.matching.recipes.arithmetic import COMPUTED, computed
+from surgery.matching.recipes.recipe import (
+    Recipe,
+    View,
+    Zeros,
+    join,
+    join_rows,
+    row_count,
+    stack,
+    strided,
+)
 from surgery.matching.recipes.strides import Shape
 from surgery.specs import TensorSpec
 from surgery.wording import shape_text
@@ -47,18 +54,15 @@ _TERM = re.compile(
 _ARGUMENTS = re.compile(r"((?:[^()]|\(\))*+)\)")
 #: Functions, and how many expressions each is of; None for any number, which a ``;`` ends.
 _FUNCTIONS: Mapping[str, int | None] = {
-    "add": None,
     "concat": None,
-    "low_rank": 2,
     "permute": 1,
-    "product": None,
     "reorder": 1,
     "reshape": 1,
-    "scale": 1,
     "slice": 1,
     "stack": None,
     "strided": 1,
     "zeros": 0,
+    **{function: count for function, (_, count) in COMPUTED.items()},
 }
 _CALL = re.compile(rf"({'|'.join(_FUNCTIONS)})\(")
 _PLUS = re.compile(r"\s\+\s")
@@ -165,42 +169,26 @@ def recipe_of(expression: Expression, source: Callable[[str], TensorSpec], shape
     """
     terms = expression.operands if expression.function == "+" else (expression,)
     made = [None if term.function == "0" else _value(term, source) for term in terms]
-    height, zeros = shape[0] if shape else 1, made.count(None)
-    left = height - sum(_row_count(part) for part in made if part)
+    height, zeros = row_count(shape), made.count(None)
+    left = height - sum(row_count(part.shape) for part in made if part)
     if zeros and (left <= 0 or left % zeros):
         found = f"its sources fill {height - left} of its {height} rows"
         raise ValueError(f"{found}, and {zeros} '0' must share what is left equally")
     parts = [part or Zeros((left // zeros, *shape[1:])) for part in made]
-    if not fills(parts, shape):
+    try:
+        return join_rows(parts, shape)
+    except ValueError:
         rows = " + ".join(map(_row_text, terms, parts))
-        raise ValueError(f"its rows come as {rows}")
-    return join_rows(parts, shape)
-
-
-def _row_count(part: Recipe) -> int:
-    return part.shape[0] if part.shape else 1
+        raise ValueError(f"its rows come as {rows}") from None
 
 
 def _row_text(term: Expression, part: Recipe) -> str:
+    count = row_count(part.shape)
     if isinstance(part, Zeros):
-        return f"{_row_count(part)} of zeros"
-    rows = shape_text((_row_count(part), part.numel // max(_row_count(part), 1)))
+        return f"{count} of zeros"
+    rows = shape_text((count, part.numel // max(count, 1)))
     turned = " stored (in, out)" if term.arguments[1:2] == (TURNED,) else ""
     return f"{rows} of {', '.join(spec.name for spec in part.sources)}{turned}"
-
-
-def fills(parts: Sequence[Recipe], shape: Shape) -> bool:
-    """Whether rows and what each holds agree, or the shapes but for axes of one element."""
-    if len(parts) == 1 and _squeezed(parts[0].shape) == _squeezed(shape):
-        return True
-    rows = [*map(_row_count, parts)]
-    width = math.prod(shape[1:])
-    fits = all(part.numel == n * width for part, n in zip(parts, rows, strict=True))
-    return fits and sum(rows) == (shape[0] if shape else 1)
-
-
-def _squeezed(shape: Shape) -> Shape:
-    return tuple(size for size in shape if size != 1)
 
 
 def _value(expression: Expression, source: Callable[[str], TensorSpec]) -> Recipe:
@@ -278,10 +266,6 @@ def _called(function: str, parts: tuple[Recipe, ...], arguments: tuple[str, ...]
             return join(parts)
         case "stack", ():
             return stack(parts)
-        case "add", ():
-            return Sum(parts)
-        case "product", ():
-            return Product(parts)
         case "concat", (axis,):
             return join(parts, int(axis))
         case "permute", order:
@@ -295,10 +279,8 @@ def _called(function: str, parts: tuple[Recipe, ...], arguments: tuple[str, ...]
             return _sliced(parts[0], items, "what is sliced")
         case "zeros", (shape,):
             return Zeros(_shape(shape))
-        case "scale", (factor,):
-            return Scaled(parts, float(factor))
-        case "low_rank", (factor,):
-            return LowRank(parts, float(factor))
+        case _, numbers if function in COMPUTED:
+            return computed(function, parts, map(float, numbers))
         case "strided", (offset, *axes):
             factors = [[_shape(factor) for factor in axis.split()] for axis in axes]
             base = parts[0].sources[0] if parts[0].is_copy else parts[0]

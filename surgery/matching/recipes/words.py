@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
+from surgery.matching.recipes.arithmetic import Computed
 from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros
 
 #: The words in the order in which they are said.
@@ -48,14 +48,8 @@ def _words(recipe: Recipe) -> Iterator[str]:
             yield "stack" if stacked else "concatenate" if axis else "concatenate rows"
         case Zeros():
             yield "zeros"
-        case Scaled():
-            yield "scale"
-        case Sum():
-            yield "add"
-        case Product():
-            yield "product"
-        case LowRank():
-            yield "low-rank product"
+        case Computed(function=function):
+            yield "low-rank product" if function == "low_rank" else function
 
 
 def _words_of_view(view: View) -> Iterator[str]:

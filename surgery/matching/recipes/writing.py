@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from math import prod
 
-from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
-from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros
+from surgery.matching.recipes.arithmetic import Computed
+from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros, row_count, squeezed
 from surgery.matching.recipes.strides import Grid
-from surgery.matching.recipes.text import TURNED, fills
+from surgery.matching.recipes.text import TURNED
 from surgery.specs import TensorSpec
 
 
@@ -26,32 +25,40 @@ def sides_of(recipe: Recipe) -> tuple[str, bool]:
 def text_of(recipe: Recipe) -> str:
     """The left side of a line that makes the recipe; names are taken to be plain."""
     if not (isinstance(recipe, Joined) and recipe.axis == 0):
-        return _term(recipe, lambda made: fills([made], recipe.shape))
+        return _term(recipe, _is_alone)
     zeros = {part.size[0] for part in recipe.inner if isinstance(part, Zeros)}
     shared = len(zeros) == 1 and 0 not in zeros
     terms = (
-        "0" if isinstance(part, Zeros) and shared else _term(part, partial(_same_rows, part))
+        "0" if isinstance(part, Zeros) and shared else _term(part, _is_rows)
         for part in recipe.inner
     )
     # All of a tensor is its name, where a '+' tells that it is no part of one.
     return " + ".join(t if t == "0[:]" else t.removesuffix("[:]") for t in terms)
 
 
-def _same_rows(one: Recipe, other: Recipe) -> bool:
-    return one.numel == other.numel and one.shape[:1] == (other.shape or (1,))[:1]
+def _is_exactly(made: Recipe, recipe: Recipe) -> bool:
+    return made == recipe
 
 
-def _never(made: Recipe) -> bool:
-    return False
+def _is_rows(made: Recipe, recipe: Recipe) -> bool:
+    """Whether it is the same where rows come together."""
+    same = row_count(made.shape) == row_count(recipe.shape) and made.numel == recipe.numel
+    return same and made.reshape(recipe.shape) == recipe
 
 
-def _term(recipe: Recipe, fits: Callable[[Recipe], bool] = _never) -> str:
-    """The text of a recipe in its own shape, or in one that ``fits`` its place."""
+def _is_alone(made: Recipe, recipe: Recipe) -> bool:
+    """Whether it is the same as the whole of a line."""
+    same = squeezed(made.shape) == squeezed(recipe.shape)
+    return (same and made.reshape(recipe.shape) == recipe) or _is_rows(made, recipe)
+
+
+def _term(recipe: Recipe, is_right: Callable[[Recipe, Recipe], bool] = _is_exactly) -> str:
+    """The text of a recipe in its own shape, or in one that is right in its place."""
     match recipe:
         case View():
             for text, made in _simple(recipe):
-                if made == recipe or (fits(made) and made.reshape(recipe.shape) == recipe):
-                    return text.removesuffix("[:]") if fits is _never else text
+                if is_right(made, recipe):
+                    return text.removesuffix("[:]") if is_right is _is_exactly else text
             return _explicit(recipe)
         case Zeros(size=size):
             return f"zeros({_shape(size)})"
@@ -61,14 +68,8 @@ def _term(recipe: Recipe, fits: Callable[[Recipe], bool] = _never) -> str:
             return " + ".join(map(_term, recipe.parts))
         case Joined(axis=axis):
             return f"concat({parts}; {axis})"
-        case Scaled(factor=factor):
-            return f"scale({parts}, {factor!r})"
-        case LowRank(factor=factor):
-            return f"low_rank({parts}, {factor!r})"
-        case Sum():
-            return f"add({parts})"
-        case Product():
-            return f"product({parts})"
+        case Computed(function=function, numbers=numbers):
+            return f"{function}({', '.join((parts, *map(repr, numbers)))})"
     raise TypeError(f"no recipe: {recipe!r}")
 
 
@@ -89,7 +90,7 @@ def _simple(view: View) -> Iterator[tuple[str, Recipe]]:
             text = name + TURNED * turned
             yield f"{text}[{_part(start, stop, part.shape[0])}]", part.rows(start, stop)
     if grid and grid.sliced and grid.shape == whole.shape:
-        yield f"{name}[{_slices(grid)}]", whole.cut(grid.box)
+        yield f"{name}[{_slices(grid)}]", whole.box(grid.box)
 
 
 def _part(start: int, stop: int, size: int) -> str:
@@ -136,8 +137,7 @@ def _steps(text: str, made: Recipe, view: View, grid: Grid) -> tuple[str, Recipe
     if grid.sliced:
         plain = isinstance(view.base, TensorSpec) and grid.shape == view.base.shape
         text = f"{text}[{_slices(grid)}]" if plain else f"slice({text}, {_slices(grid)})"
-        for axis, pair in enumerate(grid.box):
-            made = made.slice(axis, *pair)
+        made = made.box(grid.box)
     if [*grid.order] != trivial:
         text = f"permute({text}, {', '.join(map(str, grid.order))})"
         made = made.permute(grid.order)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from surgery.matching.recipes.recipe import Recipe, View, Zeros
-from surgery.matching.recipes.rows import join_rows
+from surgery.matching.recipes.recipe import Recipe, View, Zeros, join_rows
 from surgery.matching.recipes.words import in_words as words_of
 from surgery.matching.structure.hints import Hint, layout_text
 from surgery.matching.structure.layers import Layer, Leaf, rows_of

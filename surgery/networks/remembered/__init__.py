@@ -7,6 +7,6 @@ Nothing here is ever needed: what is not remembered is built again, which takes 
 """
 
 from surgery.networks.remembered.memory import Memory, arguments_key, open_memory
-from surgery.networks.remembered.outline import Outline, from_columns, to_columns
+from surgery.networks.remembered.outline import Outline
 
-__all__ = ["Memory", "Outline", "arguments_key", "from_columns", "open_memory", "to_columns"]
+__all__ = ["Memory", "Outline", "arguments_key", "open_memory"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgery.json_values import fields, items, text, texts, whole_number
@@ -24,36 +24,15 @@ class Outline:
     tensors: Mapping[str, Shape]
     heads: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that :meth:`from_dict` turns back into an equal outline."""
+        return asdict(self)
 
-def to_columns(outlines: Iterable[Outline]) -> dict[str, Any]:
-    """Outlines as JSON values, each name and each shape written once. Layers share most of both."""
-    names: dict[str, int] = {}
-    shapes: dict[Shape, int] = {}
-    rows = [
-        [
-            outline.architecture,
-            list(outline.heads),
-            [names.setdefault(name, len(names)) for name in outline.tensors],
-            [shapes.setdefault(shape, len(shapes)) for shape in outline.tensors.values()],
-        ]
-        for outline in outlines
-    ]
-    return {"names": list(names), "shapes": [list(shape) for shape in shapes], "rows": rows}
-
-
-def from_columns(data: object) -> tuple[Outline, ...]:
-    """The inverse. Any other data raise ValueError."""
-    names, shapes, rows = fields(data, "names", "shapes", "rows")
-    names = texts(names)
-    shapes = [tuple(map(whole_number, items(shape))) for shape in items(shapes)]
-    return tuple(_outline(row, names, shapes) for row in items(rows))
-
-
-def _outline(row: object, names: Sequence[str], shapes: Sequence[Shape]) -> Outline:
-    architecture, heads, name_at, shape_at = items(row)
-    pairs = zip(map(whole_number, items(name_at)), map(whole_number, items(shape_at)), strict=True)
-    try:
-        tensors = {names[name]: shapes[shape] for name, shape in pairs}
-    except IndexError as error:
-        raise ValueError("a row goes beyond the names or the shapes") from error
-    return Outline(text(architecture), tensors, texts(heads))
+    @classmethod
+    def from_dict(cls, data: object) -> Outline:
+        """The inverse. Any other data raise ValueError."""
+        architecture, tensors, heads = fields(data, "architecture", "tensors", "heads")
+        if not isinstance(tensors, dict):
+            raise ValueError("expected an object of shapes")
+        shapes = {name: tuple(map(whole_number, items(size))) for name, size in tensors.items()}
+        return cls(text(architecture), shapes, texts(heads))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from surgery.errors import SurgeryError, did_you_mean
 from surgery.transfers.resize import (
     class_rows,
     depth,
@@ -36,3 +37,11 @@ RESIZERS: Mapping[str, Resizer] = {
         depth,
     )
 }
+
+
+def resizer_called(name: str) -> Resizer:
+    """Raises :class:`~surgery.errors.SurgeryError` for a name that no resizer has."""
+    if name not in RESIZERS:
+        near = did_you_mean(name, RESIZERS) or f"; there are {', '.join(RESIZERS)}"
+        raise SurgeryError(f"there is no method {name!r} for another shape{near}")
+    return RESIZERS[name]

@@ -19,7 +19,7 @@ import torch
 from surgery.checkpoint.text import lines_of, read_text
 from surgery.class_rows import Pairs, rows_by_labels
 from surgery.errors import LineError, Problem, SurgeryError
-from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings, count
+from surgery.transfers.resize.resizer import Case, Fit, Resizer, Settings, count
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,37 +74,36 @@ def _from_labels(old: Sequence[str], new: Sequence[str], paths: Mapping[str, str
     return {"rows": rows, "old": len(old), "new": len(new)}
 
 
-def decide(case: Case) -> Fit | NoFit:
+def decide(case: Case) -> Fit | str:
     """Every class that is named is there, and nothing but the number of rows differs."""
-    source, target = case.source.shape, case.target.shape
-    if not source or len(source) != len(target) or source[1:] != target[1:]:
-        return NoFit("more than the number of rows differs")
-    old, new = source[0], target[0]
+    is_same = case.source.shape == case.target.shape != ()
+    if not is_same and not case.differs_in(0):
+        return ""
+    old, new = case.source.shape[0], case.target.shape[0]
     for side, classes in (("old", old), ("new", new)):
         if case.settings.get(side, classes) != classes:
-            return NoFit(f"{case.settings[side]} {side} labels for {classes} classes")
+            return f"{case.settings[side]} {side} labels for {classes} classes"
     rows = cast("Pairs", case.settings["rows"])
     for at, was in rows:
         if at >= new or was >= old:
-            return NoFit(f"{at}={was}: there are {new} new classes and {old} old ones, from 0")
+            return f"{at}={was}: there are {new} new classes and {old} old ones, from 0"
     fresh = new - len(rows)
     reason = f"{len(rows)} of {new} classes from {old}, {fresh} fresh"
-    return Fit(reason, {"rows": rows}, fresh * prod(target[1:]))
+    return Fit(reason, {"rows": rows}, fresh * prod(case.target.shape[1:]))
 
 
-def compute(
-    source: torch.Tensor,
-    shape: tuple[int, ...],
-    settings: Settings,
-    initial: torch.Tensor | None,
-) -> torch.Tensor:
+def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """(old classes, ...) to (new classes, ...)."""
-    result = source.new_empty(shape) if initial is None else initial.clone()
     for new, old in cast("Pairs", settings["rows"]):
-        result[new] = source[old]
-    return result
+        target[new] = source[old]
+    return target
 
 
 RESIZER = ClassRows(
-    "class-rows", "the classes' own rows, so their own logits", decide, compute, automatic=False
+    "class-rows",
+    "heads that differ in their number of rows alone, if at all",
+    "the classes' own rows, so their own logits",
+    decide,
+    compute,
+    automatic=False,
 )

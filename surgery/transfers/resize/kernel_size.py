@@ -9,48 +9,44 @@ for larger ones (MedNeXt, Roy et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 
 from surgery.transfers.resize.resizer import (
     Case,
     Fit,
-    NoFit,
     Resizer,
     Settings,
     grid_text,
     one_of,
 )
 
-_REFERENCES = {
-    "pad": "Network Morphism (Wei et al. 2016)",
-    "crop": "Once-for-All (Cai et al. 2020)",
-    "interpolate": "UpKern, MedNeXt (Roy et al. 2023)",
-}
+#: By the number of a kernel's axes.
+_MODES = ("linear", "bilinear", "trilinear")
+_PAD = "Network Morphism (Wei et al. 2016)"
+_CROP = "Once-for-All (Cai et al. 2020)"
+_INTERPOLATE = "UpKern, MedNeXt (Roy et al. 2023)"
 
 
-def decide(case: Case) -> Fit | NoFit:
+def decide(case: Case) -> Fit | str:
     """A convolution, of which nothing but the kernel differs."""
-    source, target = case.source.shape, case.target.shape
-    if len(source) != len(target) or len(source) not in (3, 4, 5) or source[:2] != target[:2]:
-        return NoFit("more than the kernel differs")
-    if not case.named and not _is_convolution(case):
-        return NoFit("it is no convolution")
-    old, new = source[2:], target[2:]
-    if old == new:
-        return NoFit(f"both kernels are {grid_text(old)}")
+    if not case.differs_in(2, 3, 4) or not (case.named or _is_convolution(case)):
+        return ""
+    sides = (case.source.shape[2:], case.target.shape[2:])
+    growth = [new - old for old, new in zip(*sides, strict=True)]
+    old, new = map(grid_text, sides)
     if case.settings.get("how") == "interpolate":
-        what, how = f"{grid_text(old)} kernel to {grid_text(new)}", "interpolate"
-        return Fit(f"{what}, interpolated", {"how": how}, reference=_REFERENCES[how])
-    if any((a - b) % 2 for a, b in zip(old, new, strict=True)):
-        return NoFit(
-            f"a {grid_text(old)} and a {grid_text(new)} kernel have no common centre; "
-            "how=interpolate resizes it",
-            near=True,
-        )
-    return _around_the_centre(old, new)
+        how = {"how": "interpolate"}
+        return Fit(f"{old} kernel to {new}, interpolated", how, reference=_INTERPOLATE)
+    if any(side % 2 for side in growth):
+        return f"a {old} and a {new} kernel have no common centre; how=interpolate resizes it"
+    done = {}
+    if max(growth) > 0:
+        done["zeros around it"] = _PAD
+    if min(growth) < 0:
+        done["its centre alone"] = _CROP
+    reason, reference = ", ".join(done), ", ".join(done.values())
+    return Fit(f"{old} kernel to {new}: {reason}", {"how": "centre"}, reference=reference)
 
 
 def _is_convolution(case: Case) -> bool:
@@ -59,38 +55,20 @@ def _is_convolution(case: Case) -> bool:
     return len(case.target.shape) >= 4 and case.target.name.rpartition(".")[2] == "weight"
 
 
-def _around_the_centre(old: Sequence[int], new: Sequence[int]) -> Fit:
-    grown = any(b > a for a, b in zip(old, new, strict=True))
-    cut = any(b < a for a, b in zip(old, new, strict=True))
-    done = [*(["zeros around it"] if grown else []), *(["its centre alone"] if cut else [])]
-    names = [*(["pad"] if grown else []), *(["crop"] if cut else [])]
-    return Fit(
-        f"{grid_text(old)} kernel to {grid_text(new)}: {', '.join(done)}",
-        {"how": "centre"},
-        reference=", ".join(_REFERENCES[name] for name in names),
-    )
-
-
-def compute(
-    source: torch.Tensor,
-    shape: tuple[int, ...],
-    settings: Settings,
-    initial: torch.Tensor | None,
-) -> torch.Tensor:
-    """(out, in, ...) to the same with the kernel's sides of ``shape``."""
-    kernel = source
+def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """(out, in, ...) to the same with the kernel's sides of ``target``."""
+    size = target.shape[2:]
     if settings["how"] == "interpolate":
-        mode = ("linear", "bilinear", "trilinear")[len(shape) - 3]
-        return F.interpolate(kernel, size=shape[2:], mode=mode)
-    sides = zip(kernel.shape[2:], shape[2:], strict=True)
+        return F.interpolate(source, size=size, mode=_MODES[len(size) - 1])
     # F.pad counts axes from the last, and cuts where the number is negative.
-    margins = [(new - old) // 2 for old, new in sides]
-    return F.pad(kernel, [margin for margin in reversed(margins) for _ in "<>"])
+    margins = [(new - old) // 2 for old, new in zip(source.shape[2:], size, strict=True)]
+    return F.pad(source, [margin for margin in reversed(margins) for _ in "<>"])
 
 
 RESIZER = Resizer(
     "kernel-size",
-    _REFERENCES["pad"],
+    "convolutions that differ in their kernel size alone",
+    _PAD,
     decide,
     compute,
     options={"how": one_of("centre", "interpolate")},

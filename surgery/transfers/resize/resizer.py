@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
 
 from surgery.errors import SurgeryError, did_you_mean
+from surgery.patterns import Selector
 from surgery.specs import TensorSpec
 from surgery.transfers.step import Setting
 
@@ -30,23 +31,13 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class NoFit:
-    """It does not apply, and why. ``near`` says that the tensor is of the resizer's kind, so that
-    the reason is worth telling.
-    """
-
-    why: str
-    near: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Case:
     """One source tensor and one target tensor, and all that a decision may look at.
 
     ``source_name`` is what the mapping's lines call the source, and ``sources`` are by such
     names. ``widths`` are pairs of sizes (source, target) that the two networks have for one
-    width: some matched tensor produces it (axis 0) and some matched tensor consumes it. ``last``
-    is the path of the target's last layer, in the order of its state dict.
+    width: some matched tensor produces it (axis 0) and some matched tensor consumes it. ``named``
+    says that the resizer was named for this very tensor.
     """
 
     source: TensorSpec
@@ -54,38 +45,39 @@ class Case:
     source_name: str
     sources: Mapping[str, TensorSpec]
     targets: Mapping[str, TensorSpec]
-    types: tuple[str, ...] = ()
-    widths: frozenset[tuple[int, int]] = frozenset()
-    last: str = ""
-    settings: Settings = field(default_factory=dict)
-    named: bool = False
+    types: tuple[str, ...]
+    widths: frozenset[tuple[int, int]]
+    settings: Settings
+    named: bool
 
-    @property
-    def sides(self) -> tuple[tuple[str, Mapping[str, TensorSpec]], ...]:
-        """(name, all specs by name) of the source and of the target."""
-        return ((self.source_name, self.sources), (self.target.name, self.targets))
+    def differs_in(self, *axes: int) -> bool:
+        """Whether the shapes differ, and on none but these axes."""
+        old, new = self.source.shape, self.target.shape
+        if old == new or len(old) != len(new):
+            return False
+        return all(old[axis] == new[axis] or axis in axes for axis in range(len(old)))
 
 
-#: (the source's values, the target's shape, settings, the target's own values) -> new values.
-Compute: TypeAlias = Callable[
-    [torch.Tensor, tuple[int, ...], Settings, torch.Tensor | None], torch.Tensor
-]
+#: (source, target, settings) -> new values of the target's shape. ``target`` has that shape, holds
+#: the target's own values where the method keeps some of them, and may be overwritten.
+Compute: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Settings], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Resizer:
-    """``decide`` is pure. ``compute`` takes the source's values, the target's shape, the
-    settings that ``decide`` gave and the target's initial values (None unless some are kept),
-    and returns new values; it changes no argument.
+    """``decide`` is pure; what it says where the resizer does not fit is empty for a tensor of
+    another kind than ``purpose`` says. ``compute`` goes by the settings that it gave; without it
+    the values stay as they are.
 
     ``options`` are the settings that a user may give, each with the reader of its text.
     ``automatic`` resizers are tried on tensors that do not fit; the others wait to be named.
     """
 
     name: str
+    purpose: str
     reference: str
-    decide: Callable[[Case], Fit | NoFit]
-    compute: Compute
+    decide: Callable[[Case], Fit | str]
+    compute: Compute | None = None
     options: Mapping[str, Callable[[str], Setting]] = field(default_factory=dict)
     automatic: bool = True
 
@@ -102,6 +94,28 @@ class Resizer:
             except ValueError as error:
                 raise SurgeryError(f"{self.name}: {key}={text!r} is {error}") from error
         return read
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """What somebody asked for: for the target tensors that ``selector`` selects, or all where it
+    is None, by ``resizer``, or the first that fits where it is None.
+    """
+
+    text: str
+    selector: Selector | None = None
+    resizer: Resizer | None = None
+    settings: Settings = field(default_factory=dict)
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether it is about whole layers."""
+        return self.resizer is not None and self.resizer.name == "depth"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it names both the tensors and the method: then it is taken at its word."""
+        return self.selector is not None and self.resizer is not None
 
 
 def one_of(*words: str) -> Callable[[str], str]:
@@ -130,19 +144,5 @@ def grid(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def setting_text(value: object) -> str:
-    """A setting as it would be typed: ``14x14`` for a grid."""
-    return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
 def grid_text(size: Sequence[int]) -> str:
     return " x ".join(map(str, size))
-
-
-def surroundings(name: str, specs: Mapping[str, TensorSpec]) -> Iterator[list[TensorSpec]]:
-    """The tensors below every ancestor of ``name``, the nearest ancestor first."""
-    path = name
-    while path:
-        path = path.rpartition(".")[0]
-        start = f"{path}." if path else ""
-        yield [spec for other, spec in specs.items() if other.startswith(start) and other != name]

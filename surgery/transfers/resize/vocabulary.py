@@ -12,7 +12,7 @@ from math import prod
 
 import torch
 
-from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings, one_of
+from surgery.transfers.resize.resizer import Case, Fit, Resizer, Settings, one_of
 
 _WORDS = re.compile(
     r"(^|[._])(embed_tokens|tok(en)?s?_emb(ed(ding)?s?)?|word_emb(ed(ding)?s?)?|wte|embed_in"
@@ -22,20 +22,16 @@ _WORDS = re.compile(
 _OTHER_TABLES = re.compile(r"pos|type|segment|query|queries|class|label|time")
 
 
-def decide(case: Case) -> Fit | NoFit:
+def decide(case: Case) -> Fit | str:
     """Rows were added to a table of words, or to the layer or bias that scores them."""
-    source, target = case.source.shape, case.target.shape
-    if not source or len(source) != len(target) or source[1:] != target[1:]:
-        return NoFit("more than the number of rows differs")
-    if not case.named and not _is_of_words(case):
-        return NoFit("it is no table of words")
-    old, new = source[0], target[0]
-    if old >= new:
-        why = "has no more words" if old == new else "drops words, and which ones is not known"
-        return NoFit(f"the target {why}: {old} to {new}", near=True)
+    if not case.differs_in(0) or not (case.named or _is_of_words(case)):
+        return ""
+    old, new = case.source.shape[0], case.target.shape[0]
+    if old > new:
+        return f"the target drops words, and which ones is not known: {old} to {new}"
     how = case.settings.get("new", "mean")
     what = "the mean of the old" if how == "mean" else "fresh"
-    fresh = (new - old) * prod(target[1:]) if how == "fresh" else 0
+    fresh = (new - old) * prod(case.target.shape[1:]) if how == "fresh" else 0
     return Fit(f"{old} words to {new}, the new rows {what}", {"new": how}, fresh)
 
 
@@ -46,24 +42,17 @@ def _is_of_words(case: Case) -> bool:
     return "Embedding" in case.types or bool(_WORDS.search(path))
 
 
-def compute(
-    source: torch.Tensor,
-    shape: tuple[int, ...],
-    settings: Settings,
-    initial: torch.Tensor | None,
-) -> torch.Tensor:
+def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """(words, ...) to (more words, ...)."""
-    old = source
+    target[: len(source)] = source
     if settings["new"] == "mean":
-        new = old.mean(0, keepdim=True).expand(shape[0] - len(old), *shape[1:])
-    else:
-        assert initial is not None, "a step with initial values is given them"
-        new = initial[len(old) :]
-    return torch.cat((old, new))
+        target[len(source) :] = source.mean(0)
+    return target
 
 
 RESIZER = Resizer(
     "vocabulary",
+    "tables of words that differ in their number of rows alone",
     "Hewitt 2021, Initializing New Word Embeddings",
     decide,
     compute,

@@ -17,23 +17,23 @@ from typing import cast
 
 import torch
 
-from surgery.transfers.resize.resizer import Case, Fit, NoFit, Resizer, Settings
+from surgery.transfers.resize.resizer import Case, Fit, Resizer, Settings
 
 _FUSED = re.compile(r"(qkv|in_proj|c_attn|query_key_value)")
 
 
-def decide(case: Case) -> Fit | NoFit:
+def decide(case: Case) -> Fit | str:
     """Every axis that differs is a width of the network, and it shrinks."""
     source, target = case.source.shape, case.target.shape
     if len(source) != len(target) or source == target:
-        return NoFit("no axis differs, or another number of them")
+        return ""
     if case.widths and source[0] != target[0] and _is_last(case):
-        return NoFit("the rows of the last layer may be classes: class-rows says which", near=True)
+        return "the rows of the last layer may be classes: class-rows says which"
     parts = [_parts(case, old, new) for old, new in zip(source, target, strict=True)]
     if not all(parts):
-        return NoFit("not every axis that differs is a width of the network")
+        return ""
     if any(old < new for old, new in zip(source, target, strict=True)):
-        return NoFit("uniform selection takes from a wider network, and this one grows", near=True)
+        return "uniform selection takes from a wider network, and this one grows"
     changes = [
         f"{old} to {new}{f' in {part} parts' if part > 1 else ''}"
         for old, new, part in zip(source, target, parts, strict=True)
@@ -44,37 +44,29 @@ def decide(case: Case) -> Fit | NoFit:
 
 def _is_last(case: Case) -> bool:
     """Whether the tensor belongs to a matrix that is the network's last layer."""
-    path = case.target.name.rpartition(".")[0]
+    last = next((spec.name for spec in reversed([*case.targets.values()]) if spec.is_floating), "")
+    path = last.rpartition(".")[0]
     weight = case.targets.get(f"{path}.weight" if path else "weight")
-    return path == case.last and weight is not None and len(weight.shape) == 2
+    is_in_it = case.target.name.rpartition(".")[0] == path
+    return is_in_it and weight is not None and len(weight.shape) == 2
 
 
 def _parts(case: Case, old: int, new: int) -> int:
     """How many widths lie side by side on the axis; 0 where it is none of the network's."""
     if old == new:
         return 1
-    thirds = old % 3 == new % 3 == 0 and (old // 3, new // 3) in case.widths
-    if thirds and _FUSED.search(case.target.name):
-        return 3
-    if (old, new) in case.widths:
-        return 1
-    for parts in (2, 3):
+    for parts in (3, 1, 2) if _FUSED.search(case.target.name) else (1, 2, 3):
         if old % parts == new % parts == 0 and (old // parts, new // parts) in case.widths:
             return parts
     # A layer by itself has no widths to go by; in a network, what is none are classes.
     return 1 if case.named and not case.widths else 0
 
 
-def compute(
-    source: torch.Tensor,
-    shape: tuple[int, ...],
-    settings: Settings,
-    initial: torch.Tensor | None,
-) -> torch.Tensor:
+def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:
     """The elements at evenly spaced indices of every axis."""
     result = source
     parts = cast("tuple[int, ...]", settings["parts"])
-    for axis, (new, part) in enumerate(zip(shape, parts, strict=True)):
+    for axis, (new, part) in enumerate(zip(target.shape, parts, strict=True)):
         result = result.index_select(axis, _indices(result.shape[axis], new, part))
     return result
 
@@ -90,4 +82,10 @@ def _indices(old: int, new: int, parts: int) -> torch.Tensor:
     return (starts[:, None] + within).reshape(-1)
 
 
-RESIZER = Resizer("width", "Initializing Models with Larger Ones (Xu et al. 2024)", decide, compute)
+RESIZER = Resizer(
+    "width",
+    "tensors of which every axis that differs is a width of the network",
+    "Initializing Models with Larger Ones (Xu et al. 2024)",
+    decide,
+    compute,
+)

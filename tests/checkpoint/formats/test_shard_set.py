@@ -90,9 +90,21 @@ def test_paths_that_leave_the_folder_are_refused(
         pytest.param(
             {**GOOD, "a": "One.safetensors"}, "is missing; did you mean one.safetensors", id="file"
         ),
-        pytest.param({**GOOD, "d": "one.safetensors"}, "not where the index says: d", id="missing"),
-        pytest.param({**GOOD, "c": "one.safetensors"}, "not where the index says: c", id="moved"),
-        pytest.param({"c": "two.safetensors", "a": "one.safetensors"}, "index: b", id="extra"),
+        pytest.param(
+            {**GOOD, "d": "one.safetensors"},
+            "d: in one.safetensors by the index, it is in none",
+            id="missing",
+        ),
+        pytest.param(
+            {**GOOD, "c": "one.safetensors"},
+            "c: in one.safetensors by the index, it is in none",
+            id="moved",
+        ),
+        pytest.param(
+            {"c": "two.safetensors", "a": "one.safetensors"},
+            "b: nowhere by the index, it is in one",
+            id="extra",
+        ),
         pytest.param([], "without a weight_map", id="list"),
         pytest.param({"a": 1}, "values are not file names", id="numbers"),
         pytest.param({"a": INDEX}, "an index, where a shard is expected", id="index-in-index"),
@@ -106,13 +118,13 @@ def test_disagreements(
 
 def test_a_name_in_two_shards(shards: Path, refusal: Callable[..., str]) -> None:
     save_file({"c": torch.ones(4), "a": torch.ones(2)}, shards / "two.safetensors")
-    assert "a is in two.safetensors, one.safetensors" in refusal(write_index(shards, GOOD))
+    assert "it is in two.safetensors, one.safetensors" in refusal(write_index(shards, GOOD))
 
 
 def test_every_disagreement_is_told_at_once(shards: Path, refusal: Callable[..., str]) -> None:
     message = refusal(write_index(shards, {"a": "one.safetensors", "d": "one.safetensors"}))
-    assert "the index says: d" in message
-    assert "not in the index: b" in message
+    assert "d: in one.safetensors by the index" in message
+    assert "b: nowhere by the index" in message
 
 
 @pytest.mark.parametrize(

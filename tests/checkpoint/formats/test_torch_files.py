@@ -265,8 +265,8 @@ def test_a_zip_file_at_odds_with_itself(
     ("names", "problem"),
     [
         pytest.param(["m/data.pkl", "m/constants.pkl"], "a TorchScript archive", id="torchscript"),
-        pytest.param(["weights.npy"], "a numpy archive", id="npz"),
-        pytest.param(["model.weights.h5"], "a Keras model", id="keras"),
+        pytest.param(["weights.npy"], "a zip archive of weights.npy, not written by", id="npz"),
+        pytest.param(["model.weights.h5"], "a zip archive of model.weights.h5, not", id="keras"),
         pytest.param(["word/a.xml"], "a zip archive of word/a.xml, not written by", id="other"),
         pytest.param([], "a zip archive of nothing", id="empty-archive"),
     ],

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from surgery.checkpoint.places import Region
 from surgery.checkpoint.progress import unwatched
 from surgery.checkpoint.source import OneAtATime, Reader, Source
 from surgery.checkpoint.writing import moving
 from surgery.checkpoint.writing.moving import Target, reserve
-from surgery.checkpoint.writing.segments import Copied, Made, Placed, literal
+from surgery.checkpoint.writing.segments import Made, Placed, literal
 from surgery.errors import CheckpointError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="Linux calls")
@@ -30,16 +31,21 @@ def files(tmp_path):
     return made
 
 
+def copied(source, start, nbytes, crc=None):
+    """A range of a file, as it is."""
+    return Region(source, start, nbytes, nbytes, crc=crc)
+
+
 def plan(files):
     """Large and small ranges of both files, made bytes, and a hole of ten bytes."""
     a, b = files
     return [
         Placed(0, literal(b"head")),
-        Placed(4, Copied(a, 7, LARGE)),
-        Placed(4 + LARGE, Copied(b, 1, 50)),
-        Placed(54 + LARGE, Copied(b, 51, LARGE)),
+        Placed(4, copied(a, 7, LARGE)),
+        Placed(4 + LARGE, copied(b, 1, 50)),
+        Placed(54 + LARGE, copied(b, 51, LARGE)),
         Placed(64 + 2 * LARGE, Made(70_003, lambda: (bytes(70_000), b"abc"))),
-        Placed(64 + 2 * LARGE + 70_003, Copied(a, 0, 0)),
+        Placed(64 + 2 * LARGE + 70_003, copied(a, 0, 0)),
     ]
 
 
@@ -166,7 +172,7 @@ def test_a_source_that_is_changed_meanwhile_is_noticed(small, files, tmp_path):
         yield b"made"
 
     nbytes = 10 if small else LARGE
-    parts = [Placed(0, Copied(files[0], 0, nbytes)), Placed(nbytes, Made(4, change))]
+    parts = [Placed(0, copied(files[0], 0, nbytes)), Placed(nbytes, Made(4, change))]
     with pytest.raises(CheckpointError, match="changed since"):
         write(tmp_path / "out", parts)
 
@@ -176,7 +182,7 @@ def test_a_range_that_the_source_has_not(files, tmp_path):
         with pytest.raises(
             CheckpointError, match=r"cut short: expected [\d,]+ bytes, have 300,100"
         ):
-            write(tmp_path / "out", [Placed(0, Copied(files[0], LARGE + 95, nbytes))])
+            write(tmp_path / "out", [Placed(0, copied(files[0], LARGE + 95, nbytes))])
 
 
 @pytest.mark.parametrize("nbytes", [0, 10, LARGE])
@@ -184,8 +190,8 @@ def test_a_range_that_the_source_has_not(files, tmp_path):
 def test_a_header_has_the_checksum_of_what_follows(kind, nbytes, files, tmp_path):
     data = files[0].path.read_bytes()[5 : 5 + nbytes]
     segment = {
-        "known": Copied(files[0], 5, nbytes, crc=123),  # trusted, right or wrong
-        "copied": Copied(files[0], 5, nbytes),
+        "known": copied(files[0], 5, nbytes, crc=123),  # trusted, right or wrong
+        "copied": copied(files[0], 5, nbytes),
         "made": literal(data),
     }[kind]
     crc = 123 if kind == "known" else zlib.crc32(data)
@@ -232,7 +238,7 @@ def test_only_one_source_is_open_at_a_time(tmp_path):
     for i in range(50):
         path = tmp_path / f"{i}"
         path.write_bytes(bytes([i]) * 70_000)
-        parts.append(Placed(i * 70_000, Copied(Source.of(path), 0, 70_000)))
+        parts.append(Placed(i * 70_000, copied(Source.of(path), 0, 70_000)))
     most = []
     write(tmp_path / "out", parts, lambda _: most.append(len([*Path("/proc/self/fd").iterdir()])))
     assert max(most) - min(most) <= 1

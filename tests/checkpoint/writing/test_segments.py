@@ -6,10 +6,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from surgery.checkpoint.places import Region
 from surgery.checkpoint.source import Source
 from surgery.checkpoint.writing.segments import (
     BLOCK,
-    Copied,
     Placed,
     literal,
     merged,
@@ -26,13 +26,18 @@ PARTS = st.lists(
 )
 
 
+def copied(source, start, nbytes, crc=None):
+    """A range of a file, as it is."""
+    return Region(source, start, nbytes, nbytes, crc=crc)
+
+
 def laid(parts):
     """One behind the other, with a hole where wanted; ``None`` is made, the rest copied."""
     placed, at, follow = [], 0, {}
     for file, start, nbytes, hole in parts:
         at += hole
         start = follow.get(file, start) if start % 2 else start
-        segment = Copied(file, start, nbytes, crc=7) if file else literal(bytes([start] * nbytes))
+        segment = copied(file, start, nbytes, crc=7) if file else literal(bytes([start] * nbytes))
         placed.append(Placed(at, segment))
         at, follow[file] = at + nbytes, start + nbytes
     return placed
@@ -43,7 +48,7 @@ def written(placed):
     out = {}
     for part in placed:
         match part.segment:
-            case Copied(source, start, nbytes):
+            case Region(source, start, _, nbytes):
                 found = [(source.path.name, start + i) for i in range(nbytes)]
             case made:
                 found = list(b"".join(made.pieces()))
@@ -62,8 +67,8 @@ def test_merging_covers_the_same_bytes(parts):
     assert all(part.segment.nbytes for part in together)
     for one, other in pairwise(together):
         assert not (
-            isinstance(one.segment, Copied)
-            and isinstance(other.segment, Copied)
+            isinstance(one.segment, Region)
+            and isinstance(other.segment, Region)
             and one.end == other.offset
             and one.segment.source == other.segment.source
             and one.segment.start + one.segment.nbytes == other.segment.start
@@ -78,7 +83,7 @@ def test_a_shift_is_a_multiple_within_a_block(parts, step):
 
 
 def test_the_most_bytes_decide_the_shift():
-    few, many = Copied(FILES[0], 8, 10), Copied(FILES[1], BLOCK + 72, 1000)
+    few, many = copied(FILES[0], 8, 10), copied(FILES[1], BLOCK + 72, 1000)
     assert shared_residue([Placed(0, few), Placed(10, many)], 1) == 62
     assert shared_residue([Placed(0, few), Placed(10, many)], 8) == 8  # 62 is no multiple
     assert shared_residue([], 8) == shared_residue([Placed(3, literal(b"abc"))], 8) == 0

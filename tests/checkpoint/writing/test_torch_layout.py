@@ -11,12 +11,13 @@ from torch.utils.serialization import config
 
 from surgery.checkpoint import open_checkpoint
 from surgery.checkpoint.conversion import convert
+from surgery.checkpoint.places import Region
 from surgery.checkpoint.source import Source
 from surgery.checkpoint.writer import save
 from surgery.checkpoint.writing import torch_layout
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.moving import Target
-from surgery.checkpoint.writing.segments import Copied, Made
+from surgery.checkpoint.writing.segments import Made
 from surgery.checkpoint.writing.torch_layout import lay_out
 from surgery.checkpoint.writing.values import Computed
 
@@ -177,7 +178,7 @@ def test_sizes_and_offsets_beyond_32_bits(elements):
 def test_a_large_range_keeps_its_place_within_a_block(tmp_path):
     """So that file systems can share it."""
     (tmp_path / "x").write_bytes(bytes((2 << 20) + 64 * 5))
-    large = Copied(Source.of(tmp_path / "x"), 64 * 5, 2 << 20)
+    large = Region(Source.of(tmp_path / "x"), 64 * 5, 2 << 20, 2 << 20)
     member = torch_layout._member(b"archive/data/0", 1000, large)
     assert member.data.offset % 4096 == 64 * 5
     small = torch_layout._member(b"archive/data/0", 1000, Made(5, lambda: (b"12345",)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from surgery.checkpoint.places import Place, Region, contiguous_strides
 from surgery.checkpoint.source import Source
 from surgery.checkpoint.tensors.memory import tensor_problem
-from surgery.checkpoint.writing.segments import Copied, Made, segment_of
+from surgery.checkpoint.writing.segments import Made, segment_of
 from surgery.specs import TensorSpec
 
 
@@ -31,7 +31,7 @@ def region(tmp_path):
 def test_ranges(shape, strides, offset, start, crc, region):
     place = Place(region, "float32", shape, strides, offset)
     segment = segment_of(place)
-    assert isinstance(segment, Copied)
+    assert isinstance(segment, Region)
     nbytes = 4 * torch.Size(shape).numel()
     assert (segment.start, segment.nbytes, segment.crc) == (start, nbytes, crc)
 

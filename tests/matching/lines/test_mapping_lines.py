@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from surgery.errors import MappingError
 from surgery.matching.lines.given import given_by
 from surgery.matching.lines.mapping import parse_mapping, read_mapping
+from surgery.matching.lines.renames import applied
 from surgery.specs import ModelSpec, TensorSpec
 
 
 def apply(text, *names):
     """New names with their lines; every problem is raised."""
     mapping = parse_mapping(text, "map.txt")
-    renamed, problems = mapping.applied(names)
+    renamed, problems = applied(mapping.renames, names)
     if problems:
         raise MappingError(mapping.path, problems)
     return renamed
@@ -69,8 +70,8 @@ def test_two_lines_can_swap_two_names():
 
 
 def test_the_lines_behind_a_name_are_known():
-    applied = apply("# first\na -> x\n\nw -> y", "a.w", "b.w", "c")
-    assert applied == {"a.w": ("x.y", (2, 4)), "b.w": ("b.y", (4,)), "c": ("c", ())}
+    renamed = apply("# first\na -> x\n\nw -> y", "a.w", "b.w", "c")
+    assert renamed == {"a.w": ("x.y", (2, 4)), "b.w": ("b.y", (4,)), "c": ("c", ())}
 
 
 @pytest.mark.parametrize(

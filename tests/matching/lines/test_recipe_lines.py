@@ -7,8 +7,7 @@ from surgery.errors import MappingError
 from surgery.matching.lines.mapping import parse_mapping
 from surgery.matching.lines.recipe_lines import is_recipe
 from surgery.matching.recipes.arithmetic import LowRank, Scaled, Sum
-from surgery.matching.recipes.recipe import View, Zeros, join
-from surgery.matching.recipes.rows import stack
+from surgery.matching.recipes.recipe import View, Zeros, join, stack
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec
 from surgery.transfers import plan_transfer
 

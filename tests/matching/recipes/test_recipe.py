@@ -11,8 +11,9 @@ from drawn_recipes import boxes, recipes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from surgery.matching.recipes.cuts import cut, ranges
 from surgery.matching.recipes.recipe import View, Zeros, join
-from surgery.matching.recipes.records import recipe_from_dict, recipe_to_dict
+from surgery.matching.recipes.records import recipe_to_dict
 from surgery.specs import TensorSpec
 from surgery.transfers.recipe_tensors import make_tensor
 
@@ -33,21 +34,21 @@ def test_the_values_are_those_of_the_same_steps_in_torch(drawn):
 @given(recipes(), st.data())
 def test_a_cut_is_the_box_of_the_whole(drawn, data):
     box = data.draw(boxes(drawn.recipe.shape, empty=True))
-    cut = drawn.recipe.cut(box)
+    part = cut(drawn.recipe, box)
     expected = drawn.values[tuple(slice(*pair) for pair in box)]
-    assert torch.equal(values_of(cut, drawn.state), expected)
-    assert {*cut.sources} <= {*drawn.recipe.sources}
+    assert torch.equal(values_of(part, drawn.state), expected)
+    assert {*part.sources} <= {*drawn.recipe.sources}
 
 
 @settings(max_examples=500, deadline=None)
 @given(recipes(computed=False), st.data())
 def test_the_ranges_are_the_values_in_order_and_none_could_be_longer(drawn, data):
-    cut = data.draw(boxes(drawn.recipe.shape))
+    box = data.draw(boxes(drawn.recipe.shape))
     for recipe, values in (
         (drawn.recipe, drawn.values),
-        (drawn.recipe.cut(cut), drawn.values[tuple(slice(*pair) for pair in cut)]),
+        (cut(drawn.recipe, box), drawn.values[tuple(slice(*pair) for pair in box)]),
     ):
-        runs = [*recipe.ranges()]
+        runs = [*ranges(recipe)]
         pieces = [
             drawn.state[source.name].reshape(-1)[first : first + count]
             if source
@@ -62,9 +63,10 @@ def test_the_ranges_are_the_values_in_order_and_none_could_be_longer(drawn, data
 
 @settings(max_examples=300, deadline=None)
 @given(recipes())
-def test_a_recipe_survives_json(drawn):
-    data = json.loads(json.dumps(recipe_to_dict(drawn.recipe)))
-    assert recipe_from_dict(data) == drawn.recipe
+def test_a_recipe_is_json_values_that_tell_it_from_others(drawn):
+    data = recipe_to_dict(drawn.recipe)
+    assert json.loads(json.dumps(data)) == data
+    assert data != recipe_to_dict(Zeros(drawn.recipe.shape)) or isinstance(drawn.recipe, Zeros)
 
 
 W = View.of(TensorSpec("w", (6, 4), "float32"))
@@ -92,17 +94,17 @@ def test_two_ways_to_the_same_are_one_value(one, other):
 def test_a_cut_takes_only_the_parts_that_reach_into_it():
     q, k = (View.of(TensorSpec(name, (4, 8), "float32")) for name in "qk")
     fused = join([q, k])
-    assert fused.cut(((0, 4), (0, 8))) == q
-    assert fused.cut(((2, 6), (0, 4))).sources == (q.source, k.source)
-    assert fused.permute((1, 0)).cut(((0, 8), (4, 8))) == k.permute((1, 0))
+    assert cut(fused, ((0, 4), (0, 8))) == q
+    assert cut(fused, ((2, 6), (0, 4))).sources == (q.source, k.source)
+    assert cut(fused.permute((1, 0)), ((0, 8), (4, 8))) == k.permute((1, 0))
     heads = fused.reorder((2, 2, 2), (1, 0, 2))  # q and k of one head beside each other
-    assert [*heads.cut(((0, 2), (0, 8))).ranges()] == [(q.source, 0, 16)]
+    assert [*ranges(cut(heads, ((0, 2), (0, 8))))] == [(q.source, 0, 16)]
 
 
 def test_a_cut_through_merged_axes_is_three_views_at_most():
     flat = View.of(TensorSpec("w", (5, 6, 7), "float32")).permute((1, 0, 2)).reshape((30, 7))
-    assert len(flat.cut(((3, 27), (0, 7))).views) == 3
-    assert len(flat.cut(((5, 10), (0, 7))).views) == 1
+    assert len(cut(flat, ((3, 27), (0, 7))).views) == 3
+    assert len(cut(flat, ((5, 10), (0, 7))).views) == 1
 
 
 @pytest.mark.parametrize(
@@ -112,11 +114,8 @@ def test_a_cut_through_merged_axes_is_three_views_at_most():
         lambda: W.rows(3, 3),
         lambda: W.reshape((5, 5)),
         lambda: W.permute((0, 0)),
-        lambda: W.cut(((0, 7), (0, 4))),
+        lambda: cut(W, ((0, 7), (0, 4))),
         lambda: join([W, Zeros((2, 3))]),
-        lambda: recipe_from_dict({**recipe_to_dict(W), "offset": 1}),
-        lambda: recipe_from_dict({"kind": "scale", "parts": [], "factor": 1.0}),
-        lambda: recipe_from_dict({"kind": "else", "parts": []}),
     ],
 )
 def test_what_does_not_fit_is_a_value_error(wrong):

@@ -1,8 +1,7 @@
 import pytest
 
 from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
-from surgery.matching.recipes.recipe import View, Zeros, join
-from surgery.matching.recipes.rows import stack
+from surgery.matching.recipes.recipe import View, Zeros, join, stack
 from surgery.matching.recipes.words import in_words
 from surgery.specs import TensorSpec
 
@@ -32,7 +31,7 @@ W, X, CONV = (
         (W.reorder((2, 3), (1, 0)), "reorder rows"),
         (join([W, W]).reorder((2, 2, 3), (1, 0, 2)), "reorder rows, concatenate rows"),
         (Scaled((W,), 2.0), "scale"),
-        (Sum((X, LowRank((X, Product((X, X)))))), "add, product, low-rank product"),
+        (Sum((X, LowRank((X, Product((X, X))), 1.0))), "add, product, low-rank product"),
     ],
 )
 def test_words(recipe, words):

@@ -8,11 +8,8 @@ import torch
 from tiny_models import randomise, same_bits, snapshot
 
 import surgery
-from surgery.checkpoint.weights import open_source
 from surgery.errors import SurgeryError, TransferRefused
 from surgery.transfers import plan_transfer, transfer
-from surgery.transfers.apply import apply_to_model
-from surgery.transfers.plan import TransferPlan
 from surgery.transfers.planning import plan
 from surgery.transfers.request import TransferRequest
 
@@ -30,10 +27,12 @@ def test_nothing_is_resized_by_itself():
     assert plan.names("fresh") == ("pos_embed", "patch_embed.proj.weight")
 
 
-def test_a_plan_survives_json():
+def test_auto_resizes_what_has_another_shape():
     plan = plan_transfer(small_vit(), small_vit(**NEW), resize="auto")
     assert plan.names("resized") == ("pos_embed", "patch_embed.proj.weight")
-    assert TransferPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    rows = json.loads(json.dumps(plan.to_dict()))["steps"]
+    methods = [row["method"]["name"] for row in rows if "method" in row]
+    assert methods == ["pos-embed", "input-channels"]
     assert plan.loaded_fraction == 1.0
     assert not plan.unused
 
@@ -117,14 +116,17 @@ def test_the_report_has_the_reason_and_the_reference():
         (["pos_embed=pos-embed:new"], "expected each KEY=VALUE once, found 'new'"),
         ("head", "what head selects has the same shape on both sides"),
         ("vocabulary", "fits nothing"),
-        (5, "a list of these, not 5"),
+        (5, "expected auto, PATTERN, METHOD or PATTERN=METHOD:KEY=VALUE, found 5"),
         (["pos_embed=pos-embed", "*embed=pos-embed"], "one method takes a tensor"),
         ({"head.bias": "pos-embed"}, "head.bias: not two embeddings of one width"),
         ({"nothing": ("pos-embed", {})}, "no tensor of the target is called 'nothing'"),
         ({"pos_embed": 3}, "expected a method's name or (name, settings), found 3"),
         ([3], "expected auto, PATTERN, METHOD or PATTERN=METHOD"),
         ([" "], "expected auto, PATTERN, METHOD or PATTERN=METHOD"),
-        (["pos_embed=pos-embed:new=9x9"], "65 new tokens are not what new=9x9 says"),
+        (
+            ["pos_embed=pos-embed:new=9x9"],
+            "65 new places are no 9 x 9 grid beside 0 or 1 others",
+        ),
     ],
 )
 def test_a_request_that_cannot_be_met(asked, message):
@@ -179,15 +181,3 @@ def test_eight_bits_are_computed_in_single():
     model = torch.nn.Conv2d(1, 4, 3, bias=False)
     transfer(source, model, resize="auto")
     assert torch.equal(model.weight, source["weight"].float().sum(1, keepdim=True))
-
-
-def test_a_plan_that_names_an_unknown_method_changes_nothing():
-    source, model = small_vit(), small_vit(in_chans=1)
-    data = plan_transfer(source, model, resize="auto").to_dict()
-    for row in data["steps"]:
-        if row["state"] == "resized":
-            row["method"]["name"] = "input-chanels"
-    before = snapshot(model)
-    with pytest.raises(SurgeryError, match="'input-chanels' for another shape; did you mean"):
-        apply_to_model(TransferPlan.from_dict(data), open_source(source), model)
-    assert same_bits(before, snapshot(model))

@@ -28,7 +28,6 @@ def test_other_classes_stay_fresh_and_do_not_count(tmp_path):
     assert outcome.loaded_fraction == pytest.approx(1 - 3 * 9 / total, abs=1e-15)
     step = outcome.plan.by_target["fc.weight"]
     assert step.reason == "2 of 5 classes from 7, 3 fresh"
-    assert type(outcome.plan).from_dict(outcome.plan.to_dict()) == outcome.plan
 
     (tmp_path / "make.py").write_text("from tiny_models import TinyNet as make\n")
     surgery.save(source, tmp_path / "old.pt")

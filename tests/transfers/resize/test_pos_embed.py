@@ -32,7 +32,7 @@ def decided(old, new, name="pos_embed", resize="auto", **beside):
             197,
             577,
             {"cls_token": (1, 1, 8)},
-            "14 x 14 grid to 24 x 24, bicubic, 1 prefix token kept; both grids are assumed to be "
+            "14 x 14 grid to 24 x 24, bicubic, 1 prefix token kept; old and new assumed to be "
             "square",
             id="class-token",
         ),
@@ -40,14 +40,14 @@ def decided(old, new, name="pos_embed", resize="auto", **beside):
             196,
             576,
             {"cls_token": (1, 1, 8)},
-            "14 x 14 grid to 24 x 24, bicubic; both grids are assumed to be square",
+            "14 x 14 grid to 24 x 24, bicubic; old and new assumed to be square",
             id="no-embed-class",
         ),
         pytest.param(
             198,
             578,
             {"cls_token": (1, 1, 8), "dist_token": (1, 1, 8)},
-            "14 x 14 grid to 24 x 24, bicubic, 2 prefix tokens kept; both grids are assumed to be "
+            "14 x 14 grid to 24 x 24, bicubic, 2 prefix tokens kept; old and new assumed to be "
             "square",
             id="distilled",
         ),
@@ -55,7 +55,7 @@ def decided(old, new, name="pos_embed", resize="auto", **beside):
             201,
             261,
             {"cls_token": (1, 1, 8), "reg_token": (1, 4, 8)},
-            "14 x 14 grid to 16 x 16, bicubic, 5 prefix tokens kept; both grids are assumed to be "
+            "14 x 14 grid to 16 x 16, bicubic, 5 prefix tokens kept; old and new assumed to be "
             "square",
             id="registers",
         ),
@@ -72,14 +72,18 @@ def test_prefix_tokens_are_those_that_the_model_has(old, new, beside, reason):
     ("old", "new", "beside", "why"),
     [
         pytest.param(
-            197, 393, {}, "393 new tokens are no square grid behind 0 or 1", id="oblong-target"
+            197,
+            393,
+            {},
+            "393 new places are no square grid beside 0 or 1 others",
+            id="oblong-target",
         ),
-        pytest.param(393, 197, {}, "393 old tokens are no square grid", id="oblong-source"),
+        pytest.param(393, 197, {}, "393 old places are no square grid", id="oblong-source"),
         pytest.param(
             64,
             16,
             {"cls_token": (1, 15, 8)},
-            "ambiguous: 8 x 8 behind 0 or 7 x 7",
+            "ambiguous: 8 x 8 beside 0 or 7 x 7 beside 15",
             id="two-squares",
         ),
         pytest.param(
@@ -187,7 +191,7 @@ def test_maps_of_positions():
     old = specs(pos_embed=(1, 4, 6, 8), **PATCHES)
     new = specs(pos_embed=(1, 8, 9, 8), **PATCHES)
     step = plan_transfer(old, new, resize="auto").by_target["pos_embed"]
-    assert step.method.reference == "timm.layers.resample_abs_pos_embed_nhwc"
+    assert step.method.reference == "timm.layers.resample_abs_pos_embed"
     values, model = torch.rand(1, 4, 6, 8), nn.Module()
     model.pos_embed = nn.Parameter(torch.zeros(1, 8, 9, 8))
     surgery.transfer({"pos_embed": values}, model, resize={"pos_embed": "pos-embed"})

@@ -93,8 +93,10 @@ def test_absolute_offsets_after_levit():
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        pytest.param((13 * 27, 3), (169, 3), "not both offsets in square windows", id="oblong"),
-        pytest.param((172, 3), (529, 3), "not both offsets in square windows", id="class-token"),
+        pytest.param((13 * 27, 3), (169, 3), "351 old places are no square grid", id="oblong"),
+        pytest.param(
+            (172, 3), (529, 3), "one of the tables has no rows of a class token", id="class-token"
+        ),
         pytest.param((169, 3), (169, 6), "another number of heads", id="heads"),
     ],
 )
