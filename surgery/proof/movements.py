@@ -1,4 +1,4 @@
-"""What moving one tensor of the checkpoint alone does to both networks."""
+"""One set of values through both networks: what they give, and what moving one tensor does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from surgery.proof.parts import Part
+from surgery.networks.inputs import Example
+from surgery.proof.outputs import main_output
+from surgery.proof.parts import Part, by_part
 from surgery.proof.proof import (
     BEHIND,
     EQUALLY,
@@ -16,10 +18,12 @@ from surgery.proof.proof import (
     UNSEEN,
     Movement,
     Point,
-    Trial,
 )
-from surgery.proof.running import Named, Run
+from surgery.proof.running import Named, Run, as_leaves, gradients, run
+from surgery.proof.settings import place_of, shared_calls
+from surgery.proof.sides import Sides
 from surgery.proof.values import relative_difference, size_of, squeezed
+from surgery.proof.watching import Call
 
 #: Below this share of the largest effect of any tensor, an effect is rounding.
 UNHEARD = 1e-10
@@ -33,35 +37,79 @@ Effects = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Both:
-    """One set of values through both networks: the points, and how they move.
+    """One set of values through both networks.
 
-    ``values``, ``moves`` and ``ends`` are by the names of parts; ``ends`` are moves of all that
-    the networks return, where that is more than the points.
+    ``moves`` and ``effects`` are by the names of parts: how the compared points move in either,
+    and how far. ``ends`` is how far all moves that the networks return, where that is more.
     """
 
-    values: Mapping[str, torch.Tensor]
-    runs: tuple[Run, Run]
-    points: tuple[Named, Named]
+    points: tuple[Point, ...]
     moves: tuple[Gradients, Gradients]
-    ends: tuple[Gradients, ...]
+    effects: Effects
+    ends: Effects
+    calls: tuple[Sequence[Call], Sequence[Call]]
 
-    def trial(self, values: str) -> Trial:
-        """Point by point, how far the two are apart; ``values`` says on what."""
-        return Trial(
-            values,
-            tuple(
-                Point(name, other, squeezed(one), relative_difference(one, two))
-                for (name, one), (other, two) in zip(*self.points, strict=True)
-            ),
+    def movements(self, parts: Iterable[Part]) -> tuple[Movement, ...]:
+        """What moving each part alone did, by the gradients of what was compared."""
+        loudest = max((max(pair) for pair in self.effects.values()), default=0.0)
+        moved = (part for part in parts if part.name in self.effects)
+        return tuple(self._movement(part, loudest) for part in moved)
+
+    def _movement(self, part: Part, loudest: float) -> Movement:
+        name, effect = part.name, max(self.effects[part.name])
+        if effect <= UNHEARD * loudest:
+            # It may move what the whole network returns, though not what could be compared.
+            behind = max(self.ends.get(name, (0.0,))) > UNHEARD
+            return Movement(name, part.targets, BEHIND if behind else UNSEEN)
+        difference = _difference(*(moves[name] for moves in self.moves))
+        noise = ROUNDING * loudest / effect
+        verdict = EQUALLY if difference <= TOLERANCE + noise else OTHERWISE
+        return Movement(name, part.targets, verdict, difference)
+
+    def misplaced(self, parts: Iterable[Part]) -> tuple[Movement, ...]:
+        """With one value for each shape: whose place in the target a part has.
+
+        A part in its place moves the target as it moves the source; one in another's place moves
+        it as that other moves the source.
+        """
+        ours, theirs = self.moves
+        return tuple(
+            replace(move, acts_as=tuple(_acts_as(ours, theirs[move.source])))
+            if move.verdict == OTHERWISE
+            else move
+            for move in self.movements(parts)
         )
 
-    def effects(self) -> Effects:
-        """How far each part moves the source and the target."""
-        ours, theirs = self.moves
-        return {
-            name: (effect(ours[name], self.values[name]), effect(theirs[name], self.values[name]))
-            for name in ours
-        }
+
+def run_both(
+    sides: Sides, values: Mapping[str, torch.Tensor], parts: Sequence[Part], example: Example
+) -> Both:
+    """Both networks on these values, and what a proof needs of it."""
+    leaves = as_leaves(values)
+    runs = [run(side, leaves, example) for side in sides.both]
+    points = _comparable(*runs)
+    scales = [size_of(value) for _, value in points[0]]
+    ours, theirs = (by_part(parts, gradients(shown, leaves, scales)) for shown in points)
+    given = by_part(parts, values)
+    ends: Effects = {}
+    if any(shown is not each.outputs for shown, each in zip(points, runs, strict=True)):
+        first, last = (by_part(parts, end_moves(each, leaves)) for each in runs)
+        ends = _effects(first, last, given)
+    return Both(
+        tuple(
+            Point(name, other, squeezed(one), relative_difference(one, two))
+            for (name, one), (other, two) in zip(*points, strict=True)
+        ),
+        (ours, theirs),
+        _effects(ours, theirs, given),
+        ends,
+        (runs[0].calls, runs[1].calls),
+    )
+
+
+def end_moves(found: Run, leaves: Mapping[str, torch.Tensor]) -> Gradients:
+    """How all that a network returns moves."""
+    return gradients(found.outputs, leaves, [size_of(value) for _, value in found.outputs])
 
 
 def effect(gradient: torch.Tensor, value: torch.Tensor) -> float:
@@ -69,52 +117,32 @@ def effect(gradient: torch.Tensor, value: torch.Tensor) -> float:
     return float(gradient.norm()) * size_of(value)
 
 
-def movements(both: Both, parts: Sequence[Part]) -> tuple[Movement, ...]:
-    """What moving each part alone did, by the gradients of what was compared."""
-    effects = both.effects()
-    loudest = max((max(pair) for pair in effects.values()), default=0.0)
-    moved = (part for part in parts if part.name in effects)
-    return tuple(_movement(part, both, effects[part.name], loudest) for part in moved)
+def _effects(ours: Gradients, theirs: Gradients, values: Gradients) -> Effects:
+    return {
+        name: (effect(ours[name], values[name]), effect(theirs[name], values[name]))
+        for name in ours
+    }
 
 
-def _movement(part: Part, both: Both, effects: tuple[float, float], loudest: float) -> Movement:
-    name, targets = part.name, part.targets
-    if max(effects) <= UNHEARD * loudest:
-        # It may move what the whole network returns, though not what could be compared.
-        at_the_end = (effect(moves[name], both.values[name]) for moves in both.ends)
-        return Movement(name, targets, BEHIND if max(at_the_end, default=0) > UNHEARD else UNSEEN)
-    ours, theirs = (moves[name] for moves in both.moves)
-    difference = _difference(ours, theirs)
-    noise = ROUNDING * loudest / max(effects)
-    verdict = EQUALLY if difference <= TOLERANCE + noise else OTHERWISE
-    return Movement(name, targets, verdict, difference)
+def _comparable(source: Run, target: Run) -> tuple[Named, Named]:
+    """What both sides have to show: all of it, the main output, or the last call they share."""
+    pairs = [(source.points, target.points)]
+    if source.whole and target.whole:
+        pairs.append((main_output(source.outputs), main_output(target.outputs)))
+    for one, other in reversed(shared_calls(source.calls, target.calls)):
+        if one.clean and other.clean:
+            name = f"{one.name} of {place_of(other)}"
+            pairs.append(([(name, one.gave)], [(name, other.gave)]))
+    for ours, theirs in pairs:
+        shapes = [[squeezed(value) for _, value in points] for points in (ours, theirs)]
+        if ours and shapes[0] == shapes[1]:
+            return ours, theirs
+    return [], []
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     larger = max(float(one.norm()), float(other.norm()))
     return float((one - other).norm()) / larger if larger else 0.0
-
-
-def seen_at_last(random: Iterable[Movement], own: Iterable[Movement]) -> tuple[Movement, ...]:
-    """Random values may drive an activation so far that nothing moves it: the checkpoint's own
-    then have the word.
-    """
-    by_source = {move.source: move for move in own}
-    return tuple(by_source[move.source] if move.verdict == UNSEEN else move for move in random)
-
-
-def misplaced(both: Both, parts: Sequence[Part]) -> tuple[Movement, ...]:
-    """With one value for each shape: whose place in the target a part has.
-
-    A part in its place moves the target as it moves the source; one in another's place moves it
-    as that other moves the source.
-    """
-    return tuple(
-        replace(move, acts_as=tuple(_acts_as(both.moves[0], both.moves[1][move.source])))
-        if move.verdict == OTHERWISE
-        else move
-        for move in movements(both, parts)
-    )
 
 
 def _acts_as(ours: Gradients, acting: torch.Tensor) -> Iterator[str]:
@@ -128,6 +156,14 @@ def _acts_as(ours: Gradients, acting: torch.Tensor) -> Iterator[str]:
             yield name
         elif square and _difference(one.T, other) <= TOLERANCE * 1e3:
             yield f"{name}, transposed"
+
+
+def seen_at_last(random: Iterable[Movement], own: Iterable[Movement]) -> tuple[Movement, ...]:
+    """Random values may drive an activation so far that nothing moves it: the checkpoint's own
+    then have the word.
+    """
+    by_source = {move.source: move for move in own}
+    return tuple(by_source[move.source] if move.verdict == UNSEEN else move for move in random)
 
 
 def hidden(loud: Effects, quiet: Effects) -> tuple[str, ...]:

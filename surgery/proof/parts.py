@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import gcd
 from typing import TYPE_CHECKING
 
-from surgery.proof.taking import Rows, Taking
+from surgery.matching.recipes.recipe import Recipe, Zeros
 
 if TYPE_CHECKING:
     import torch
@@ -19,48 +19,64 @@ _MOST = 96
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of a source tensor, or all of it where ``stop`` is None.
+    """Rows of a source tensor that has ``total``, and the ``targets`` that take some of them.
 
-    ``axis`` is 0, or -1 of a matrix that is stored (in, out). ``targets`` take rows of it.
+    ``axis`` is 0, or -1 of a matrix that is stored (in, out).
     """
 
     source: str
-    targets: tuple[str, ...]
-    axis: int = 0
-    start: int = 0
-    stop: int | None = None
+    axis: int
+    start: int
+    stop: int
+    total: int
+    targets: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        return (self.start, self.stop) == (0, self.total)
 
     @property
     def name(self) -> str:
         """``qkv.weight``, ``qkv.weight[0:64]`` or ``qkv.weight[:,0:64]``."""
-        return self.source + ("" if self.stop is None else _rows_text(self))
+        rows = f"[{':,' if self.axis else ''}{self.start}:{self.stop}]"
+        return self.source + ("" if self.whole else rows)
 
     def of(self, value: torch.Tensor) -> torch.Tensor:
         """These rows of the source's value, or of its gradient."""
-        if self.stop is None:
+        if self.whole:
             return value
         return value.narrow(self.axis, self.start, self.stop - self.start)
 
 
-def parts_of(takings: Iterable[Taking], *, even: bool = False) -> tuple[Part, ...]:
-    """All that is taken, every source cut wherever one of its targets begins or ends.
+def taken_by(target: str, recipe: Recipe) -> tuple[Part, ...]:
+    """The rows that the views of one recipe take."""
+    found = []
+    for view in recipe.views:
+        shape = view.source.shape
+        axis, start, stop = view.window or (0, 0, shape[0] if shape else 1)
+        total = shape[axis] if shape else 1
+        found.append(Part(view.source.name, -1 if axis else 0, start, stop, total, (target,)))
+    return tuple(found)
+
+
+def parts_of(recipes: Mapping[str, Recipe], *, even: bool = False) -> tuple[Part, ...]:
+    """All that targets take by their recipes, every source cut wherever one begins or ends.
 
     Rows between the cuts that nothing takes are a part too: they must have no effect. With
     ``even`` what is joined or separated is cut into parts of one height, so that pieces of
     several heights (grouped-query attention) are made of the same parts wherever they lie.
     """
-    taken: dict[str, list[tuple[str, Rows | None]]] = {}
+    taken: dict[str, list[Part]] = {}
     heights: dict[str, int] = {}
-    for made in takings:
-        for source in () if made.rows else made.sources:
-            taken.setdefault(source, []).append((made.target.name, None))
-        for rows in made.rows:
-            taken.setdefault(rows.source, []).append((made.target.name, rows))
-            if even and made.height:
-                before = heights.get(rows.source, 0)
-                heights[rows.source] = gcd(before, rows.total, made.height)
+    for target, recipe in recipes.items():
+        rows = taken_by(target, recipe)
+        height = _height(recipe, rows) if even else 0
+        for each in rows:
+            taken.setdefault(each.source, []).append(each)
+            if height:
+                heights[each.source] = gcd(heights.get(each.source, 0), each.total, height)
     return tuple(
-        part for source, rows in taken.items() for part in _cut(source, rows, heights.get(source))
+        part for source, rows in taken.items() for part in _cut(rows, heights.get(source, 0))
     )
 
 
@@ -69,36 +85,27 @@ def by_part(parts: Iterable[Part], values: Mapping[str, torch.Tensor]) -> dict[s
     return {part.name: part.of(values[part.source]) for part in parts if part.source in values}
 
 
-def names_taken(made: Taking) -> tuple[str, ...]:
-    """What is taken, as :attr:`Part.name` says it."""
-    if not made.rows:
-        return made.sources
-    names = (rows.source + ("" if rows.whole else _rows_text(rows)) for rows in made.rows)
-    return tuple(dict.fromkeys(names))
+def _height(recipe: Recipe, rows: tuple[Part, ...]) -> int:
+    """What divides all that is joined or separated; 0 where one source is taken whole."""
+    zeros = [part.shape[0] for part in recipe.parts if isinstance(part, Zeros) and part.shape]
+    if len(rows) == 1 and rows[0].whole and not zeros:
+        return 0
+    return gcd(*(end for each in rows for end in (each.start, each.stop)), *zeros)
 
 
-def _cut(source: str, taken: list[tuple[str, Rows | None]], height: int | None) -> Iterator[Part]:
-    everyone = tuple(dict.fromkeys(target for target, _ in taken))
-    cut = [rows for _, rows in taken if rows and (height or not rows.whole)]
-    axes = {rows.axis for rows in cut}
-    borders: list[int] = []
-    if len(axes) == 1:  # else nothing is cut, or along both axes of a matrix
-        total = cut[0].total
-        ends = {0, total, *(end for rows in cut for end in (rows.start, rows.stop))}
-        if height and total <= _MOST * height:
-            ends |= {*range(0, total, height)}
-        borders = sorted(ends)
-    if len(borders) <= 2:
-        yield Part(source, everyone)
-        return
-    for start, stop in pairwise(borders):
+def _cut(rows: list[Part], height: int) -> Iterator[Part]:
+    cutting = [each for each in rows if not each.whole] or rows
+    first = cutting[0]
+    borders = {0, first.total}
+    if all(each.axis == first.axis for each in cutting):  # else nothing is cut
+        borders |= {end for each in cutting for end in (each.start, each.stop)}
+        if height and first.total <= _MOST * height:
+            borders |= {*range(0, first.total, height)}
+    for start, stop in pairwise(sorted(borders)):
         targets = (
             target
-            for target, rows in taken
-            if rows is None or rows.whole or (rows.start < stop and start < rows.stop)
+            for each in rows
+            if each.whole or each.axis != first.axis or (each.start < stop and start < each.stop)
+            for target in each.targets
         )
-        yield Part(source, tuple(dict.fromkeys(targets)), cut[0].axis, start, stop)
-
-
-def _rows_text(rows: Rows | Part) -> str:
-    return f"[{':,' if rows.axis else ''}{rows.start}:{rows.stop}]"
+        yield replace(first, start=start, stop=stop, targets=tuple(dict.fromkeys(targets)))

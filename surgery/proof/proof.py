@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -162,45 +161,30 @@ class Proof(Shown):
             return "nothing that the two networks give can be compared"
         if self.networks_differ:
             return "weights agree, the networks do not"
-        swapped = [move for move in self.movements if move.acts_as]
-        if swapped:
+        if swapped := [move for move in self.movements if move.acts_as]:
             return f"{len(swapped)} tensors are in another's place"
+        if not (self.random.finite and self.own.finite):
+            return "the networks give values that are not finite"
         if self.contrary:
             return "the same weights move the two networks differently"
-        if self.random.finite and not self.random.agrees:
+        if not (self.random.agrees and self.own.agrees):
             return "the outputs differ"
         if self.behind:
             return "not all that is mapped acts on what can be compared"
-        if not self.moved:
-            return "no mapped tensor moves what was compared, so nothing is proven"
-        if not (self.random.finite and self.own.finite):
-            return "the networks give values that are not finite"
-        return "the outputs differ"
+        return "no mapped tensor moves what was compared, so nothing is proven"
 
     def to_dict(self) -> dict[str, Any]:
         """The proof as JSON values."""
-        return {
+        data = {
             "holds": self.holds,
             "verdict": self.verdict,
             "largest": self.largest,
-            "source": self.source,
-            "target": self.target,
-            "shown": self.shown,
-            "random": _trial(self.random),
-            "own": _trial(self.own),
-            "by_shape": _trial(self.by_shape) if self.by_shape else None,
-            "movements": [asdict(move) for move in self.movements],
-            "settings": [asdict(setting) for setting in self.settings],
-            "first": self.first,
-            "hidden": list(self.hidden),
-            "notes": list(self.notes),
-            "resized": [list(pair) for pair in self.resized],
+            **asdict(self),
         }
+        for name in ("random", "own", "by_shape"):
+            if trial := getattr(self, name):
+                data[name]["largest"] = trial.largest
+        return data
 
     def __repr__(self) -> str:
         return f"<Proof: {self.verdict}; largest {self.largest:.1e}>"
-
-
-def _trial(trial: Trial) -> Mapping[str, Any]:
-    points = [asdict(point) for point in trial.points]
-    return {"values": trial.values, "largest": trial.largest, "points": points}

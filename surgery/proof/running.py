@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from surgery.errors import SurgeryError
 from surgery.networks.inputs import Example
 from surgery.proof.doubling import in_float64
 from surgery.proof.outputs import tensors_in
-from surgery.proof.parts import names_taken
+from surgery.proof.parts import taken_by
 from surgery.proof.sides import Side
 from surgery.proof.values import is_inexact
 from surgery.proof.watching import Call, Watch
+from surgery.transfers.recipe_tensors import make_tensor
 
 Named = list[tuple[str, torch.Tensor]]
 
@@ -28,6 +28,7 @@ Named = list[tuple[str, torch.Tensor]]
 class Run:
     """What came out: all ``outputs``, and the ``points`` of it in which no foreign tensor has a
     part. Where one has, what foreign tensors are first applied to stands for it: features.
+    ``foreign`` are the values of foreign tensors.
     """
 
     outputs: Named
@@ -35,51 +36,45 @@ class Run:
     calls: Sequence[Call]
     foreign: Mapping[str, torch.Tensor]
 
-    def without_graph(self, *, copies: bool) -> Run:
-        """The run alone and, but for ``copies``, without what lies between."""
-        bare = [(name, value.detach()) for name, value in self.outputs]
-        calls = [call if copies else call.without_values() for call in self.calls]
-        return Run(bare, bare, calls, {})
-
     @property
     def whole(self) -> bool:
         """Whether all outputs can be compared."""
         return self.points is self.outputs
 
 
-def run(
-    side: Side,
-    values: Mapping[str, torch.Tensor],
-    example: Example,
-    *,
-    copies: bool = False,
-    seed: int = 0,
-) -> Run:
+def run(side: Side, values: Mapping[str, torch.Tensor], example: Example, *, seed: int = 0) -> Run:
     """Run one side with the checkpoint's tensors set to ``values``; the model is left as it was.
 
     Networks that draw random numbers in eval mode draw the same on both sides.
     """
-    own = _own_values(side, values)
-    names: dict[int, tuple[str, ...]] = {}
-    for name, value in own.items():
-        if name not in side.foreign:
-            names[id(value)] = names_taken(side.takings[name])
-    foreign = {name: own[name] for name in own if name in side.foreign}
-    watch = Watch(names, map(id, foreign.values()), copies=copies)
-    watch.start([example.tensor, *example.more.values()])
-    with torch.random.fork_rng(devices=[]), forgetting(side.model), in_float64(), watch:
+    # Of several names of one tensor the first: it is given once.
+    names = reversed((*side.recipes, *side.foreign))
+    first = {*{id(side.live[name]): name for name in names}.values()}
+    foreign = {
+        name: side.live[name].detach().clone().requires_grad_()
+        for name in side.foreign
+        if name in first
+    }
+    taken = {name: _made(side, name, values) for name in side.recipes if name in first}
+    keys = {id(value): _key(side, name) for name, value in taken.items()}
+    watch = Watch(keys, map(id, foreign.values()), [example.tensor, *example.more.values()])
+    with torch.random.fork_rng(devices=[]), _forgetting(side.model), in_float64(watch):
         torch.manual_seed(seed)
         output = functional_call(
-            side.model, own, (example.tensor,), example.keywords(side.model), strict=False
+            side.model,
+            {**taken, **foreign},
+            (example.tensor,),
+            example.keywords(side.model),
+            strict=False,
         )
     outputs = list(tensors_in(output))
     clean = [(name, value) for name, value in outputs if not watch.touched(value)]
-    points = outputs if len(clean) == len(outputs) else [*clean, *_frontier(watch, example)]
+    points = outputs if len(clean) == len(outputs) else [*clean, *_features(watch, example)]
     return Run(outputs, points, watch.calls, foreign)
 
 
 @contextmanager
-def forgetting(model: nn.Module) -> Iterator[None]:
+def _forgetting(model: nn.Module) -> Iterator[None]:
     """What the network notes down while it runs is gone afterwards.
 
     Some keep what they once computed from their weights (LeViT's attention biases in eval mode)
@@ -101,36 +96,26 @@ def _copied(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, dict | list | set) else value
 
 
-def _frontier(watch: Watch, example: Example) -> Named:
+def _made(side: Side, name: str, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    made = make_tensor(side.recipes[name], values.__getitem__, torch.float64)
+    becomes_complex = side.live[name].is_complex() and not made.is_complex()
+    return made.to(torch.complex128) if becomes_complex else made
+
+
+def _key(side: Side, name: str) -> tuple[str, ...]:
+    parts = taken_by(name, side.recipes[name])
+    return tuple(dict.fromkeys(part.name for part in parts))
+
+
+def _features(watch: Watch, example: Example) -> Named:
     features = [value for value in watch.frontier if value is not example.tensor]
     if len(features) == 1:
         return [("features", features[0])]
     return [(f"features[{at}]", value) for at, value in enumerate(features)]
 
 
-def _own_values(side: Side, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The network's tensors by name, each of them once."""
-    given: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name in (*side.takings, *sorted(side.foreign)):
-        if name not in side.live:
-            raise SurgeryError(f"{side.label} has no parameter or buffer {name}")
-        if id(side.live[name]) not in seen:
-            seen.add(id(side.live[name]))
-            given[name] = (
-                side.live[name].detach().clone().requires_grad_()
-                if name in side.foreign
-                else side.takings[name].values(values)
-            )
-    return given
-
-
 def gradients(
-    points: Named,
-    values: Mapping[str, torch.Tensor],
-    scales: Sequence[float],
-    *,
-    seed: int = 0,
+    points: Named, values: Mapping[str, torch.Tensor], scales: Sequence[float]
 ) -> dict[str, torch.Tensor]:
     """How one random combination of all points moves with every tensor; zeros where it does not.
 
@@ -140,7 +125,7 @@ def gradients(
     leaves = {name: value for name, value in values.items() if value.requires_grad}
     total = torch.zeros((), dtype=torch.float64)
     for at, ((_, point), scale) in enumerate(zip(points, scales, strict=True)):
-        generator = torch.Generator().manual_seed(seed + at)
+        generator = torch.Generator().manual_seed(at)
         flat = point.reshape(-1)
         direction = torch.randn(flat.shape, generator=generator, dtype=torch.float64)
         # Real and imaginary parts, where there are both, pull in different directions.

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TypeVar
 
 from surgery.collapse import patterns
 from surgery.proof.proof import Movement, Proof
 from surgery.wording import counted, first_lines
 
+Fact = TypeVar("Fact", bound=Hashable)
 
-def proof_lines(proof: Proof) -> tuple[str, ...]:
-    """What was compared, how near it came and what speaks against it, in a few lines."""
-    moves = () if proof.networks_differ else proof.contrary
-    swaps = [
-        f"{', '.join(move.targets) or 'nothing'} takes {move.source}, and {effect(move)}"
-        for move in sorted(moves, key=lambda move: not move.acts_as)
-    ]
-    settings = [
-        f"{places}: {name} is {source} in the source, {target} in the target"
-        for places, name, source, target in settings_rows(proof)
-    ]
-    return (
-        compared_text(proof),
-        *first_lines(swaps, 8),
-        *unseen_lines(proof),
-        *first_lines(settings, 8),
-    )
+#: Lines of a kind that are shown; JSON has all of them.
+_MOST = 20
 
 
 def compared_text(proof: Proof) -> str:
@@ -45,28 +32,54 @@ def compared_text(proof: Proof) -> str:
     return f"{text}; moved alone, {moved:,} of {total} move both equally"
 
 
-def effect(move: Movement) -> str:
-    """What a tensor does that moves the two networks differently."""
-    acts_as = " or ".join(move.acts_as)
-    return f"acts as {acts_as}" if acts_as else "moves the two networks differently"
-
-
-def unseen_lines(proof: Proof) -> Iterator[str]:
-    """Of which tensors nothing is known, and where the two networks part first."""
-    if proof.behind:
-        behind = patterns(move.source for move in proof.behind)
-        yield f"these act only on what cannot be compared, so nothing is said of them: {behind}"
+def proof_lines(proof: Proof) -> Iterator[str]:
+    """What speaks against it, what nothing is known of, and what else a reader has to know."""
+    if proof.networks_differ:
+        yield (
+            "they differ whichever of the tensors of one shape goes where; whether each is in its "
+            "own place can be said once they agree"
+        )
+        if not proof.settings:
+            yield (
+                "no hyper-parameter shows why: look before the first difference, and at the order "
+                "of rows in fused tensors (q, k and v in turn, or head by head)"
+            )
+    else:
+        moves = sorted(proof.contrary, key=lambda move: not move.acts_as)
+        yield from first_lines([_misplaced(move) for move in moves], _MOST)
     if proof.first:
         yield f"the first difference: {proof.first}"
+    settings = ((s.place, (s.name, s.source, s.target)) for s in proof.settings)
+    differing = [
+        f"{places}: {name} is {source} in the source, {target} in the target"
+        for (name, source, target), places in _grouped(settings)
+    ]
+    yield from first_lines(differing, _MOST)
+    if behind := [move.source for move in proof.behind]:
+        yield (
+            "these act only on what cannot be compared, so nothing is said of them: "
+            f"{patterns(behind)}"
+        )
+    if unseen := [move.source for move in proof.unseen]:
+        yield f"moved alone, these move neither network: {patterns(unseen)}"
+    if proof.hidden:
+        yield f"the checkpoint's own values hide what these do: {patterns(proof.hidden)}"
+    if proof.resized:
+        resized = (f"{names} ({how})" for how, names in _grouped(proof.resized))
+        yield f"resized, so no part of the claim: {'; '.join(resized)}"
+    yield from proof.notes
 
 
-def settings_rows(proof: Proof) -> Iterator[tuple[str, str, str, str]]:
-    """(places, hyper-parameter, its value in the source, in the target), one for all places that
-    differ in the same.
-    """
-    by_text: dict[tuple[str, str, str], list[str]] = {}
-    for setting in proof.settings:
-        text = (setting.name, setting.source, setting.target)
-        by_text.setdefault(text, []).append(setting.place)
-    for text, places in by_text.items():
-        yield (patterns(places), *text)
+def _misplaced(move: Movement) -> str:
+    acts_as = " or ".join(move.acts_as)
+    effect = f"acts as {acts_as}" if acts_as else "moves the two networks differently"
+    return f"{', '.join(move.targets) or 'nothing'} takes {move.source}, and {effect}"
+
+
+def _grouped(pairs: Iterable[tuple[str, Fact]]) -> Iterator[tuple[Fact, str]]:
+    """Facts, each with the pattern of all names that it is true of."""
+    names: dict[Fact, list[str]] = {}
+    for name, fact in pairs:
+        names.setdefault(fact, []).append(name)
+    for fact, found in names.items():
+        yield fact, patterns(found)

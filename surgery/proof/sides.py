@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import nn
 
+from surgery.checkpoint.weights import Weights
 from surgery.errors import SurgeryError
+from surgery.matching.recipes.recipe import Recipe
 from surgery.networks.describe import describe
-from surgery.proof.taking import Taking, is_exact, is_left, resizer_of, taking
 from surgery.proof.values import is_inexact
 from surgery.specs import SourceSpec, TensorSpec
 from surgery.transfers.plan import TransferPlan
@@ -25,35 +26,39 @@ from surgery.wording import counted, shape_text
 class Side:
     """One of the two networks, in float64 and eval mode.
 
-    ``takings`` say how its tensors are made of the checkpoint's; ``foreign`` are tensors of its
-    own that have no part in the transfer: a new head here, the old one there. ``resized`` are
-    those between which a resizer stands, with its name: they hold other values on either side.
-    ``note`` is what a reader has to know of how the takings were found.
+    ``recipes`` make its tensors of the checkpoint's, exactly: no value is computed. ``foreign``
+    are tensors of its own that have no part in the transfer: a new head here, the old one there.
+    ``resized`` are those between which a resizer stands, with its name: they hold other values on
+    either side.
     """
 
     label: str
     model: nn.Module
-    takings: Mapping[str, Taking]
-    foreign: frozenset[str] = frozenset()
-    resized: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
+    recipes: Mapping[str, Recipe]
+    foreign: tuple[str, ...]
+    resized: Mapping[str, str]
 
     @cached_property
     def live(self) -> dict[str, torch.Tensor]:
         """Every parameter and buffer under each of its names."""
-        return tensors_of(self.model)
-
-    def without(self, unheard: Iterable[str]) -> Side:
-        """The side with fewer foreign tensors."""
-        return replace(self, foreign=self.foreign - frozenset(unheard))
+        return _tensors_of(self.model)
 
 
-def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer under each of its names."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+@dataclass(frozen=True)
+class Sides:
+    """Both networks, and ``own``: in float64, the values of the checkpoint's tensors that they
+    take, each under one of its names. ``note`` is what a reader has to know of how the source's
+    recipes were found.
+    """
+
+    source: Side
+    target: Side
+    own: Mapping[str, torch.Tensor]
+    note: str
+
+    @property
+    def both(self) -> tuple[Side, Side]:
+        return self.source, self.target
 
 
 def make_sides(
@@ -61,39 +66,40 @@ def make_sides(
     target: nn.Module,
     plan: TransferPlan,
     labels: tuple[str, str],
-    ties: Iterable[tuple[str, ...]] = (),
-    tensor: Callable[[str], torch.Tensor] | None = None,
-) -> tuple[Side, Side]:
+    weights: Weights | None = None,
+) -> Sides:
     """How both models' tensors are made of the checkpoint's, and what only one of them has.
 
-    ``plan`` is the target's; the source's own is found by names. ``ties`` are the checkpoint's
-    names of one tensor, and ``tensor`` its values: those of ``source`` where that is None.
-    Raises :class:`~surgery.errors.SurgeryError` where the source model has
-    no place for a tensor that the plan uses: it is not the checkpoint's architecture.
+    ``plan`` is the target's; the source's own is found by names. ``weights`` is the checkpoint;
+    where it is None its values are those of ``source``. Raises
+    :class:`~surgery.errors.SurgeryError` where the source model has no place for a tensor that
+    the plan uses: it is not the checkpoint's architecture.
     """
-    specs = [spec for step in plan.steps if is_exact(step) for spec in step.sources]
-    by_resizer = [(step, resizer) for step in plan.steps if (resizer := resizer_of(step))]
-    computed_from = {spec: resizer for step, resizer in by_resizer for spec in step.sources}
-    ties = tuple(ties)
+    exact = [step for step in plan.steps if _is_exact(step)]
+    specs = [spec for step in exact for spec in step.sources]
+    resized = [(step, step.method.name) for step in plan.steps if step.method]
+    resizers = {spec: resizer for step, resizer in resized for spec in step.sources}
     left = (unused.source for unused in plan.unused)
-    names = SourceSpec(tuple(dict.fromkeys((*specs, *computed_from, *left))), ties)
+    ties = weights.ties if weights else ()
+    names = SourceSpec(tuple(dict.fromkeys((*specs, *resizers, *left))), ties)
     own_plan, note = _own_plan(names, source, specs, labels[0])
-    # An index that the target computes is computed by the source too: in float64, on both sides.
-    used = {spec.name for spec in specs}
-    used |= {name for group in ties if used & {*group} for name in group}
     placed = {step.target.name: step.source.name for step in own_plan.steps if step.source}
-    if tensor is None:
-        live = tensors_of(source)
-        tensor = {at: live[name] for name, at in placed.items()}.__getitem__
-    equal = (_equal(names, tensor) for each in (own_plan, plan) for names in _ties_of(each))
+    live = _tensors_of(source)
+    held = {name: live[place] for place, name in placed.items()}
+    tensor = weights.tensor if weights else held.__getitem__
+    equal = (_equal(group, tensor) for each in (own_plan, plan) for group in _ties_of(each))
     one = _one_name_each((*ties, *equal))
-    expected = {unused.source.name for unused in plan.unused if unused.expected} - used
-    by_name = {spec.name: how for spec, how in computed_from.items() if spec.name not in used}
-    before = {name: by_name[at] for name, at in placed.items() if at in by_name}
-    after = {step.target.name: resizer for step, resizer in by_resizer}
-    return (
-        replace(_side(labels[0], source, own_plan, one, used, expected), resized=before, note=note),
-        replace(_side(labels[1], target, plan, one, used, set()), resized=after),
+    used = {one.get(spec.name, spec.name) for spec in specs}
+    # An index that the target computes is computed by the source too: in float64, on both sides.
+    expected = {unused.source.name for unused in plan.unused if unused.expected}
+    by_name = {spec.name: resizer for spec, resizer in resizers.items()}
+    before = {place: by_name[name] for place, name in placed.items() if name in by_name}
+    after = {step.target.name: resizer for step, resizer in resized}
+    return Sides(
+        _side(labels[0], source, own_plan, one, used, expected, before),
+        _side(labels[1], target, plan, one, used, set(), after),
+        _own_values(exact, one, tensor),
+        note,
     )
 
 
@@ -104,29 +110,58 @@ def _side(
     one: Mapping[str, str],
     used: set[str],
     expected: set[str],
+    resized: Mapping[str, str],
 ) -> Side:
-    takings: dict[str, Taking] = {}
-    foreign = set()
+    live = _tensors_of(model)
+    recipes: dict[str, Recipe] = {}
+    foreign = []
     for step in plan.steps:
-        made = taking(step, one)
-        if made and all(spec.name in used for spec in step.sources):
-            takings[step.target.name] = made
-        elif not is_left(step, expected) and step.target.is_floating:
-            foreign.add(step.target.name)
-    live = tensors_of(model)
-    own = {id(live[name]) for name in takings if name in live}
-    alone = (name for name in foreign if name in live and id(live[name]) not in own)
-    return Side(label, model, takings, frozenset(alone))
+        name = step.target.name
+        recipe = _renamed(step, one) if _is_exact(step) else None
+        if recipe and used.issuperset(spec.name for spec in recipe.sources):
+            if name not in live:
+                raise SurgeryError(f"{label} has no parameter or buffer {name}")
+            recipes[name] = recipe
+        elif step.target.is_floating and name in live and not _is_left(step, expected):
+            foreign.append(name)
+    taken = {id(live[name]) for name in recipes}
+    alone = tuple(name for name in foreign if id(live[name]) not in taken)
+    return Side(label, model, recipes, alone, resized)
+
+
+def _tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _is_exact(step: Step) -> bool:
+    """Whether the tensor is made of the checkpoint's with no value computed."""
+    return step.recipe is not None and step.method is None and step.recipe.moves
+
+
+def _is_left(step: Step, expected: set[str]) -> bool:
+    """Whether nobody misses its values: an index, or what the checkpoint alone has a use for."""
+    if step.recipe is None:
+        return step.recomputed
+    return step.recipe.is_copy and step.recipe.sources[0].name in expected
+
+
+def _renamed(step: Step, one: Mapping[str, str]) -> Recipe:
+    """Its recipe, of the one name that each of the checkpoint's tensors goes by."""
+    assert step.recipe is not None
+    return step.recipe.with_sources(lambda spec: replace(spec, name=one.get(spec.name, spec.name)))
 
 
 def _ties_of(plan: TransferPlan) -> list[tuple[str, ...]]:
-    """The checkpoint's names that end, each by itself and whole, in one tensor of the target."""
-    whole = {
-        step.target.name: made.sources[0]
+    """The checkpoint's names that end, each by itself, in one tensor of the target."""
+    copies = {
+        step.target.name: step.recipe.sources[0].name
         for step in plan.steps
-        if (made := taking(step, {})) and not made.height
+        if step.recipe and step.recipe.is_copy and _is_exact(step)
     }
-    groups = [dict.fromkeys(whole[name] for name in names if name in whole) for names in plan.ties]
+    groups = [dict.fromkeys(copies[n] for n in names if n in copies) for names in plan.ties]
     return [tuple(names) for names in groups if len(names) > 1]
 
 
@@ -141,9 +176,8 @@ def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
     one: dict[str, str] = {}
     for names in ties:
         known = {one.get(name, name) for name in names}
-        one |= dict.fromkeys(
-            [*names, *(name for name, other in one.items() if other in known)], min(known)
-        )
+        joined = [*names, *(name for name, other in one.items() if other in known)]
+        one |= dict.fromkeys(joined, min(known))
     return one
 
 
@@ -165,40 +199,40 @@ def _own_plan(
             f"structure gave {counted(len(lost), 'tensor')}, named otherwise in the checkpoint, "
             f"a place in {label}; a mistake in that would show unless both sides have it"
         )
-    misfit = {step.source.name: step for step in plan.steps if not step.sources and step.source}
-    with_arguments = ", with its arguments (--source-arg num_classes=10)" if misfit else ""
+    misfit = {s.counterpart.name: s.target.shape for s in plan.steps if s.counterpart}
+    details = [
+        f"{spec.name} {shape_text(spec.shape)}"
+        if spec.name not in misfit
+        else f"{spec.name} is {shape_text(spec.shape)}, and {shape_text(misfit[spec.name])} there"
+        for spec in lost
+    ]
     raise SurgeryError(
         f"the source is no checkpoint of {label}: it has no place for "
         f"{counted(len(lost), 'tensor')} of those that are transferred; name the architecture that "
-        f"it was saved from (--source-arch){with_arguments}",
-        [_why_lost(spec, misfit) for spec in lost],
+        "it was saved from (--source-arch), with its arguments (--source-arg num_classes=10)",
+        details,
     )
 
 
 def _lost(plan: TransferPlan, used: list[TensorSpec]) -> list[TensorSpec]:
     """What the model has no place for."""
-    placed = {spec.name for step in plan.steps if is_exact(step) for spec in step.sources}
+    placed = {spec.name for step in plan.steps if _is_exact(step) for spec in step.sources}
     placed |= {unused.source.name for unused in plan.unused if unused.expected}
     return [spec for spec in dict.fromkeys(used) if spec.name not in placed]
 
 
-def _why_lost(spec: TensorSpec, misfit: Mapping[str, Step]) -> str:
-    if spec.name in misfit:
-        place = misfit[spec.name].target
-        return f"{spec.name} is {shape_text(spec.shape)}, and {shape_text(place.shape)} there"
-    return f"{spec.name} {shape_text(spec.shape)}"
-
-
-def own_values(side: Side, tensor: Callable[[str], torch.Tensor]) -> dict[str, torch.Tensor]:
+def _own_values(
+    steps: list[Step], one: Mapping[str, str], tensor: Callable[[str], torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """The checkpoint's values as the target will have them: cast to its dtype, then widened.
 
     What the cast rounds is the file's affair and no difference between two networks. A source
     that targets of several dtypes take is rounded by all of them.
     """
     dtypes: dict[str, dict[str, None]] = {}
-    for made in side.takings.values():
-        for name in made.sources:
-            dtypes.setdefault(name, {})[made.target.dtype] = None
+    for step in steps:
+        for spec in _renamed(step, one).sources:
+            dtypes.setdefault(spec.name, {})[step.target.dtype] = None
     return {name: _rounded(tensor(name).detach(), dtypes[name]) for name in dtypes}
 
 

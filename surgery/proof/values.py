@@ -12,7 +12,7 @@ import torch
 from surgery.proof.parts import Part
 
 
-def random_values(own: Mapping[str, torch.Tensor], seed: int = 0) -> dict[str, torch.Tensor]:
+def random_values(own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Other values of the same shapes, in float64, none of them zero; integers stay as they are.
 
     Values of a checkpoint may hide a tensor: a scale of zero hides all that lies behind it, and
@@ -21,13 +21,13 @@ def random_values(own: Mapping[str, torch.Tensor], seed: int = 0) -> dict[str, t
     that signals neither vanish nor grow.
     """
     return {
-        name: _drawn(value, seed + at) if is_inexact(value) else value
+        name: _drawn(value, at) if is_inexact(value) else value
         for at, (name, value) in enumerate(own.items())
     }
 
 
 def values_by_shape(
-    own: Mapping[str, torch.Tensor], parts: Iterable[Part], seed: int = 0
+    own: Mapping[str, torch.Tensor], parts: Iterable[Part]
 ) -> dict[str, torch.Tensor]:
     """As :func:`random_values`, but all parts of one shape get the same values, and square
     matrices equal their transpose: a network then gives one answer, whichever of them are swapped
@@ -42,7 +42,7 @@ def values_by_shape(
         shape = squeezed(rows)
         kind = (rows.is_complex(), shape)
         if kind not in drawn:
-            value = _drawn(rows, seed + len(drawn)).reshape(shape)
+            value = _drawn(rows, len(drawn)).reshape(shape)
             square = len(shape) == 2 and shape[0] == shape[1]
             drawn[kind] = (value + value.T) / math.sqrt(2) if square else value
         rows.copy_(drawn[kind].reshape(rows.shape))

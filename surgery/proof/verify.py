@@ -13,20 +13,15 @@ from surgery.errors import SurgeryError
 from surgery.networks.architectures import Architecture, find_architecture
 from surgery.networks.building import build
 from surgery.proof.compare import prove
-from surgery.proof.doubling import in_float64
+from surgery.proof.doubling import Widen, in_float64
 from surgery.proof.proof import Proof
-from surgery.proof.sides import make_sides, own_values
+from surgery.proof.sides import make_sides
 from surgery.transfers.plan import TransferPlan
 from surgery.transfers.planning import OpenedEnds
 
 
 def verify_transfer(
-    source: nn.Module,
-    target: nn.Module,
-    plan: TransferPlan,
-    *,
-    shape: Iterable[int] | None = None,
-    seed: int = 0,
+    source: nn.Module, target: nn.Module, plan: TransferPlan, *, shape: Iterable[int] | None = None
 ) -> Proof:
     """Whether ``target`` computes what ``source`` does once ``plan`` has moved its weights.
 
@@ -41,12 +36,10 @@ def verify_transfer(
     """
     models = (_doubled(_copied(source)), _doubled(_copied(target)))
     sides = make_sides(*models, plan, ("the source", "the target"))
-    held = {made.sources[0]: sides[0].live[name] for name, made in sides[0].takings.items()}
-    own = own_values(sides[1], held.__getitem__)
-    return prove(*sides, own, shape=tuple(shape) if shape else None, seed=seed)
+    return prove(sides, tuple(shape) if shape else None)
 
 
-def prove_plan(plan: TransferPlan, *, shape: tuple[int, ...] | None = None, seed: int = 0) -> Proof:
+def prove_plan(plan: TransferPlan, *, shape: tuple[int, ...] | None = None) -> Proof:
     """The same for a plan between a checkpoint and an architecture, whose request names the
     architecture that the checkpoint was saved from (``source_arch``).
 
@@ -66,23 +59,20 @@ def prove_plan(plan: TransferPlan, *, shape: tuple[int, ...] | None = None, seed
         )
     source, target = find_architecture(request.source_arch), ends.target.architecture
     models = (
-        _built(source, request.source_arguments, None, seed),
-        _built(target, request.arguments, request.num_classes, seed),
+        _built(source, request.source_arguments),
+        _built(target, request.arguments, request.num_classes),
     )
     labels = (f"{source.label} (old)", f"{target.label} (new)")
-    weights = ends.readable
-    sides = make_sides(*models, plan, labels, weights.ties, weights.tensor)
-    return prove(*sides, own_values(sides[1], weights.tensor), shape=shape, seed=seed)
+    return prove(make_sides(*models, plan, labels, ends.readable), shape)
 
 
 def _built(
     architecture: Architecture,
     arguments: Mapping[str, Any] | None,
-    num_classes: int | None,
-    seed: int,
+    num_classes: int | None = None,
 ) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), in_float64():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), in_float64(Widen()):
+        torch.manual_seed(0)
         return _doubled(build(architecture, arguments=arguments, num_classes=num_classes))
 
 
