@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from surgery.collapse import patterns
 from surgery.proof.proof import Proof
 from surgery.proof.sentences import compared_text, effect, settings_rows, unseen_lines
-from surgery.report import report_of
-from surgery.report.tables import Column, Report, Table, text_table
+from surgery.report.tables import Report, Table, number
 
 _MOST_MOVES = 40
 
 
-@report_of.register(Proof)
-def proof_report(proof: Proof, *, heading: Sequence[str] = ()) -> Report:
+def proof_report(proof: Proof) -> Report:
     """The verdict, what was compared and how near it came, then what speaks against it."""
-    columns = ("where", "what", "source", "target")
-    return Report(
-        headline=(*heading, proof.verdict, compared_text(proof)),
-        tables=(
-            _against_table(proof),
-            text_table("hyper-parameters that differ", columns, settings_rows(proof), "odd"),
-        ),
-        notes=tuple(_proof_notes(proof)),
-    )
-
-
-def _against_table(proof: Proof) -> Table:
-    columns = (
-        Column("source"),
-        Column("target"),
-        Column("difference", number=True),
-        Column("what it does"),
-    )
     moves = () if proof.networks_differ else proof.contrary[:_MOST_MOVES]
-    rows = tuple(
+    rows = [
         (
             move.source,
             ", ".join(move.targets),
@@ -43,8 +23,17 @@ def _against_table(proof: Proof) -> Table:
             effect(move) if move.acts_as else move.verdict,
         )
         for move in moves
+    ]
+    against = ("source", "target", number("difference"), "what it does")
+    settings = ("where", "what", "source", "target")
+    return Report(
+        headline=(proof.verdict, compared_text(proof)),
+        tables=(
+            Table("tensors that speak against it", against, rows, "odd"),
+            Table("hyper-parameters that differ", settings, [*settings_rows(proof)], "odd"),
+        ),
+        notes=[*_proof_notes(proof)],
     )
-    return Table("tensors that speak against it", columns, rows, "odd")
 
 
 def _proof_notes(proof: Proof) -> Iterator[str]:
