@@ -10,62 +10,65 @@ from surgery.checkpoint.conversion import ConversionOutcome
 from surgery.checkpoint.holding import StateDict
 from surgery.checkpoint.verification import Finding, Verification, tensor_label
 from surgery.collapse import collapse_kinds
-from surgery.report import report_of
-from surgery.report.folding import TENSORS, broken_notes, fold_tensors, named
-from surgery.report.tables import Column, Report, Table, text_table
+from surgery.report.folding import TENSORS, Row, broken_notes, fold_tensors, named
+from surgery.report.tables import Report, Table, number
 from surgery.specs import TensorSpec
 from surgery.wording import bytes_text, counted
 
+_PAIR = ("name", "value")
 
-@report_of.register(Contents)
-def contents_report(
-    contents: Contents,
-    *,
-    heading: Sequence[str] = (),
-    verification: Verification | None = None,
-) -> Report:
+
+def contents_report(contents: Contents, *, verification: Verification | None = None) -> Report:
     """What a file holds: every state dict's tensors, then what lies beside them.
 
     With a ``verification`` what is amiss comes first.
     """
     states = contents.state_dicts
     alone = len(states) == 1
-    return Report(
-        headline=(*heading, _contents_text(contents), *_verified_text(verification)),
-        tables=(
-            *(_verification_tables(verification, alone) if verification else ()),
-            *(table for state in states for table in _state_dict_tables(state, alone)),
-            text_table("cannot be transferred", ("name", "what"), _unlisted(states, alone), "odd"),
-            text_table("beside them", _PAIR, ((key or ".", what) for key, what in contents.others)),
-            text_table("not imported", ("global that the file names",), zip(contents.opaque)),
-        ),
-    )
-
-
-_PAIR = ("name", "value")
-
-
-def _contents_text(contents: Contents) -> str:
-    total = sum(len(state.places) for state in contents.state_dicts)
-    return (
+    total = sum(len(state.places) for state in states)
+    headline = [
         f"{contents.path}: {contents.format}, {bytes_text(contents.size)}, "
-        f"{counted(len(contents.state_dicts), 'state dict')}, {counted(total, 'tensor')}"
-    )
+        f"{counted(len(states), 'state dict')}, {counted(total, 'tensor')}"
+    ]
+    tables: list[Table] = []
+    if verification:
+        tensors, nbytes = counted(verification.tensors, "tensor"), bytes_text(verification.nbytes)
+        headline.append(f"verified {tensors}, {nbytes}: {_checked_text(verification)}")
+        tables += _verification_tables(verification, alone)
+    for state in states:
+        tables += _state_dict_tables(state, alone)
+    unlisted = [
+        (name if alone else f"{state.key or '.'}: {name}", what)
+        for state in states
+        for name, what in state.unlisted
+    ]
+    others = [(key or ".", what) for key, what in contents.others]
+    tables += [
+        Table("cannot be transferred", ("name", "what"), unlisted, "odd"),
+        Table("beside them", _PAIR, others),
+        Table("not imported", ("global that the file names",), [(x,) for x in contents.opaque]),
+    ]
+    return Report(headline, tables)
 
 
 def _state_dict_tables(state: StateDict, alone: bool) -> Iterator[Table]:
     """Its tensors, the ties between them, and the metadata kept with it."""
     whose = "" if alone else f" of {state.key or '.'!r}"
     title = "tensors" if state.key is None and alone else f"state dict {state.key or '.'!r}"
-    columns = (*TENSORS, Column("dtype"), Column("size", number=True))
     specs, ties = state.specs, state.ties
-    yield Table(f"{title}: {_state_dict_text(specs, ties)}", columns, _sized_rows(specs))
-    yield text_table(f"tied{whose}", ("names of one tensor",), zip(map(" = ".join, ties)))
-    texts = (
+    sizes = {spec.name: spec.nbytes for spec in specs}
+    rows = [
+        (*cells, dtype, bytes_text(sum(sizes[name] for name in names)))
+        for cells, names, dtype in fold_tensors((spec, spec.dtype) for spec in specs)
+    ]
+    columns = (*TENSORS, "dtype", number("size"))
+    yield Table(f"{title}: {_state_dict_text(specs, ties)}", columns, rows)
+    yield Table(f"tied{whose}", ("names of one tensor",), [(" = ".join(tie),) for tie in ties])
+    texts = [
         (key, value if len(value) <= 60 else f"{len(value):,} characters of text")
         for key, value in state.metadata.items()
-    )
-    yield text_table(f"metadata{whose}", _PAIR, texts)
+    ]
+    yield Table(f"metadata{whose}", _PAIR, texts)
 
 
 def _state_dict_text(specs: Sequence[TensorSpec], ties: Iterable[Sequence[str]]) -> str:
@@ -74,41 +77,14 @@ def _state_dict_text(specs: Sequence[TensorSpec], ties: Iterable[Sequence[str]])
     once = [spec for spec in specs if spec.name not in repeated]
     dtypes = Counter(spec.dtype for spec in specs)
     kinds = [dtype if len(dtypes) == 1 else f"{n:,} {dtype}" for dtype, n in dtypes.most_common()]
-    return ", ".join(
-        (
-            counted(len(specs), "tensor"),
-            f"{sum(spec.numel for spec in once):,} elements",
-            bytes_text(sum(spec.nbytes for spec in once)),
-            *kinds,
-        )
-    )
+    elements, nbytes = sum(spec.numel for spec in once), sum(spec.nbytes for spec in once)
+    sums = (counted(len(specs), "tensor"), f"{elements:,} elements", bytes_text(nbytes))
+    return ", ".join((*sums, *kinds))
 
 
-def _sized_rows(specs: Sequence[TensorSpec]) -> tuple[tuple[str, ...], ...]:
-    sizes = {spec.name: spec.nbytes for spec in specs}
-    return tuple(
-        (*cells, dtype, bytes_text(sum(sizes[name] for name in names)))
-        for cells, names, dtype in fold_tensors((spec, spec.dtype) for spec in specs)
-    )
-
-
-def _unlisted(states: Iterable[StateDict], alone: bool) -> Iterator[tuple[str, str]]:
-    for state in states:
-        for name, what in state.unlisted:
-            yield (name if alone else f"{state.key or '.'}: {name}"), what
-
-
-def _verified_text(verification: Verification | None) -> Iterator[str]:
-    if verification:
-        tensors = counted(verification.tensors, "tensor")
-        nbytes = bytes_text(verification.nbytes)
-        yield f"verified {tensors}, {nbytes}: {_checked_text(verification)}"
-
-
-@report_of.register(Verification)
-def verification_report(verification: Verification, *, heading: Sequence[str] = ()) -> Report:
+def verification_report(verification: Verification) -> Report:
     """What reading all of one file showed, in a line."""
-    return Report((*heading, f"{verification.path}: {_checked_text(verification)}"))
+    return Report([f"{verification.path}: {_checked_text(verification)}"])
 
 
 def _checked_text(verification: Verification) -> str:
@@ -130,19 +106,13 @@ def _checksums_text(verification: Verification) -> str:
 
 
 def _verification_tables(verification: Verification, alone: bool) -> Iterator[Table]:
-    columns = (
-        *TENSORS[:2],
-        Column("bytes"),
-        Column("NaN", number=True),
-        Column("Inf", number=True),
-        Column("elements", number=True),
-    )
-    yield Table("amiss", columns, tuple(_finding_rows(verification.findings, alone)), "odd")
-    parts = zip(verification.damaged_parts)
-    yield text_table("damaged besides", ("part of the file",), parts, "odd")
+    columns = (*TENSORS[:2], "bytes", number("NaN"), number("Inf"), number("elements"))
+    yield Table("amiss", columns, list(_finding_rows(verification.findings, alone)), "odd")
+    parts = [(part,) for part in verification.damaged_parts]
+    yield Table("damaged besides", ("part of the file",), parts, "odd")
 
 
-def _finding_rows(findings: Iterable[Finding], alone: bool) -> Iterator[tuple[str, ...]]:
+def _finding_rows(findings: Iterable[Finding], alone: bool) -> Iterator[Row]:
     """Damaged ones first; findings of one kind folded by layer, their counts are sums."""
     found = {
         " = ".join(tensor_label(name, alone=alone) for name in finding.names): finding
@@ -152,17 +122,16 @@ def _finding_rows(findings: Iterable[Finding], alone: bool) -> Iterator[tuple[st
         group = [found[name] for name in folded.names]
         counts = ((each.nan, each.inf, each.elements) for each in group)
         sums = map(sum, zip(*counts, strict=True))
-        yield (*named(folded), "damaged" if damaged else "", *(f"{number:,}" for number in sums))
+        yield (*named(folded), "damaged" if damaged else "", *sums)
 
 
-@report_of.register(ConversionOutcome)
-def conversion_report(outcome: ConversionOutcome, *, heading: Sequence[str] = ()) -> Report:
+def conversion_report(outcome: ConversionOutcome) -> Report:
     """What a conversion wrote, cast, broke and left out."""
     conversion = outcome.conversion
     casts = [f"{counted(n, 'tensor')} cast {cast}" for cast, n in conversion.casts.items()]
     total = f"{counted(len(conversion.specs), 'tensor')}, {bytes_text(conversion.nbytes)}"
     return Report(
-        (*heading, "; ".join((total, *casts))),
-        (text_table("left out", _PAIR, conversion.left_out),),
+        ["; ".join((total, *casts))],
+        [Table("left out", _PAIR, list(conversion.left_out))],
         broken_notes(outcome.overflowed),
     )

@@ -6,64 +6,50 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from surgery.checkpoint.difference import Difference, ValueDifference
 from surgery.collapse import Collapsed, collapse, collapse_kinds
-from surgery.report import report_of
-from surgery.report.folding import TENSORS, named, shapes_text, tensor_rows
-from surgery.report.tables import Column, Report, Table, text_table
+from surgery.report.folding import TENSORS, Row, named, shapes_text, tensor_rows
+from surgery.report.tables import Report, Table, number
 from surgery.specs import TensorSpec, is_floating
 from surgery.wording import counted
 
 
-@report_of.register(Difference)
 def difference_report(
-    difference: Difference,
-    *,
-    heading: Sequence[str] = (),
-    names: tuple[str, str] = ("the first", "the second"),
+    difference: Difference, *, names: tuple[str, str] = ("the first", "the second")
 ) -> Report:
     """What differs, kind by kind; first lines that say whether anything does, and where most."""
-    equal = tuple(map(named, collapse(difference.equal))) if difference.values else ()
+    equal = [*map(named, collapse(difference.equal))] if difference.values else []
+    notes = [f"{name} is no tensor and was not compared" for name in difference.others]
+    if difference.wrapped:
+        one, other = difference.wrapped[0]
+        count = counted(len(difference.wrapped), "name")
+        where = f"{one} in {names[0]} is {other} in {names[1]}"
+        notes.insert(0, f"{count} in other wrappers: {where}")
     return Report(
-        headline=(*heading, _counts_text(difference, names), *_largest_text(difference.values)),
+        headline=(_counts_text(difference, names), *_largest_text(difference.values)),
         tables=(
             _specs_table(f"only in {names[0]}", difference.only_first),
             _specs_table(f"only in {names[1]}", difference.only_second),
             _respecified_table(difference, names),
-            _values_table(difference),
+            _values_table(difference.values),
             Table("equal", TENSORS[:2], equal, "good"),
-            text_table("cannot be compared", ("name", "why"), difference.incomparable),
+            Table("cannot be compared", ("name", "why"), difference.incomparable),
         ),
-        notes=(
-            *_wrapped_text(difference.wrapped, names),
-            *(f"{name} is no tensor and was not compared" for name in difference.others),
-        ),
+        notes=notes,
     )
-
-
-def _wrapped_text(wrapped: Sequence[tuple[str, str]], names: tuple[str, str]) -> Iterator[str]:
-    if wrapped:
-        one, other = wrapped[0]
-        yield (
-            f"{counted(len(wrapped), 'name')} in other wrappers: {one} in {names[0]} is "
-            f"{other} in {names[1]}"
-        )
 
 
 def _counts_text(difference: Difference, names: tuple[str, str]) -> str:
     equal, values = len(difference.equal), len(difference.values)
     respecified = len(difference.respecified)
-    parts = [f"{equal:,} equal", f"{values:,} with other values"]
-    parts += [f"{respecified:,} of another shape or dtype"] if respecified else []
     both = counted(equal + values + respecified, "tensor")
-    alone = (
-        f"{len(specs):,} only in {name}"
-        for name, specs in zip(names, (difference.only_first, difference.only_second), strict=True)
-        if specs
-    )
-    unread = len(difference.incomparable)
-    unreadable = [f"{unread:,} cannot be compared"] if unread else []
-    return "; ".join(
-        (f"{names[0]} and {names[1]}: {both} in both, {', '.join(parts)}", *alone, *unreadable)
-    )
+    shared = [f"{equal:,} equal", f"{values:,} with other values"]
+    shared += [f"{respecified:,} of another shape or dtype"] if respecified else []
+    others = {
+        f"only in {names[0]}": len(difference.only_first),
+        f"only in {names[1]}": len(difference.only_second),
+        "cannot be compared": len(difference.incomparable),
+    }
+    rest = [f"{count:,} {what}" for what, count in others.items() if count]
+    return "; ".join([f"{names[0]} and {names[1]}: {both} in both, {', '.join(shared)}", *rest])
 
 
 def _largest_text(values: Sequence[ValueDifference]) -> Iterator[str]:
@@ -83,7 +69,7 @@ def _largest_text(values: Sequence[ValueDifference]) -> Iterator[str]:
 
 def _specs_table(title: str, specs: Sequence[TensorSpec]) -> Table:
     rows = tensor_rows((spec, spec.dtype) for spec in specs)
-    return Table(title, (*TENSORS, Column("dtype")), rows, "odd")
+    return Table(title, (*TENSORS, "dtype"), rows, "odd")
 
 
 def _respecified_table(difference: Difference, names: tuple[str, str]) -> Table:
@@ -94,46 +80,33 @@ def _respecified_table(difference: Difference, names: tuple[str, str]) -> Table:
         name: (one.dtype, other.dtype) if one.shape == other.shape else name
         for name, (one, other) in pairs.items()
     }
-    rows = tuple(
-        (
-            *named(folded),
-            *(
-                f"{shapes_text(specs)} {specs[0].dtype}"
-                for specs in zip(*(pairs[name] for name in folded.names), strict=True)
-            ),
-        )
-        for folded, _ in collapse_kinds(kinds)
-    )
-    columns = (*TENSORS[:2], Column(names[0]), Column(names[1]))
-    return Table("another shape or dtype", columns, rows, "odd")
+    rows: list[Row] = []
+    for folded, _ in collapse_kinds(kinds):
+        sides = zip(*(pairs[name] for name in folded.names), strict=True)
+        texts = (f"{shapes_text(specs)} {specs[0].dtype}" for specs in sides)
+        rows.append((*named(folded), *texts))
+    return Table("another shape or dtype", (*TENSORS[:2], *names), rows, "odd")
 
 
-def _values_table(difference: Difference) -> Table:
+def _values_table(values: Sequence[ValueDifference]) -> Table:
     """One row for each kind of tensor of repeated layers, with the worst of them."""
-    columns = (
-        *TENSORS[:2],
-        Column("differ", number=True),
-        Column("of", number=True, spare=True),
-        Column("largest", number=True),
-        Column("relative", number=True),
-        Column("most in"),
-    )
-    return Table("other values", columns, tuple(_value_rows(difference.values)), "odd")
-
-
-def _value_rows(values: Sequence[ValueDifference]) -> Iterator[tuple[str, ...]]:
+    numbers = (number("differ"), number("of", spare=True), number("largest"), number("relative"))
     by_name = {value.name: value for value in values}
+    rows: list[Row] = []
     for folded in _layers(by_name):
         group = [by_name[name] for name in folded.names]
         worst = max(group, key=lambda value: (value.relative, value.largest))
-        yield (
-            *named(folded),
-            f"{sum(value.elements for value in group):,}",
-            f"{sum(value.total for value in group):,}",
-            f"{max(value.largest for value in group):.3g}",
-            f"{worst.relative:.3g}",
-            _without_shared_end(worst.name, folded.names) if len(group) > 1 else "",
+        rows.append(
+            (
+                *named(folded),
+                sum(value.elements for value in group),
+                sum(value.total for value in group),
+                f"{max(value.largest for value in group):.3g}",
+                f"{worst.relative:.3g}",
+                _without_shared_end(worst.name, folded.names) if len(group) > 1 else "",
+            )
         )
+    return Table("other values", (*TENSORS[:2], *numbers, "most in"), rows, "odd")
 
 
 def _without_shared_end(name: str, names: Sequence[str]) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from surgery.collapse import Collapsed, Kind, collapse_kinds
-from surgery.report.tables import Column
+from surgery.report.tables import Cell, number
 from surgery.specs import TensorSpec
 from surgery.wording import counted, shape_text
 
-TENSORS = (Column("tensor"), Column("count", number=True), Column("shape"))
+TENSORS = ("tensor", number("count"), "shape")
 
-Cells = tuple[str, ...]
+Row: TypeAlias = tuple[Cell, ...]
 
 
 def fold_tensors(
     tensors: Iterable[tuple[TensorSpec, Kind]],
-) -> list[tuple[Cells, tuple[str, ...], Kind]]:
+) -> list[tuple[Row, tuple[str, ...], Kind]]:
     """(cells of :data:`TENSORS`, the names, their kind) of tensors of one kind (a dtype, a reason),
     repeated layers folded.
     """
@@ -28,14 +29,14 @@ def fold_tensors(
     ]
 
 
-def tensor_rows(tensors: Iterable[tuple[TensorSpec, str]]) -> tuple[Cells, ...]:
+def tensor_rows(tensors: Iterable[tuple[TensorSpec, str]]) -> list[Row]:
     """Rows of :data:`TENSORS` and a text that all tensors of a row share."""
-    return tuple((*cells, text) for cells, _, text in fold_tensors(tensors))
+    return [(*cells, text) for cells, _, text in fold_tensors(tensors)]
 
 
-def named(folded: Collapsed) -> Cells:
+def named(folded: Collapsed) -> Row:
     """The first two cells of :data:`TENSORS`."""
-    return folded.pattern, f"{len(folded.names):,}"
+    return folded.pattern, len(folded.names)
 
 
 def shapes_text(specs: Iterable[TensorSpec]) -> str:
@@ -44,5 +45,5 @@ def shapes_text(specs: Iterable[TensorSpec]) -> str:
     return counted(1 + len(others), "shape") if others else shape_text(first)
 
 
-def broken_notes(overflowed: Iterable[tuple[str, int]]) -> tuple[str, ...]:
-    return tuple(f"the cast broke {count:,} values of {name}" for name, count in overflowed)
+def broken_notes(overflowed: Iterable[tuple[str, int]]) -> list[str]:
+    return [f"the cast broke {count:,} values of {name}" for name, count in overflowed]

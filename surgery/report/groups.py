@@ -7,33 +7,26 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgery.collapse import patterns
-from surgery.report import report_of
-from surgery.report.tables import Column, Report, Table
+from surgery.report.tables import Cell, Columns, Report, Table, number
 from surgery.showing import Shown
 from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
 from surgery.tuning.history import When
 from surgery.wording import bytes_text, counted, value_text
 
-_LINE = Column("line", number=True)
 
-
-@report_of.register(ParamGroups)
-def groups_report(groups: ParamGroups, *, heading: Sequence[str] = ()) -> Report:
+def groups_report(groups: ParamGroups) -> Report:
     """One row a group, the rules behind them, and what is allowed but probably not meant."""
-    shared, own = _hyper_keys(groups)
-    return Report(
-        headline=(*heading, _groups_total(groups), *shared),
-        tables=(_groups_table(groups, own), _rules_table(groups.rules)),
-        notes=(*_norm_notes(groups), *groups.warnings),
-    )
-
-
-def _groups_total(groups: ParamGroups) -> str:
     state = "unknown" if groups.state_bytes is None else bytes_text(groups.state_bytes)
-    return (
+    total = (
         f"{groups.optimizer}: {groups.trained_parameters:,} of {groups.parameters:,} parameters "
         f"train, in {counted(len(groups.trained), 'group')}; "
         f"{bytes_text(groups.nbytes)}, and {state} of optimizer state"
+    )
+    shared, own = _hyper_keys(groups)
+    return Report(
+        headline=[total, *shared],
+        tables=[_groups_table(groups, own), _rules_table(groups.rules)],
+        notes=[*_norm_notes(groups), *groups.warnings],
     )
 
 
@@ -63,28 +56,25 @@ def _norm_notes(groups: ParamGroups) -> list[str]:
 
 
 def _groups_table(groups: ParamGroups, own: Sequence[str]) -> Table:
-    columns = (
-        Column("group"),
-        Column("tensors", number=True, spare=True),
-        Column("parameters", number=True),
-        Column("bytes", number=True, spare=True),
-        Column("state", number=True, spare=True),
-        Column("lr", number=True),
-        Column("wd", number=True),
-        *(Column(key, number=True) for key in own),
-        Column("trains"),
-        Column("lines"),
+    columns: Columns = (
+        "group",
+        number("tensors", spare=True),
+        number("parameters"),
+        number("bytes", spare=True),
+        number("state", spare=True),
+        *map(number, ("lr", "wd", *own)),
+        "trains",
+        "lines",
     )
-    rows = tuple(_group_row(group, own) for group in groups.groups)
-    return Table("groups", columns, rows, "good")
+    return Table("groups", columns, [_group_row(group, own) for group in groups.groups], "good")
 
 
-def _group_row(group: Group, own: Sequence[str]) -> tuple[str, ...]:
+def _group_row(group: Group, own: Sequence[str]) -> tuple[Cell, ...]:
     hyper = dict(group.hyper)
     return (
         group.name,
-        f"{group.tensors:,}",
-        f"{group.parameters:,}",
+        group.tensors,
+        group.parameters,
         bytes_text(group.nbytes),
         "?" if group.state_bytes is None else bytes_text(group.state_bytes),
         *(value_text(hyper.get(key)) for key in ("lr", "weight_decay", *own)),
@@ -104,9 +94,8 @@ def start_text(when: When) -> str:
 
 
 def _rules_table(rules: Rules) -> Table:
-    rows = tuple((str(rule.line), rule.text, _reading(rule)) for rule in rules.rules)
-    columns = (_LINE, Column("rule"), Column("selector read as"))
-    return Table(f"rules of {rules.path}", columns, rows)
+    rows = [(str(rule.line), rule.text, _reading(rule)) for rule in rules.rules]
+    return Table(f"rules of {rules.path}", (number("line"), "rule", "selector read as"), rows)
 
 
 def _reading(rule: Rule) -> str:
@@ -127,13 +116,11 @@ class Why(Shown):
         return {"parameter": self.parameter, "fired": [asdict(each) for each in self.actions]}
 
 
-@report_of.register(Why)
-def why_report(why: Why, *, heading: Sequence[str] = ()) -> Report:
+def why_report(why: Why) -> Report:
     """The lines that name one parameter, in order, and each attribute's value after its line."""
-    columns = (_LINE, *map(Column, ("rule", "action", "attribute", "value")))
-    rows = tuple(
+    rows = [
         (str(each.line or ""), each.text, each.action, each.attribute, value_text(each.value))
         for each in why.actions
-    )
-    table = Table("rules applied, in order", columns, rows)
-    return Report((*heading, why.parameter), (table,))
+    ]
+    columns = (number("line"), "rule", "action", "attribute", "value")
+    return Report([why.parameter], [Table("rules applied, in order", columns, rows)])

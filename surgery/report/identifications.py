@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from surgery.networks.identification import Candidate, Differing, Identification
-from surgery.report import report_of
 from surgery.report.folding import TENSORS, tensor_rows
-from surgery.report.tables import Column, Report, Table
+from surgery.report.tables import Columns, Report, Table, number
 from surgery.specs import TensorSpec
 from surgery.wording import counted, percent_text, shape_text
 
 
-@report_of.register(Identification)
-def identification_report(found: Identification, *, heading: Sequence[str] = ()) -> Report:
+def identification_report(found: Identification) -> Report:
     """The best candidates with their shares, who is the same as whom, and what the best differs in.
 
     Shares are cut, never rounded up: 100% is said of nothing less.
     """
-    columns = (
-        Column("architecture"),
-        Column("share", number=True),
-        Column("of architecture", number=True),
-        Column("of file", number=True),
-        Column("head"),
-        Column("what differs"),
-    )
-    rows = tuple(_candidate_row(candidate) for candidate in found.candidates)
-    best = found.candidates[0] if found.candidates else None
-    return Report(
-        (*heading, _identified_text(found)),
-        (
-            Table("nearest", columns, rows, "good" if found.fits else "odd"),
-            *([_differing_table(best)] if best and found.fits else []),
-        ),
-        tuple(_identification_notes(found)),
-    )
+    shares = map(number, ("share", "of architecture", "of file"))
+    columns: Columns = ("architecture", *shares, "head", "what differs")
+    rows = [_candidate_row(candidate) for candidate in found.candidates]
+    tables = [Table("nearest", columns, rows, "good" if found.fits else "odd")]
+    notes = []
+    if found.fits:
+        best = found.candidates[0]
+        tables.append(_differing_table(best))
+        if len(best.architectures) > 1:
+            notes.append(
+                "their weights have the same names and shapes, so the file cannot distinguish "
+                f"them: {', '.join(best.architectures)}"
+            )
+    for architecture, why in found.unknown:
+        notes.append(f"{architecture} could not be built here and was not compared: {why}")
+    return Report([_identified_text(found)], tables, notes)
 
 
 def _identified_text(found: Identification) -> str:
@@ -83,7 +79,7 @@ def _differing_table(best: Candidate) -> Table:
         for each in sorted(best.differing, key=_difference, reverse=True)
     )
     title = f"differs from {best.architectures[0]}"
-    return Table(title, (*TENSORS, Column("what differs")), rows, "odd")
+    return Table(title, (*TENSORS, "what differs"), rows, "odd")
 
 
 def _shape(tensor: Differing) -> tuple[int, ...]:
@@ -94,14 +90,3 @@ def _expected(tensor: Differing) -> str:
     if tensor.in_file is None or tensor.in_architecture is None:
         return _difference(tensor)
     return f"expected {shape_text(tensor.in_architecture)}"
-
-
-def _identification_notes(found: Identification) -> Iterator[str]:
-    best = found.candidates[0] if found.fits else None
-    if best and len(best.architectures) > 1:
-        yield (
-            "their weights have the same names and shapes, so the file cannot distinguish them: "
-            + ", ".join(best.architectures)
-        )
-    for architecture, why in found.unknown:
-        yield f"{architecture} could not be built here and was not compared: {why}"

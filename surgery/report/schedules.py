@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from surgery.report import report_of
 from surgery.report.groups import start_text
-from surgery.report.tables import Column, Report, Table
+from surgery.report.tables import Columns, Report, Table, number
 from surgery.training.curve import GroupCurve, ScheduleCurve
 from surgery.wording import counted, value_text
 
@@ -15,15 +14,18 @@ from surgery.wording import counted, value_text
 _SAMPLES, _MOST_EVENTS, _MOST_CURVES = 9, 16, 6
 
 
-@report_of.register(ScheduleCurve)
-def schedule_report(curve: ScheduleCurve, *, heading: Sequence[str] = ()) -> Report:
+def schedule_report(curve: ScheduleCurve) -> Report:
     """Every group's own learning rate, then the run's, above all where something happens."""
     positions, left_out = _shown_positions(curve)
-    more = (f"{counted(left_out, 'other event')} between these rows",) if left_out else ()
+    more = [f"{counted(left_out, 'other event')} between these rows"] if left_out else []
+    groups = [(group.name, value_text(group.lr), start_text(group.when)) for group in curve.groups]
     return Report(
-        headline=(*heading, _run_text(curve)),
-        tables=(_groups_table(curve), _course_table(curve, positions)),
-        notes=(*more, *curve.notes),
+        headline=[_run_text(curve)],
+        tables=[
+            Table("groups", ("group", number("lr"), "trains"), groups, "good"),
+            _course_table(curve, positions),
+        ],
+        notes=[*more, *curve.notes],
     )
 
 
@@ -45,40 +47,27 @@ def _shown_positions(curve: ScheduleCurve) -> tuple[tuple[int, ...], int]:
     return tuple(sorted({0, last, *sampled, *kept})), len(happening) - len(kept)
 
 
-def _groups_table(curve: ScheduleCurve) -> Table:
-    columns = (Column("group"), Column("lr", number=True), Column("trains"))
-    rows = tuple(
-        (group.name, value_text(group.lr), start_text(group.when)) for group in curve.groups
-    )
-    return Table("groups", columns, rows, "good")
-
-
 def _course_table(curve: ScheduleCurve, positions: Sequence[int]) -> Table:
     """One row for each position, and one column for each different curve while they fit."""
     shown = _distinct_curves(curve)
     if len(shown) > _MOST_CURVES:
         shown = dict(sorted(shown.items(), key=lambda item: item[1].lr)[:: len(shown) - 1])
-    by_step = (Column("step", number=True),) if curve.by == "step" else ()
-    columns = (
-        Column("epoch", number=True),
-        *by_step,
-        Column("factor", number=True),
-        *(Column(title, number=True) for title in shown),
-        Column("what happens"),
-    )
+    by_step = curve.by == "step"
+    places = ("epoch", "step") if by_step else ("epoch",)
+    columns: Columns = (*map(number, (*places, "factor", *shown)), "what happens")
     happening: dict[int, list[str]] = {}
     for event in curve.events:
         happening.setdefault(event.position, []).append(event.text)
-    rows = tuple(
+    rows = [
         (
             f"{curve.epoch_of(position):.4g}",
-            *((f"{position:,}",) if by_step else ()),
+            *((position,) if by_step else ()),
             f"{curve.factors[position]:.4g}",
             *(_lr_text(curve.rate(group, position)) for group in shown.values()),
             "; ".join(happening.get(position, ())),
         )
         for position in positions
-    )
+    ]
     return Table("learning rates, each a group's own times the factor", columns, rows)
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import TypeAlias
 from unicodedata import combining, east_asian_width
 
 from surgery.wording import LONGEST_TEXT, first_lines, printable, shortened
@@ -26,6 +27,8 @@ _MOST_NOTES = 100
 #: Places that a column of text needs to be readable, those that it has at least, and those that
 #: the title of a narrower column of numbers gets.
 _READABLE, _NARROWEST, _TITLE = 20, 8, 12
+
+Cell: TypeAlias = str | int
 
 #: Codes of ANSI terminals.
 _BOLD, _UNDERLINED, _YELLOW = "1", "4", "33"
@@ -44,13 +47,24 @@ class Column:
     spare: bool = False
 
 
+#: Those of plain text are given by their titles.
+Columns: TypeAlias = Sequence[Column | str]
+
+
+def number(title: str, *, spare: bool = False) -> Column:
+    """A column of numbers."""
+    return Column(title, number=True, spare=spare)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text under columns. ``tone`` says what the rows mean, for colour on a terminal."""
+    """Rows under columns; a cell is text or a count. ``tone`` says what the rows mean, for colour
+    on a terminal.
+    """
 
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
+    columns: Columns
+    rows: Sequence[Sequence[Cell]]
     tone: str = "plain"
 
 
@@ -58,9 +72,9 @@ class Table:
 class Report:
     """A headline, tables, and notes that the reader should not miss."""
 
-    headline: tuple[str, ...]
-    tables: tuple[Table, ...] = ()
-    notes: tuple[str, ...] = ()
+    headline: Sequence[str]
+    tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
 
     def text(self, width: int | None = None, *, colour: bool = False) -> str:
         """The report in aligned columns; ``width`` is a terminal's, without one nothing is folded.
@@ -75,13 +89,6 @@ class Report:
         return "\n\n".join(filter(None, parts))
 
 
-def text_table(
-    title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]], tone: str = "plain"
-) -> Table:
-    """A table without numbers."""
-    return Table(title, tuple(map(Column, columns)), tuple(rows), tone)
-
-
 def _prose(lines: Iterable[str], style: str, width: int | None, colour: bool) -> str:
     shown = map(printable, lines)
     folded = [part for line in shown for part in (_folded(line, width) if width else [line])]
@@ -94,8 +101,8 @@ def _styled(text: str, style: str, colour: bool) -> str:
 
 def _table_lines(table: Table, width: int | None, colour: bool) -> Iterator[str]:
     widest = _WIDEST if width is None else LONGEST_TEXT
-    texts = zip(*table.rows, strict=True)
-    columns = [_cells(*each, widest) for each in zip(table.columns, texts, strict=True)]
+    cells = zip(*table.rows, strict=True)
+    columns = [_cells(*each, widest) for each in zip(table.columns, cells, strict=True)]
     left_out: list[str] = []
     if width is not None:
         columns, left_out = _fitted(columns, width)
@@ -123,12 +130,14 @@ class _Cells:
     least: int
 
 
-def _cells(column: Column, texts: Iterable[str], widest: int) -> _Cells:
-    title, *cells = (printable(text, LONGEST_NAME) for text in (column.title, *texts))
-    of_cells = max((wide for wide in map(_wide, cells) if wide <= widest), default=widest)
+def _cells(column: Column | str, cells: Iterable[Cell], widest: int) -> _Cells:
+    column = Column(column) if isinstance(column, str) else column
+    texts = [f"{cell:,}" if isinstance(cell, int) else cell for cell in cells]
+    title, *texts = (printable(text, LONGEST_NAME) for text in (column.title, *texts))
+    of_cells = max((wide for wide in map(_wide, texts) if wide <= widest), default=widest)
     width = max(of_cells, min(_wide(title), widest))
     least = max(of_cells, min(width, _TITLE)) if column.number else min(width, _READABLE)
-    return _Cells(column, (title, *cells), width, least)
+    return _Cells(column, (title, *texts), width, least)
 
 
 def _fitted(columns: Sequence[_Cells], room: int) -> tuple[list[_Cells], list[str]]:

@@ -10,34 +10,26 @@ from typing import Any
 from surgery.collapse import counterpart, patterns, template
 from surgery.matching.matches import OpenGroup
 from surgery.matching.recipes.recipe import Joined
-from surgery.report import report_of
 from surgery.report.folding import TENSORS, broken_notes, fold_tensors, tensor_rows
-from surgery.report.tables import Column, Report, Table, text_table
+from surgery.report.tables import Column, Report, Table, number
 from surgery.showing import Shown
+from surgery.states import STATES
 from surgery.transfers.plan import TransferOutcome, TransferPlan
 from surgery.transfers.refusal import hints_for, needless
-from surgery.transfers.step import Step, Unused
+from surgery.transfers.step import Step
 from surgery.wording import counted, percent_text
 
 
-@report_of.register(TransferPlan)
-def plan_report(plan: TransferPlan, *, heading: Sequence[str] = ()) -> Report:
+def plan_report(plan: TransferPlan) -> Report:
     """Counts and the loaded share first, then what stays fresh, what is unused, what is loaded."""
-    return Report(
-        headline=(*heading, _share(plan, "would be loaded")),
-        tables=_plan_tables(plan),
-        notes=_plan_notes(plan),
-    )
+    return Report([_share(plan, "would be loaded")], _plan_tables(plan), _plan_notes(plan))
 
 
-@report_of.register(TransferOutcome)
-def outcome_report(outcome: TransferOutcome, *, heading: Sequence[str] = ()) -> Report:
+def outcome_report(outcome: TransferOutcome) -> Report:
     """The plan's tables in the past tense, and what the casts broke."""
-    return Report(
-        headline=(*heading, _share(outcome.plan, "loaded")),
-        tables=_plan_tables(outcome.plan),
-        notes=(*broken_notes(outcome.overflowed), *_plan_notes(outcome.plan)),
-    )
+    plan = outcome.plan
+    notes = [*broken_notes(outcome.overflowed), *_plan_notes(plan)]
+    return Report([_share(plan, "loaded")], _plan_tables(plan), notes)
 
 
 def _share(plan: TransferPlan, verb: str) -> str:
@@ -50,35 +42,30 @@ def _share(plan: TransferPlan, verb: str) -> str:
     )
 
 
-def _plan_notes(plan: TransferPlan) -> tuple[str, ...]:
-    casts = tuple(
-        f"cast {cast}: {counted(count, 'tensor')}" for cast, count in sorted(plan.casts.items())
-    )
-    ties = tuple(f"tied, one tensor: {' = '.join(names)}" for names in plan.ties)
-    return (*casts, *ties, *needless(plan), *hints_for(plan.open))
+def _plan_notes(plan: TransferPlan) -> list[str]:
+    casts = (f"cast {cast}: {counted(n, 'tensor')}" for cast, n in sorted(plan.casts.items()))
+    ties = (f"tied, one tensor: {' = '.join(names)}" for names in plan.ties)
+    return [*casts, *ties, *needless(plan), *hints_for(plan.open)]
 
 
-def _plan_tables(plan: TransferPlan) -> tuple[Table, ...]:
-    by_state: dict[str, list[Step]] = {}
+def _plan_tables(plan: TransferPlan) -> list[Table]:
+    by_state: dict[str, list[Step]] = {state: [] for state in STATES}
     for step in plan.steps:
-        by_state.setdefault(step.state, []).append(step)
-    return (
-        _fresh_table(by_state.get("fresh", ()), set(plan.head)),
+        by_state[step.state].append(step)
+    fresh = tensor_rows(
+        (step.target, f"{step.reason}{' (the head)' * (step.target.name in plan.head)}")
+        for step in by_state["fresh"]
+    )
+    unused = tensor_rows((each.source, each.reason) for each in plan.unused)
+    return [
+        Table("fresh", (*TENSORS, "why"), fresh, "new"),
         _open_table(plan.open),
-        _resized_table(by_state.get("resized", ())),
-        _unused_table(plan.unused),
-        text_table("in the source, and not read", ("name", "why"), plan.unread),
-        _taken_table("computed", by_state.get("computed", ()), "new"),
-        _taken_table("loaded", by_state.get("loaded", ()), "good"),
-    )
-
-
-def _fresh_table(steps: Sequence[Step], head: set[str]) -> Table:
-    rows = tensor_rows(
-        (step.target, f"{step.reason}{' (the head)' * (step.target.name in head)}")
-        for step in steps
-    )
-    return Table("fresh", (*TENSORS, Column("why")), rows, "new")
+        _resized_table(by_state["resized"]),
+        Table("unused in the source", (*TENSORS, "why"), unused, "odd"),
+        Table("in the source, and not read", ("name", "why"), plan.unread),
+        _taken_table("computed", by_state["computed"], "new"),
+        _taken_table("loaded", by_state["loaded"], "good"),
+    ]
 
 
 def _open_table(groups: Sequence[OpenGroup]) -> Table:
@@ -87,36 +74,25 @@ def _open_table(groups: Sequence[OpenGroup]) -> Table:
     for group in groups:
         names = tuple(tuple(map(template, names)) for names in (group.targets, group.sources))
         kinds.setdefault((names, group.reason), []).append(group)
-    columns = (
-        Column("target"),
-        Column("groups", number=True),
-        Column("is one of"),
-        Column("why"),
-    )
-    rows = tuple(
+    rows = [
         (
             patterns(name for group in found for name in group.targets),
-            f"{len(found):,}",
+            len(found),
             patterns(name for group in found for name in group.sources),
             found[0].reason,
         )
         for found in kinds.values()
-    )
-    return Table("open", columns, rows, "odd")
-
-
-def _unused_table(unused: Sequence[Unused]) -> Table:
-    rows = tensor_rows((u.source, u.reason) for u in unused)
-    return Table("unused in the source", (*TENSORS, Column("why")), rows, "odd")
+    ]
+    return Table("open", ("target", number("groups"), "is one of", "why"), rows, "odd")
 
 
 def _resized_table(steps: Sequence[Step]) -> Table:
     references = {_how(step): step.method.reference for step in steps if step.method}
-    rows = tuple(
-        (*row, references[row[-1]])
+    rows = [
+        (*row, references[str(row[-1])])
         for row in tensor_rows((step.target, _how(step)) for step in steps)
-    )
-    return Table("resized", (*TENSORS, Column("how"), Column("after", spare=True)), rows, "new")
+    ]
+    return Table("resized", (*TENSORS, "how", Column("after", spare=True)), rows, "new")
 
 
 def _how(step: Step) -> str:
@@ -125,13 +101,13 @@ def _how(step: Step) -> str:
 
 def _taken_table(title: str, steps: Sequence[Step], tone: str) -> Table:
     sources = {step.target.name: _parts(step) for step in steps}
-    rows = tuple(
+    rows = [
         (*cells, _origins({name: sources[name] for name in names}, how))
         for cells, names, (how, _) in fold_tensors(
             (step.target, (step.reason, _counterparts(step))) for step in steps
         )
-    )
-    return Table(title, (*TENSORS, Column("from")), rows, tone)
+    ]
+    return Table(title, (*TENSORS, "from"), rows, tone)
 
 
 def _counterparts(step: Step) -> Hashable:
@@ -184,11 +160,9 @@ class Origins(Shown):
         return {"steps": [step.to_dict() for step in self.steps]}
 
 
-@report_of.register(Origins)
-def origins_report(origins: Origins, *, heading: Sequence[str] = ()) -> Report:
+def origins_report(origins: Origins) -> Report:
     """Where each target tensor comes from, which tier decided it, and every reason for it."""
-    columns = (Column("tensor"), Column("state"), Column("from"), Column("by"), Column("why"))
-    rows = tuple(
+    rows = [
         (
             step.target.name,
             step.state,
@@ -197,5 +171,6 @@ def origins_report(origins: Origins, *, heading: Sequence[str] = ()) -> Report:
             "; ".join(filter(None, (_how(step), *step.evidence.because))) or "the same name",
         )
         for step in origins.steps
-    )
-    return Report((*heading, origins.selector), (Table("sources", columns, rows),))
+    ]
+    columns = ("tensor", "state", "from", "by", "why")
+    return Report([origins.selector], [Table("sources", columns, rows)])

@@ -74,11 +74,8 @@ class Choice:
 
     def _fit(self, resizer: Resizer, option: Resize, pair: Pair) -> Fit | str:
         source_name, source, target = pair
-        for spec in (source, target):
-            if not spec.numel:
-                return "there are no elements"
-            if not is_real(spec.dtype) or "float4" in spec.dtype:
-                return f"only real numbers are computed with, not {spec.dtype}"
+        if not (_is_computed_with(source) and _is_computed_with(target)):
+            return ""
         module = self.target.module_of(target.name)
         return resizer.decide(
             Case(
@@ -135,5 +132,10 @@ class Choice:
         fit = self._fit(option.resizer, option, (source.name, source, step.target))
         if isinstance(fit, Fit):
             return step.reason
-        shapes = f"source {shape_text(source.shape)}, target {shape_text(step.target.shape)}"
-        return fit or f"{option.resizer.name} is for {option.resizer.purpose}: {shapes}"
+        old, new = (f"{spec.dtype} {shape_text(spec.shape)}" for spec in (source, step.target))
+        purpose = f"{option.resizer.name} is for {option.resizer.purpose}, of real numbers"
+        return fit or f"{purpose}: source {old}, target {new}"
+
+
+def _is_computed_with(spec: TensorSpec) -> bool:
+    return bool(spec.numel) and is_real(spec.dtype) and "float4" not in spec.dtype

@@ -8,8 +8,8 @@ their order, of which equal ones stay.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -19,7 +19,10 @@ import torch
 from surgery.checkpoint.text import lines_of, read_text
 from surgery.class_rows import Pairs, rows_by_labels
 from surgery.errors import LineError, Problem, SurgeryError
-from surgery.transfers.resize.resizer import Case, Fit, Resizer, Settings, count
+from surgery.transfers.resize.resizer import Case, Fit, Resizer, Settings
+
+#: No network has more classes, and Python refuses to read numbers of thousands of digits.
+_PAIR = re.compile(r"(\d{1,9})\s*=\s*(\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +34,41 @@ class ClassRows(Resizer):
         classes there are, where labels told.
         """
         if given.keys() == {"old", "new"}:
-            old, new = (lines_of(read_text(given[side])) for side in ("old", "new"))
-            return _from_labels(old, new, given)
+            labels = {f"{side}={given[side]}": _lines(given[side]) for side in ("old", "new")}
+            old, new = labels.values()
+            if not new:
+                raise SurgeryError(f"class-rows: {given['new']} has no labels")
+            return {"rows": rows_by_labels(labels), "old": len(old), "new": len(new)}
         if given.keys() == {"file"}:
-            return {"rows": _from_file(given["file"])}
-        if not given or {"old", "new", "file"} & given.keys():
-            raise SurgeryError(
-                "class-rows: expected NEW=OLD pairs of class numbers, file=ROWS, or old=LABELS "
-                f"and new=LABELS, found {dict(given) or 'nothing'}"
-            )
-        return {"rows": _pairs(given.items())}
+            return {"rows": _pairs(given["file"], enumerate(_lines(given["file"]), start=1))}
+        if given and not {"old", "new", "file"} & given.keys():
+            entries = [(0, f"{new}={old}") for new, old in given.items()]
+            return {"rows": _pairs("<class-rows>", entries)}
+        raise SurgeryError(
+            "class-rows: expected NEW=OLD pairs of class numbers, file=ROWS, or old=LABELS "
+            f"and new=LABELS, found {dict(given) or 'nothing'}"
+        )
 
 
-def _pairs(texts: Iterable[tuple[str, str]]) -> Pairs:
-    try:
-        pairs = tuple((count(new), count(old)) for new, old in texts)
-    except ValueError as error:
-        raise SurgeryError(f"class-rows: expected NEW=OLD class numbers: {error}") from error
-    if twice := [new for new, n in Counter(new for new, _ in pairs).items() if n > 1]:
-        raise SurgeryError(f"class-rows: the new class {twice[0]} is given more than once")
-    return tuple(sorted(pairs))
+def _lines(path: str) -> list[str]:
+    return lines_of(read_text(path))
 
 
-def _from_file(path: str) -> Pairs:
-    pairs, problems = [], []
-    for number, raw in enumerate(lines_of(read_text(path)), start=1):
+def _pairs(path: str, lines: Iterable[tuple[int, str]]) -> Pairs:
+    pairs: dict[int, int] = {}
+    problems = []
+    for number, raw in lines:
         line = raw.partition("#")[0].strip()
-        new, equals, old = (part.strip() for part in line.partition("="))
-        if equals and new.isdecimal() and old.isdecimal():
-            pairs.append((new, old))
+        if match := _PAIR.fullmatch(line):
+            new, old = map(int, match.groups())
+            if new in pairs:
+                problems.append(Problem(number, f"the new class {new} is given more than once"))
+            pairs[new] = old
         elif line:
-            problems.append(Problem(number, f"expected NEW = OLD class numbers, found {line!r}"))
+            problems.append(Problem(number, f"expected NEW=OLD class numbers, found {line!r}"))
     if problems:
         raise LineError(path, problems)
-    return _pairs(pairs)
-
-
-def _from_labels(old: Sequence[str], new: Sequence[str], paths: Mapping[str, str]) -> Settings:
-    rows = rows_by_labels({f"old={paths['old']}": old, f"new={paths['new']}": new})
-    if not rows:
-        raise SurgeryError(f"class-rows: {paths['new']} has no labels")
-    return {"rows": rows, "old": len(old), "new": len(new)}
+    return tuple(sorted(pairs.items()))
 
 
 def decide(case: Case) -> Fit | str:

@@ -49,10 +49,8 @@ def _from_line(text: str) -> Resize:
         return _exact(match["selector"], match["name"], _settings(match["settings"] or "", text))
     if text == "auto":
         return Resize(text)
-    name, _, settings = text.partition(":")
-    if name in RESIZERS and name != "depth":
-        resizer = RESIZERS[name]
-        return Resize(text, None, resizer, resizer.read(_settings(settings, text)))
+    if text in RESIZERS and text != "depth":
+        return Resize(text, None, RESIZERS[text], RESIZERS[text].read({}))
     return Resize(text, parse_selector(text))
 
 

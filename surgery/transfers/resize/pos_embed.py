@@ -30,10 +30,10 @@ from surgery.transfers.resize.resizer import (
     grid_text,
     one_of,
 )
+from surgery.transfers.resize.vocabulary import is_called_words
 from surgery.wording import counted
 
 _POSITIONS = re.compile(r"(^|[._])(patch_)?pos(ition(al|s)?)?(_?emb|_?enc|$|\.weight$)")
-_WORDS = re.compile(r"tok.*emb|word|wte")
 #: Tokens that stand before the patches, in the order in which every library puts them.
 _TOKENS = (
     re.compile(r"(^|_)(cls|class)(_token|_embedding|$)"),
@@ -82,7 +82,7 @@ def _of_patches(case: Case) -> bool:
     width = case.target.shape[-1]
     for near in _surroundings(case.target.name, case.targets):
         own = [spec for spec in near if width in spec.shape and not _POSITIONS.search(spec.name)]
-        words = any(len(spec.shape) == 2 and _WORDS.search(spec.name) for spec in own)
+        words = any(is_called_words(spec.name) for spec in own)
         patches = any(len(spec.shape) >= 4 and spec.shape[0] == width for spec in own)
         if words or patches:
             return patches and not words

@@ -36,10 +36,15 @@ def decide(case: Case) -> Fit | str:
 
 
 def _is_of_words(case: Case) -> bool:
-    path = case.target.name.rpartition(".")[0]
-    if _OTHER_TABLES.search(path.rpartition(".")[2]):
-        return False
-    return "Embedding" in case.types or bool(_WORDS.search(path))
+    if is_called_words(case.target.name):
+        return True
+    layer = case.target.name.rpartition(".")[0].rpartition(".")[2]
+    return "Embedding" in case.types and not _OTHER_TABLES.search(layer)
+
+
+def is_called_words(name: str) -> bool:
+    """Whether a tensor belongs to what libraries call a table of words, or its scores."""
+    return bool(_WORDS.search(name.rpartition(".")[0]))
 
 
 def compute(source: torch.Tensor, target: torch.Tensor, settings: Settings) -> torch.Tensor:

@@ -9,6 +9,7 @@ from tiny_models import randomise, same_bits, snapshot
 
 import surgery
 from surgery.errors import SurgeryError, TransferRefused
+from surgery.specs import TensorSpec
 from surgery.transfers import plan_transfer, transfer
 from surgery.transfers.planning import plan
 from surgery.transfers.request import TransferRequest
@@ -174,6 +175,42 @@ def test_only_real_numbers_are_computed_with(dtype):
     source = {"weight": torch.ones(4, 3, 3, 3, dtype=dtype)}
     with pytest.raises(TransferRefused, match="not one tensor"):
         transfer(source, torch.nn.Conv2d(1, 4, 3), resize="auto", min_loaded=0)
+    with pytest.raises(SurgeryError, match="fits nothing") as caught:
+        transfer(source, torch.nn.Conv2d(1, 4, 3), resize={"weight": "input-channels"})
+    assert f"of real numbers: source {str(dtype)[6:]} (4, 3, 3, 3)" in str(caught.value)
+
+
+def test_of_an_index_no_resizer_says_anything():
+    shapes = ((49, 49), (64, 64))
+    sides = [[TensorSpec("relative_position_index", shape, "int64")] for shape in shapes]
+    step = plan_transfer(*sides, resize="auto").by_target["relative_position_index"]
+    assert step.reason == "shape differs: source (49, 49), target (64, 64)"
+
+
+def test_what_says_more_goes_first_in_any_order():
+    names = ("embed_tokens.weight", "lm_head.weight")
+    sides = [[TensorSpec(n, (words, 4), "float32") for n in names] for words in (7, 10)]
+    asked = ["auto", "vocabulary", "lm_head.weight=vocabulary:new=fresh"]
+    plan = plan_transfer(*sides, resize=asked)
+    methods = [plan.by_target[name].method for name in names]
+    assert [dict(method.settings)["new"] for method in methods] == ["mean", "fresh"]
+    assert all(method.named for method in methods)
+
+
+@pytest.mark.parametrize("resize", ["auto", "weight=input-channels"])
+def test_what_torch_cannot_cast_is_not_computed_with(resize):
+    sides = [
+        [
+            TensorSpec("weight", (4, channels, 3, 3), "float4_e2m1fn_x2"),
+            TensorSpec("b", (1,), "int8"),
+        ]
+        for channels in (3, 1)
+    ]
+    if resize == "auto":
+        assert plan_transfer(*sides, resize=resize).by_target["weight"].state == "fresh"
+    else:
+        with pytest.raises(SurgeryError, match="of real numbers: source float4_e2m1fn_x2"):
+            plan_transfer(*sides, resize=resize)
 
 
 def test_eight_bits_are_computed_in_single():

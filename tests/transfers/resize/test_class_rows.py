@@ -59,7 +59,7 @@ def test_pairs_from_a_file(tmp_path):
     surgery.transfer(source, model, resize=[f"fc=class-rows:file={rows}"])
     assert torch.equal(model.fc.weight, source.fc.weight[[6, 2, 0]])
     rows.write_text("0 = 6\n1 -> 2\n")
-    with pytest.raises(SurgeryError, match=r"rows\.txt:2: expected NEW = OLD"):
+    with pytest.raises(SurgeryError, match=r"rows\.txt:2: expected NEW=OLD"):
         surgery.transfer(source, model, resize=[f"fc=class-rows:file={rows}"])
 
 

@@ -78,4 +78,4 @@ def test_equal_channels_need_no_resizer():
         plan_transfer(Stem(3), Stem(3), resize={"conv1.weight": "input-channels"})
     (line,) = caught.value.details
     assert line.startswith("conv1.weight: input-channels is for convolutions that differ")
-    assert line.endswith("source (6, 3, 3, 3), target (6, 3, 3, 3)")
+    assert line.endswith("source float32 (6, 3, 3, 3), target float32 (6, 3, 3, 3)")
