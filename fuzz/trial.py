@@ -39,8 +39,7 @@ def _read_all(path: Path, key: str | None) -> None:
 def _read_values(checkpoint: Checkpoint) -> None:
     with _errors_checked():
         checkpoint.verify()
-    for name, tensor in checkpoint.state_dict().items():
-        spec = checkpoint.by_name[name]
+    for spec, tensor in zip(checkpoint.specs, checkpoint.state_dict().values(), strict=True):
         assert (tuple(tensor.shape), str(tensor.dtype)) == (spec.shape, f"torch.{spec.dtype}")
 
 
