@@ -37,6 +37,23 @@ class Value:
         return int(torch.Size(self.shape).numel())
 
 
+def expression(value: Value) -> tuple[str, tuple[Parameter, ...]]:
+    """How a value is computed from parameters alone, as a text, and the parameters in order."""
+    if value.parameter is not None:
+        return f"p{value.shape}", (value.parameter,)
+    if value.held is not None or value.made_by is None:
+        return f"c{value.shape}", ()
+    parts, leaves = [], []
+    for argument in value.made_by.arguments:
+        if isinstance(argument, Value):
+            text, more = expression(argument)
+            parts.append(text)
+            leaves += more
+        else:
+            parts.append(str(argument))
+    return f"{value.made_by.name}({', '.join(parts)})[{value.output}]", tuple(leaves)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where an operator stands: the module that ran it, and the line of its author's source."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from surgery.matching.code.fingerprints import align_columns, fingerprint
+from surgery.matching.code.fingerprints import align_columns, fingerprint, slack
 from surgery.matching.code.origins import ZERO, Origins
 from surgery.matching.code.side import Side, Unknown, downstream, stand_in
 from surgery.matching.code.uses import Use
@@ -153,7 +153,7 @@ class Group:
         for column in moments.T:
             order = np.lexsort((column, colours))
             changed = np.diff(colours[order]) != 0
-            changed |= np.abs(np.diff(column[order])) > _GAP
+            changed |= np.abs(np.diff(column[order])) > _GAP * slack()
             refined = np.empty_like(colours)
             refined[order] = np.concatenate([[0], np.cumsum(changed)])
             colours = refined

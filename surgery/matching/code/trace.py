@@ -204,10 +204,9 @@ class Recorder(DispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = {
-            name: torch.float64 if isinstance(x, torch.dtype) and x in _NARROW else x
-            for name, x in (kwargs or {}).items()
-        }
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in _NARROW:
+            kwargs["dtype"] = torch.float64
         form = FORMS.get(func.overloadpacket)
         if form is not None:
             made = form(self, *args, **kwargs)

@@ -10,7 +10,7 @@ import torch
 
 from surgery.matching.code.fingerprints import align_columns, align_elements, close
 from surgery.matching.code.origins import Origins
-from surgery.matching.code.program import Operation, Program, Value, is_eps
+from surgery.matching.code.program import Operation, Program, Value, expression, is_eps
 from surgery.matching.code.rows import Group
 from surgery.matching.code.side import Side, Unknown
 from surgery.matching.code.uses import Use, root
@@ -143,8 +143,6 @@ class _Unifier:
         ]
 
     def _match_elements(self, use: Use) -> None:
-        if use.elements is None:
-            raise Unknown("its parameter is computed in a way that cannot be followed")
         for see in (_chain, _root) if use.name == "add" else (_root,):
             data = see(use.data, self.target)
             candidates = [
@@ -157,7 +155,8 @@ class _Unifier:
         raise Unknown(f"the source has no {use.name} of a parameter on this data")
 
     def _align(self, source: Use, target: Use, one: Value, other: Value) -> bool:
-        assert source.elements is not None and target.elements is not None
+        if source.elements is None or target.elements is None:
+            return self._same_expressions(source, target)
         data, other_data = (
             _shaped(side.value(value), use)
             for side, value, use in (
@@ -183,6 +182,18 @@ class _Unifier:
         if len({*chosen.values()}) != len(chosen) or len(chosen) != len(source.elements.unique()):
             return False
         self.found.origins.put(torch.tensor([*chosen]), torch.tensor([*chosen.values()]))
+        return True
+
+    def _same_expressions(self, source: Use, target: Use) -> bool:
+        """Whether both compute their parameters in one way; then those they are computed from
+        correspond.
+        """
+        ours, theirs = ([*map(expression, x.operation.parameters)] for x in (source, target))
+        if [text for text, _ in ours] != [text for text, _ in theirs]:
+            return False
+        for (_, leaves), (_, others) in zip(ours, theirs, strict=True):
+            for one, other in zip(leaves, others, strict=True):
+                self.found.origins.put(*(torch.arange(x.first, x.first + x.numel) for x in (other, one)))
         return True
 
     def _match_statistics(self, use: Use) -> None:
@@ -226,16 +237,18 @@ class _Unifier:
         return self.source.fingerprint(one) == self.target.fingerprint(two)
 
     def _match_other(self, use: Use) -> None:
+        for other in self._candidates("other", root(use.data), _root):
+            if other.name == use.name and self._same_expressions(other, use):
+                self._found(other, use)
+                return
         raise Unknown(f"{use.name} of a parameter cannot be followed")
 
     def _candidates(self, kind: str, data: Value, see: See) -> Iterator[Use]:
         fingerprint = self.target.fingerprint(data)
         for use in self._others[kind, fingerprint.numel]:
-            if use not in self.source.matched and use.elements is not None or use.parts:
-                value = see(use.data, self.source)
-                same = self.source.fingerprint(value) == fingerprint
-                if same and use not in self.source.matched:
-                    yield use
+            value = see(use.data, self.source)
+            if use not in self.source.matched and self.source.fingerprint(value) == fingerprint:
+                yield use
 
     def _found(self, source: Use, target: Use) -> None:
         self.source.mark([source], matched=True)

@@ -23,8 +23,8 @@ class Use:
 
     ``elements`` are the numbers of the parameter's elements: (outputs, inputs) for rows. ``how``
     is what two uses of rows must share to be one; ``axis`` that of the outputs. ``bias`` is the
-    addition that follows at once, ``statistics`` are those of a norm: weight, bias, mean,
-    variance.
+    addition that follows at once, ``parts`` are the parameters of a norm (weight, bias, mean, variance) or beside data. Where
+    parameters are computed in ways that move no elements ``elements`` are unknown.
     """
 
     operation: Operation
@@ -75,7 +75,7 @@ def _use(operation: Operation) -> Use:
     data = operation.data[0]
     read = _READERS.get(operation.function.overloadpacket)
     known = all(value.elements is not None for value in parameters)
-    found = read(operation) if read and known else None
+    found = read(operation) if read and (known or read is _elementwise) else None
     return found or Use(operation, "other", data, parts=[x.elements for x in parameters])
 
 
