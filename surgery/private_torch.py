@@ -37,6 +37,7 @@ is_wrapper = torch.utils._python_dispatch.is_traceable_wrapper_subclass
 
 # Without it tensors inside lists and dicts of arguments, or of an optimizer's state, are not seen.
 tree_leaves = torch.utils._pytree.tree_leaves
+tree_map = torch.utils._pytree.tree_map
 tree_flatten = torch.utils._pytree.tree_flatten
 tree_unflatten = torch.utils._pytree.tree_unflatten
 

@@ -19,7 +19,7 @@ from torch.func import functional_call, functionalize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surgery.matching.code.normal_forms import CONSTRUCTORS, FORMS, MOVES, aten
-from surgery.matching.code.program import Kind, Operation, Parameter, Place, Program, Value, tensors
+from surgery.matching.code.program import Kind, Operation, Parameter, Place, Program, Value, is_eps, tensors
 from surgery.private_torch import DispatchMode, Operator, tree_flatten, tree_leaves
 
 _NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
@@ -61,12 +61,14 @@ def record(
     weights: torch.Tensor,
     *,
     even_choice: bool = False,
+    numbers: Mapping[tuple[str, Place], float] | None = None,
 ) -> Program:
     """The program of a network on one input, with these weights.
 
-    With ``even_choice`` experts are chosen without a look at the values.
+    With ``even_choice`` experts are chosen without a look at the values. ``numbers`` are those to
+    take in place of an operator's own eps.
     """
-    recorder = Recorder(model, even_choice=even_choice)
+    recorder = Recorder(model, even_choice=even_choice, numbers=numbers or {})
     state: dict[str, torch.Tensor] = {
         name: buffer.double() if buffer.is_floating_point() else buffer
         for name, buffer in model.named_buffers()
@@ -105,6 +107,25 @@ def leaves_of(model: nn.Module) -> dict[str, torch.Tensor]:
         for name, tensor in [*model.named_parameters(), *buffers.items()]
         if tensor.is_floating_point() and tensor.numel()
     }
+
+
+def has_rounded_tables(model: nn.Module) -> bool:
+    """Whether a network keeps numbers that it once computed and rounded to float32, such as the
+    angles of a rotary embedding.
+    """
+    leaves = {id(x) for x in leaves_of(model).values()}
+    noted = (x for module in model.modules() for x in vars(module).values())
+    tables = [*model.buffers(), *(x for x in noted if isinstance(x, torch.Tensor))]
+    return any(map(_is_rounded, (x for x in tables if id(x) not in leaves)))
+
+
+def _is_rounded(table: torch.Tensor) -> bool:
+    if table.is_meta or table.numel() < 2 or not (table.is_floating_point() or table.is_complex()):
+        return False
+    real = (torch.view_as_real(table) if table.is_complex() else table).detach().double()
+    real = real[real.isfinite()]
+    coarse = real * 4096
+    return bool((coarse != coarse.round()).any() and (real == real.float()).all())
 
 
 def stand_ins(leaves: Mapping[str, torch.Tensor], seed: int) -> Iterator[torch.Tensor]:
@@ -154,9 +175,16 @@ class Recorder(DispatchMode):
     :mod:`~surgery.matching.code.normal_forms`.
     """
 
-    def __init__(self, model: nn.Module, *, even_choice: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        even_choice: bool,
+        numbers: Mapping[tuple[str, Place], float],
+    ) -> None:
         super().__init__()
         self.even_choice = even_choice
+        self._numbers = numbers
         self.operations: list[Operation] = []
         self._paths = {id(module): path for path, module in model.named_modules()}
         # Tensors stay alive while they are known by their identity.
@@ -216,6 +244,10 @@ class Recorder(DispatchMode):
 
     def __call__(self, function: Operator, *args: Any, **kwargs: Any) -> Any:
         """Run one operator and write it down."""
+        place = self._place()
+        number = self._numbers.get((function.overloadpacket.__name__, place))
+        if number is not None:
+            args = tuple(number if is_eps(x) else x for x in args)
         result = _run(function, args, kwargs)
         given, form = tree_flatten((args, kwargs))
         arguments = [self.value(x) if isinstance(x, torch.Tensor) else x for x in given]
@@ -226,7 +258,7 @@ class Recorder(DispatchMode):
             return result
         kind: Kind = "data" if "data" in kinds else "parameter"
         operation = Operation(
-            len(self.operations), function, arguments, form, (), self._place()
+            len(self.operations), function, arguments, form, (), place
         )
         operation.outputs = tuple(
             self.add(tensor, Value(kind, tuple(tensor.shape), operation, at))
