@@ -216,16 +216,20 @@ def _attempt(
     proof = None if found.stopped else _prove(found, models, arguments, shown, coarse=coarse)
     left = {**open_parameters(found), **_unread(found)}
     same = proof is not None and proof.holds and not left and not unused_parameters(found)
+    difference = None if same else first_difference(found)
+    if not same:
+        found.forget_doubts()
+        left |= open_parameters(found)
     mapping, unsaid = _mapping(found, followed, models)
     uses = found.target.uses.values()
     return Comparison(
         same,
         mapping,
-        None if same else first_difference(found),
+        difference,
         {**left, **unsaid},
         tuple(map(_scalar, found.scalars)),
         proof if same else None,
-        sum(use in found.target.matched for use in uses) / max(len(uses), 1),
+        sum(x in found.target.matched and x not in found.doubts for x in uses) / max(len(uses), 1),
     )
 
 

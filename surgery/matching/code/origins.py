@@ -55,6 +55,10 @@ class Origins:
         found = source[origins.clamp(min=0)]
         return torch.where(origins >= 0, found, torch.zeros((), dtype=found.dtype))
 
+    def open(self, elements: torch.Tensor) -> None:
+        """Elements have no origin any more."""
+        self.of[elements[elements >= 0]] = OPEN
+
     def snapshot(self, elements: torch.Tensor) -> Snapshot:
         """What is known of some elements now."""
         elements = elements[elements >= 0].unique()

@@ -78,7 +78,9 @@ class Group:
             first = first or pairing
             self._mark(pairing, matched=False)
         if first is None:
-            raise Unknown("rows on the same data play other roles")
+            first = self._in_order()
+        if first is None:
+            raise Unknown("the source makes another number of rows of this data")
         origins.restore(before)
         self._assign(first, origins)
         self._mark(first, matched=True)
@@ -105,6 +107,16 @@ class Group:
                 return
             colours, marks = found
             yield self._paired(colours, range(many))
+
+    def _in_order(self) -> Pairing | None:
+        """Rows in the order in which they stand, where both sides have the same sizes: what comes
+        of them shows what is different.
+        """
+        sizes = [[(use.how, _height(use)) for use in side] for side in self.uses]
+        if sizes[0] != sizes[1]:
+            return None
+        rows = np.arange(len(self.rows[0]))
+        return Pairing(rows, rows, 0, 0, rows[:0])
 
     def _marked(
         self,

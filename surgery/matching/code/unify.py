@@ -43,6 +43,13 @@ class Unification:
     scalars: list[Scalar] = field(default_factory=list)
     stopped: str = ""
 
+    def forget_doubts(self) -> None:
+        """Open again what was only assumed, to see what comes of it."""
+        for use in self.doubts:
+            for part in (use, use.bias):
+                if part is not None and part.elements is not None:
+                    self.origins.open(part.elements)
+
 
 def unify(source: Program, target: Program) -> Unification:
     """Find the origin of every number of the target that the source has, as far as the two
@@ -122,7 +129,7 @@ class _Unifier:
             raise Unknown(f"the source has only {found} of other sizes on this data")
         doubt = Group((self.source, self.target), (ours, theirs)).match(self.found.origins)
         if doubt:
-            self.found.doubts[use] = doubt
+            self.found.doubts.update(dict.fromkeys(theirs, doubt))
 
     def _taking(self, use: Use, many: int) -> list[Use]:
         """The target's uses of rows on the same data; of an equal value too where it was computed
