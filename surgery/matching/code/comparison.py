@@ -117,9 +117,7 @@ class Comparison(Shown):
         }
 
 
-def compare(
-    a: nn.Module | str, b: nn.Module | str, *, inputs: Inputs | None = None
-) -> Comparison:
+def compare(a: nn.Module | str, b: nn.Module | str, *, inputs: Inputs | None = None) -> Comparison:
     """Whether two networks compute the same, whatever their weights: ``a`` is the source, ``b``
     the target, each a module or the name of an architecture.
 
@@ -168,7 +166,8 @@ def _traced(
             return arguments, shown, (ours.giving(shapes[1]), theirs.giving(shapes[0]))
         failed = f"{shown}: no output depends on it"
     raise SurgeryError(
-        "no input was found that both networks take; give one by inputs=", [failed] if failed else []
+        "no input was found that both networks take; give one by inputs=",
+        [failed] if failed else [],
     )
 
 
@@ -298,8 +297,8 @@ def _mapping(
 
 
 def _match(parameter: Parameter, recipe: Recipe, followed: str) -> Match:
-    evidence = ("what both networks compute", followed) if followed else (
-        "what both networks compute",
+    evidence = (
+        ("what both networks compute", followed) if followed else ("what both networks compute",)
     )
     return Match(
         parameter.name,

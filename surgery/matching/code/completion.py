@@ -26,7 +26,7 @@ def complete(found: Unification) -> dict[str, str]:
         known = origins.of[here] >= 0
         if not known.any() or known.all():
             continue
-        offsets = (origins.of[here] - torch.arange(parameter.numel))[known].unique()
+        offsets = (origins.of[here] - torch.arange(parameter.numel))[known].unique()  # type: ignore[no-untyped-call]
         table = [
             x
             for x in found.source.program.parameters

@@ -125,7 +125,9 @@ class _Parting:
         ]
         named = [x for x in others if x.name == operation.name]
         unmatched = [x for x in named if not self._is_the_targets(x)]
-        other = next(iter(unmatched or named or [x for x in others if not self._is_the_targets(x)]), None)
+        other = next(
+            iter(unmatched or named or [x for x in others if not self._is_the_targets(x)]), None
+        )
         return Difference(
             operation.name,
             operation.place,
@@ -145,4 +147,3 @@ class _Parting:
             x.numel == fingerprint.numel and self.target.fingerprint(x) == fingerprint
             for x in self.target.values
         )
-

@@ -32,20 +32,28 @@ def slack() -> float:
     return _slack.get()
 
 
+#: Larger numbers stand for something else: what is masked.
+_LARGEST = 1e4
+
+
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """What is the same under any order of a tensor's elements: their number, and the sums of the
-    values, their magnitudes, squares, and a sine that tells apart what those do not.
+    values, their magnitudes, squares, and a sine that tells apart what those do not. Numbers that
+    mask, infinite or nearly, are counted by themselves.
     """
 
     numel: int
+    masked: int
     total: float
     magnitude: float
     squares: float
     sines: float
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Fingerprint) or self.numel != other.numel:
+        if not isinstance(other, Fingerprint):
+            return NotImplemented
+        if (self.numel, self.masked) != (other.numel, other.masked):
             return False
         tolerance = _TOLERANCE * slack()
         size = tolerance * max(self.magnitude, other.magnitude) + 1e-9
@@ -61,16 +69,17 @@ class Fingerprint:
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint:
-    """Infinities and what is no number count as large numbers of their own."""
+    """The fingerprint of a tensor of any dtype."""
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     flat = tensor.detach().reshape(-1).double()
-    if not flat.numel():
-        return Fingerprint(0, 0.0, 0.0, 0.0, 0.0)
-    if not bool(flat.abs().max() < 1e12):
-        flat = torch.nan_to_num(flat, nan=31.0, posinf=1e6, neginf=-1e6).clamp(-1e6, 1e6)
-    sums = torch.stack([flat.sum(), flat.abs().sum(), flat.square().sum(), (1.3 * flat).sin().sum()])
-    total, magnitude, squares, sines = sums.tolist()
-    return Fingerprint(flat.numel(), total, magnitude, squares, sines)
+    usual = flat.abs() < _LARGEST
+    masked = flat.numel() - int(usual.sum())
+    if masked:
+        flat = flat[usual]
+    sums = torch.stack(
+        [flat.sum(), flat.abs().sum(), flat.square().sum(), (1.3 * flat).sin().sum()]
+    )
+    return Fingerprint(tensor.numel(), masked, *sums.tolist())
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -67,8 +67,7 @@ class _Folder:
         base = int(origins.flat[0])
         rebuilt, axes = np.array(base), []
         for axis in range(origins.ndim):
-            index = [0] * origins.ndim
-            steps = origins[(*index[:axis], slice(None), *index[axis + 1 :])] - base
+            steps = np.moveaxis(origins, axis, 0).reshape(origins.shape[axis], -1)[:, 0] - base
             factors = _factors(steps)
             if factors is None:
                 return None
@@ -106,9 +105,10 @@ class _Folder:
             if not (held == held[:1]).all():
                 continue
             flat = turns.reshape(shape[0], -1)
-            if not (np.diff(flat, axis=0) == np.diff(flat[:, :1], axis=0)).all() and (
-                held == held.flat[0]
-            ).all():
+            if (
+                not (np.diff(flat, axis=0) == np.diff(flat[:, :1], axis=0)).all()
+                and (held == held.flat[0]).all()
+            ):
                 continue
             cuts = _cuts(
                 np.moveaxis(turns, 1, 0).reshape(period, -1),
@@ -160,5 +160,3 @@ def _cuts(rows: Elements, holders: Elements) -> list[int]:
         return []
     usual = int(np.median(steps))
     return [int(at) + 1 for at in np.nonzero(steps != usual)[0]]
-
-

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from surgery.private_torch import Operator, tree_flatten, tree_unflatten
+from surgery.private_torch import Operator, tree_unflatten
 
 #: What a value depends on: the input, parameters alone, or neither.
 Kind = Literal["data", "parameter", "constant"]
@@ -43,7 +43,8 @@ def expression(value: Value) -> tuple[str, tuple[Parameter, ...]]:
         return f"p{value.shape}", (value.parameter,)
     if value.held is not None or value.made_by is None:
         return f"c{value.shape}", ()
-    parts, leaves = [], []
+    parts: list[str] = []
+    leaves: list[Parameter] = []
     for argument in value.made_by.arguments:
         if isinstance(argument, Value):
             text, more = expression(argument)
@@ -189,9 +190,7 @@ class Program:
         """The same without outputs of other shapes; as it is where none has one of these."""
         wanted = {*shapes}
         outputs = tuple(x for x in self.outputs if x.shape in wanted) or self.outputs
-        return Program.of(
-            self.parameters, self.operations, outputs, self.weights, self.recorded
-        )
+        return Program.of(self.parameters, self.operations, outputs, self.weights, self.recorded)
 
     def parameter_of(self, element: int) -> Parameter:
         """The parameter that holds an element."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from surgery.matching.code.fingerprints import align_columns, fingerprint, slack
+from surgery.matching.code.fingerprints import Fingerprint, align_columns, fingerprint, slack
 from surgery.matching.code.origins import ZERO, Origins
 from surgery.matching.code.side import Side, Unknown, downstream, stand_in
 from surgery.matching.code.uses import Use
@@ -52,12 +52,10 @@ class Pairing:
 class Group:
     """The uses of rows on either side that take the same data."""
 
-    def __init__(
-        self, sides: tuple[Side, Side], uses: tuple[Sequence[Use], Sequence[Use]]
-    ) -> None:
+    def __init__(self, sides: tuple[Side, Side], uses: tuple[Sequence[Use], Sequence[Use]]) -> None:
         self.sides, self.uses = sides, uses
         self.rows = tuple(map(_rows, uses))
-        self._wanted: list[object] | None = None
+        self._wanted: list[Fingerprint] | None = None
 
     def match(self, origins: Origins) -> str:
         """Write down which rows are which, and count the uses as matched.
@@ -151,9 +149,7 @@ class Group:
             [np.full(_height(use), kinds.index(use.how)) for side in self.uses for use in side]
         )
 
-    def _refined(
-        self, colours: Rows, marks: tuple[Sequence[Marked], Sequence[Marked]]
-    ) -> Rows:
+    def _refined(self, colours: Rows, marks: tuple[Sequence[Marked], Sequence[Marked]]) -> Rows:
         """Colours, split by the moments of the gradient at each row's output."""
         moments = np.concatenate(
             [
@@ -210,9 +206,7 @@ class Group:
             found = [*map(fingerprint, self._next(1))]
         except (Unknown, RuntimeError, IndexError):
             return False
-        return all(any(x == wanted for wanted in self._wanted) for x in found) and bool(
-            found or not self._wanted
-        )
+        return all(x in self._wanted for x in found) and bool(found or not self._wanted)
 
     def _next(self, at: int) -> list[torch.Tensor]:
         side = self.sides[at]
@@ -224,8 +218,9 @@ class Group:
         pairs = np.concatenate([ours[pairing.source], theirs[pairing.target]], 1)
         for one, other in np.unique(pairs[:, [0, 2]], axis=0):
             here = (pairs[:, 0] == one) & (pairs[:, 2] == other)
-            places = [torch.from_numpy(pairs[here, at]) for at in (1, 3)]
-            self._assign_use(self.uses[0][one], self.uses[1][other], *places, origins)
+            source, target = self.uses[0][one], self.uses[1][other]
+            rows = torch.from_numpy(pairs[here])
+            self._assign_use(source, target, rows[:, 1], rows[:, 3], origins)
 
     def _assign_use(
         self,
@@ -235,7 +230,8 @@ class Group:
         theirs: torch.Tensor,
         origins: Origins,
     ) -> None:
-        assert source.elements is not None and target.elements is not None
+        assert source.elements is not None
+        assert target.elements is not None
         columns = self._columns(source, target)
         if columns is None:
             return
@@ -294,20 +290,20 @@ def _moments(side: Side, uses: Sequence[Use], marks: Sequence[Marked]) -> Rows:
         reached = downstream(
             side, {use.operation: leaf for use, leaf in zip(uses, leaves, strict=True)}
         )
-        loss, seen = torch.zeros((), dtype=torch.float64), []
+        loss = torch.zeros((), dtype=torch.float64)
+        seen: list[Fingerprint] = []
         for value in reached:
-            found = fingerprint(value)
-            if value.requires_grad and not any(found == x for x in seen):
-                seen.append(found)
+            if value.requires_grad and (its := fingerprint(value)) not in seen:
+                seen.append(its)
                 real = torch.view_as_real(value) if value.is_complex() else value
                 loss = loss + (1.3 * real + 0.2).sin().sum() + real.square().mean()
         gradients: Sequence[torch.Tensor | None] = [None] * len(leaves)
         if loss.requires_grad:
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-    found = []
+    found: list[torch.Tensor] = []
     for use, base, leaf, gradient in zip(uses, bases, leaves, gradients, strict=True):
         if gradient is None:
-            found.append(np.zeros((_height(use), 4)))
+            found.append(torch.zeros(_height(use), 4, dtype=torch.float64))
             continue
         moved, weights = (
             x.movedim(use.axis, -1).reshape(-1, leaf.shape[use.axis])
@@ -315,5 +311,6 @@ def _moments(side: Side, uses: Sequence[Use], marks: Sequence[Marked]) -> Rows:
         )
         squares = moved.square()
         sums = (moved.sum(0), squares.sum(0), (moved * weights).sum(0), (squares * weights).sum(0))
-        found.append(torch.stack(sums, 1).detach().numpy())
-    return np.concatenate(found)
+        found.append(torch.stack(sums, 1).detach())
+    moments: Rows = torch.cat(found).numpy()
+    return moments

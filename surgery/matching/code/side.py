@@ -100,9 +100,10 @@ def stand_in(use: Use, data: torch.Tensor, variant: int = 0) -> torch.Tensor:
     (_, weight, _, stride, padding, dilation, transposed, more, _), _ = use.operation.given()
     kernel = tuple(weight.shape[2:])
     ones = torch.full((1, 1, *kernel), 1 / torch.Size(kernel).numel(), dtype=torch.float64)
-    return torch.ops.aten.convolution(
+    found: torch.Tensor = torch.ops.aten.convolution(
         mixed, ones, None, stride, padding, dilation, transposed, more, 1
     )
+    return found
 
 
 def downstream(side: Side, outputs: Mapping[Operation, torch.Tensor]) -> list[torch.Tensor]:
@@ -142,9 +143,7 @@ def downstream(side: Side, outputs: Mapping[Operation, torch.Tensor]) -> list[to
         use = side.uses.get(operation)
         unknown = use is not None and use not in side.matched
         result = (
-            _neutral(use, get)
-            if use is not None and unknown
-            else operation.run(get, one_eps=True)
+            _neutral(use, get) if use is not None and unknown else operation.run(get, one_eps=True)
         )
         made.update(zip(operation.outputs, result, strict=False))
 

@@ -19,7 +19,16 @@ from torch.func import functional_call, functionalize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surgery.matching.code.normal_forms import CONSTRUCTORS, FORMS, MOVES, aten
-from surgery.matching.code.program import Kind, Operation, Parameter, Place, Program, Value, is_eps, tensors
+from surgery.matching.code.program import (
+    Kind,
+    Operation,
+    Parameter,
+    Place,
+    Program,
+    Value,
+    is_eps,
+    tensors,
+)
 from surgery.private_torch import DispatchMode, Operator, tree_flatten, tree_leaves
 
 _NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
@@ -170,7 +179,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
-class Recorder(DispatchMode):
+class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operator that runs, in the forms of
     :mod:`~surgery.matching.code.normal_forms`.
     """
@@ -182,7 +191,7 @@ class Recorder(DispatchMode):
         even_choice: bool,
         numbers: Mapping[tuple[str, Place], float],
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.even_choice = even_choice
         self._numbers = numbers
         self.operations: list[Operation] = []
@@ -257,9 +266,7 @@ class Recorder(DispatchMode):
         if not made or kinds <= {"constant"} or function.overloadpacket in CONSTRUCTORS:
             return result
         kind: Kind = "data" if "data" in kinds else "parameter"
-        operation = Operation(
-            len(self.operations), function, arguments, form, (), place
-        )
+        operation = Operation(len(self.operations), function, arguments, form, (), place)
         operation.outputs = tuple(
             self.add(tensor, Value(kind, tuple(tensor.shape), operation, at))
             for at, tensor in enumerate(made)
@@ -289,7 +296,9 @@ def _run(function: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     except RuntimeError as error:
         if "dtype" not in str(error):
             raise
-        wide = [x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in args]
+        wide = [
+            x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in args
+        ]
         return function(*wide, **kwargs)
 
 
@@ -300,8 +309,8 @@ def _follow(operation: Operation, values: Sequence[Value]) -> None:
     if operation.name == "add" and len(values) == 2 and not operation.scalars:
         added = [x.held for x in values if x.held is not None]
         if added and not bool(added[0].any()):  # zeros that make an axis longer
-            (elements,) = (x.elements for x in values if x.elements is not None)
-            operation.outputs[0].elements = elements.expand(operation.outputs[0].shape)
+            (own,) = (x.elements for x in values if x.elements is not None)
+            operation.outputs[0].elements = own.expand(operation.outputs[0].shape)
         return
     if operation.function.overloadpacket not in MOVES:
         return
@@ -310,8 +319,11 @@ def _follow(operation: Operation, values: Sequence[Value]) -> None:
         if value.elements is not None:
             return value.elements
         assert value.held is not None
-        return value.held if not value.held.is_floating_point() else _zero(value.held)
+        if value.held.is_floating_point():
+            return torch.full(value.held.shape, -1)
+        return value.held
 
+    moved: tuple[torch.Tensor, ...]
     if operation.function.overloadpacket is aten._to_copy:
         moved = (elements(values[0]),)
     elif operation.function.overloadpacket is aten.constant_pad_nd:
@@ -321,7 +333,3 @@ def _follow(operation: Operation, values: Sequence[Value]) -> None:
         moved = operation.run(elements)
     for output, tensor in zip(operation.outputs, moved, strict=True):
         output.elements = tensor
-
-
-def _zero(held: torch.Tensor) -> torch.Tensor:
-    return torch.full(held.shape, -1)

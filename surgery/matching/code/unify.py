@@ -44,11 +44,50 @@ class Unification:
     stopped: str = ""
 
     def forget_doubts(self) -> None:
-        """Open again what was only assumed, to see what comes of it."""
-        for use in self.doubts:
-            for part in (use, use.bias):
-                if part is not None and part.elements is not None:
-                    self.origins.open(part.elements)
+        """Open again what was only assumed, and what nothing that follows confirms: a norm on the
+        same data is the same norm only where what takes it is the same too.
+        """
+        confirmed = self._confirmed()
+        for use in self.target.matched:
+            if use in self.doubts or use.operation not in confirmed:
+                self.doubts.setdefault(use, "nothing that follows confirms it")
+                for part in (use.elements, *use.parts):
+                    if part is not None:
+                        self.origins.open(part)
+
+    def _before_heads(self) -> list[Value]:
+        """What the last uses take, or the outputs are, where that is the same in both networks."""
+        ours, theirs = (
+            [*(use.data for use in _last_uses(side)), *side.program.outputs]
+            for side in (self.source, self.target)
+        )
+        wanted = [self.source.fingerprint(value) for value in ours]
+        return [
+            value
+            for value in theirs
+            if self.target.is_known(value) and self.target.fingerprint(value) in wanted
+        ]
+
+    def _confirmed(self) -> set[Operation]:
+        """All operations whose results a use of rows takes that has its counterpart, or that lead
+        to an output by one use at most, in both networks.
+        """
+        found: set[Operation] = set()
+        waiting = [
+            *self._before_heads(),
+            *(
+                value
+                for use in self.target.matched
+                if use.kind == "rows" and use not in self.doubts
+                for value in (use.data, use.operation.outputs[0])
+            ),
+        ]
+        while waiting:
+            operation = waiting.pop().made_by
+            if operation is not None and operation not in found:
+                found.add(operation)
+                waiting += operation.data
+        return found
 
 
 def unify(source: Program, target: Program) -> Unification:
@@ -152,9 +191,7 @@ class _Unifier:
     def _match_elements(self, use: Use) -> None:
         for see in (_chain, _root) if use.name == "add" else (_root,):
             data = see(use.data, self.target)
-            candidates = [
-                x for x in self._candidates("elements", data, see) if x.name == use.name
-            ]
+            candidates = [x for x in self._candidates("elements", data, see) if x.name == use.name]
             for other in candidates:
                 if self._align(other, use, see(other.data, self.source), data):
                     self._found(other, use)
@@ -182,11 +219,11 @@ class _Unifier:
             theirs = target.elements.broadcast_to(other_data.shape).reshape(-1)
         except RuntimeError:
             return False
-        pairs, counts = torch.stack([theirs, ours]).unique(dim=1, return_counts=True)
+        pairs, counts = torch.stack([theirs, ours]).unique(dim=1, return_counts=True)  # type: ignore[no-untyped-call]
         # Where equal data stand at several places, what most of them say.
         most = pairs[:, counts.argsort(stable=True)]
         chosen = dict(zip(most[0].tolist(), most[1].tolist(), strict=True))
-        if len({*chosen.values()}) != len(chosen) or len(chosen) != len(source.elements.unique()):
+        if len({*chosen.values()}) != len(chosen) or len(chosen) != len(source.elements.unique()):  # type: ignore[no-untyped-call]
             return False
         self.found.origins.put(torch.tensor([*chosen]), torch.tensor([*chosen.values()]))
         return True
@@ -200,7 +237,9 @@ class _Unifier:
             return False
         for (_, leaves), (_, others) in zip(ours, theirs, strict=True):
             for one, other in zip(leaves, others, strict=True):
-                self.found.origins.put(*(torch.arange(x.first, x.first + x.numel) for x in (other, one)))
+                self.found.origins.put(
+                    *(torch.arange(x.first, x.first + x.numel) for x in (other, one))
+                )
         return True
 
     def _match_statistics(self, use: Use) -> None:
@@ -210,7 +249,9 @@ class _Unifier:
                 for side, x in ((self.source, other), (self.target, use))
             )
             columns = align_columns(one, theirs)
-            if columns is None or [x is None for x in other.parts] != [x is None for x in use.parts]:
+            if columns is None or [x is None for x in other.parts] != [
+                x is None for x in use.parts
+            ]:
                 continue
             for part, there in zip(other.parts, use.parts, strict=True):
                 if part is not None and there is not None:
@@ -289,6 +330,20 @@ class _Unifier:
                 self.found.scalars.append(Scalar(source, target, one, two))
                 arguments[at] = one
         target.arguments = arguments
+
+
+def _last_uses(side: Side) -> list[Use]:
+    """The uses of rows that make the outputs."""
+    found = []
+    for output in side.program.outputs:
+        value = root(output)
+        use = side.uses.get(value.made_by) if value.made_by else None
+        if use is not None and use.is_bias:
+            value = root(use.data)
+            use = side.uses.get(value.made_by) if value.made_by else None
+        if use is not None and use.kind == "rows":
+            found.append(use)
+    return found
 
 
 def _root(value: Value, _: Side) -> Value:

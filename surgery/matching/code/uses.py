@@ -23,8 +23,9 @@ class Use:
 
     ``elements`` are the numbers of the parameter's elements: (outputs, inputs) for rows. ``how``
     is what two uses of rows must share to be one; ``axis`` that of the outputs. ``bias`` is the
-    addition that follows at once, ``parts`` are the parameters of a norm (weight, bias, mean, variance) or beside data. Where
-    parameters are computed in ways that move no elements ``elements`` are unknown.
+    addition that follows at once, ``parts`` are the parameters of a norm (weight, bias, mean,
+    variance) or beside data. Where parameters are computed in ways that move no elements
+    ``elements`` are unknown.
     """
 
     operation: Operation
@@ -45,7 +46,9 @@ class Use:
     def features(self, data: torch.Tensor) -> torch.Tensor:
         """The data as (tokens, inputs), in the order of the columns of ``elements``."""
         if self.patch:
-            sides = [x for n, k in zip(data.shape[2:], self.patch, strict=True) for x in (n // k, k)]
+            sides = [
+                x for n, k in zip(data.shape[2:], self.patch, strict=True) for x in (n // k, k)
+            ]
             cut = data.reshape(*data.shape[:2], *sides)
             many = range(len(self.patch))
             order = (0, *(2 + 2 * at for at in many), 1, *(3 + 2 * at for at in many))
