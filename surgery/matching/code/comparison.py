@@ -12,7 +12,7 @@ from torch import nn
 
 from surgery.errors import SurgeryError
 from surgery.matching.code.completion import complete, open_parameters, unused_parameters
-from surgery.matching.code.difference import Difference, first_difference
+from surgery.matching.code.difference import FirstDifference, first_difference
 from surgery.matching.code.fingerprints import rounded
 from surgery.matching.code.folding import NoRecipe, recipe_of
 from surgery.matching.code.origins import OPEN
@@ -86,13 +86,16 @@ class Comparison(Shown):
 
     ``same`` says that they compute the same but for the numbers in ``scalars``; it is proven by
     ``proof``. ``mapping`` says by target name how each tensor is made of the source's, decided by
-    what both compute; without a proof it holds what was equal up to ``difference``. ``open`` are
-    target names that stay open, with the reason.
+    what both compute, and ``zeros`` are target names that the source does without: without a
+    proof both hold what was equal up to ``difference``. ``open`` are target names that stay open,
+    with the reason. ``agreed`` is the share of the target's uses of parameters that have their
+    counterpart.
     """
 
     same: bool
     mapping: Mapping[str, Match]
-    difference: Difference | None
+    zeros: tuple[str, ...]
+    difference: FirstDifference | None
     open: Mapping[str, str]
     scalars: tuple[ScalarDifference, ...] = ()
     proof: CodeProof | None = None
@@ -109,6 +112,7 @@ class Comparison(Shown):
                 name: {"source": match.source, "evidence": [*match.evidence]}
                 for name, match in self.mapping.items()
             },
+            "zeros": [*self.zeros],
             "difference": self.difference.to_dict() if self.difference else None,
             "open": dict(self.open),
             "scalars": [str(x) for x in self.scalars],
@@ -219,11 +223,12 @@ def _attempt(
     if not same:
         found.forget_doubts()
         left |= open_parameters(found)
-    mapping, unsaid = _mapping(found, followed, models)
+    mapping, zeros, unsaid = _mapping(found, followed, models)
     uses = found.target.uses.values()
     return Comparison(
         same,
         mapping,
+        zeros,
         difference,
         {**left, **unsaid},
         tuple(map(_scalar, found.scalars)),
@@ -277,11 +282,15 @@ def _unread(found: Unification) -> dict[str, str]:
 
 def _mapping(
     found: Unification, followed: Mapping[str, str], models: tuple[nn.Module, nn.Module]
-) -> tuple[dict[str, Match], dict[str, str]]:
-    """The recipes of all tensors whose elements have an origin, and why others have none."""
+) -> tuple[dict[str, Match], tuple[str, ...], dict[str, str]]:
+    """The recipes of all tensors whose elements have an origin, those that are zero, and why others
+    have none.
+    """
     source = found.source.program
     specs = [TensorSpec.of(name, tensor) for name, tensor in leaves_of(models[0]).items()]
-    mapping, left = {}, {}
+    mapping: dict[str, Match] = {}
+    zeros: list[str] = []
+    left: dict[str, str] = {}
     for parameter in found.target.program.parameters:
         origins = found.origins.of[parameter.first : parameter.first + parameter.numel]
         if (origins == OPEN).any():
@@ -291,9 +300,11 @@ def _mapping(
         except NoRecipe as problem:
             left[parameter.name] = str(problem)
             continue
-        if recipe.sources:
+        if not recipe.sources:
+            zeros.append(parameter.name)
+        else:
             mapping[parameter.name] = _match(parameter, recipe, followed.get(parameter.name, ""))
-    return mapping, left
+    return mapping, tuple(zeros), left
 
 
 def _match(parameter: Parameter, recipe: Recipe, followed: str) -> Match:

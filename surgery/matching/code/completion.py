@@ -60,14 +60,12 @@ def open_parameters(found: Unification) -> dict[str, str]:
 
 def unused_parameters(found: Unification) -> list[Parameter]:
     """What the source computes with and the target has no part of."""
-    used = torch.zeros(len(found.source.weights.flat), dtype=torch.bool)
-    used[found.origins.of[found.origins.of >= 0]] = True
+    parameters = found.source.program.parameters
+    starts = torch.tensor([x.first for x in parameters])
+    holders = torch.searchsorted(starts, found.origins.of, right=True)  # 0 for none
+    used = torch.bincount(holders, minlength=len(parameters) + 1)[1:] > 0
     reached = reached_parameters(found.source.program)
-    return [
-        x
-        for x in found.source.program.parameters
-        if x in reached and not used[x.first : x.first + x.numel].any()
-    ]
+    return [x for x, has in zip(parameters, used.tolist(), strict=True) if x in reached and not has]
 
 
 def reached_parameters(program: Program) -> set[Parameter]:

@@ -15,7 +15,7 @@ _NEAR = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FirstDifference:
     """The first operator of the target that the source does not apply to the same data.
 
     ``source`` is what the source does with it, where it does one thing; ``values`` are the
@@ -56,7 +56,7 @@ def _said(values: tuple[Any, ...]) -> str:
     return f" {', '.join(map(str, values))}" if values else ""
 
 
-def first_difference(found: Unification) -> Difference | None:
+def first_difference(found: Unification) -> FirstDifference | None:
     """Where the target first computes something else; None where all that it computes of known
     data is the source's too.
     """
@@ -71,7 +71,7 @@ class _Parting:
             self._by_size[value.numel].append(value)
         self._known: dict[Value, list[Value]] = {}
 
-    def find(self) -> Difference | None:
+    def find(self) -> FirstDifference | None:
         last: Operation | None = None
         for operation in self.target.program.operations:
             output = operation.outputs[0]
@@ -116,7 +116,7 @@ class _Parting:
                 break
         return False
 
-    def _difference(self, operation: Operation, last: Operation | None) -> Difference:
+    def _difference(self, operation: Operation, last: Operation | None) -> FirstDifference:
         there = {x for value in operation.data for x in self._counterparts(value)}
         others = [
             x
@@ -128,7 +128,7 @@ class _Parting:
         other = next(
             iter(unmatched or named or [x for x in others if not self._is_the_targets(x)]), None
         )
-        return Difference(
+        return FirstDifference(
             operation.name,
             operation.place,
             other.name if other else "",

@@ -61,7 +61,7 @@ class Origins:
 
     def snapshot(self, elements: torch.Tensor) -> Snapshot:
         """What is known of some elements now."""
-        elements = elements[elements >= 0].unique()  # type: ignore[no-untyped-call]
+        elements = elements[elements >= 0]
         return Snapshot(
             elements, self.of[elements], self._weights.flat[elements], self.contradictions
         )

@@ -110,8 +110,9 @@ def _convolution(operation: Operation) -> Use | None:
     elements = weight.elements
     if transposed and groups == 1:
         elements = elements.transpose(0, 1)
-    apart = not transposed and groups == 1 and stride == kernel and not any(padding)
-    apart = apart and set(dilation) <= {1}
+    # Windows that do not overlap, or one over the whole picture: a linear layer over patches.
+    apart = not transposed and groups == 1 and not any(padding) and set(dilation) <= {1}
+    apart = apart and kernel in (stride, data.shape[2:])
     if apart and all(size % side == 0 for size, side in zip(data.shape[2:], kernel, strict=True)):
         rows = elements.reshape(elements.shape[0], -1)
         patch = () if set(kernel) <= {1} else kernel
