@@ -17,6 +17,7 @@ from surgery.json_values import fields, texts, whole_numbers
 from surgery.networks.architectures import Architecture
 from surgery.networks.origins import ORIGINS
 from surgery.networks.origins.like import Like
+from surgery.networks.origins.origin import Library
 from surgery.networks.remembered import arguments_key, open_memory
 from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec
@@ -56,7 +57,7 @@ def blueprint(
 
         return build_deferred(architecture, arguments, num_classes, seed)
 
-    if not origin.is_remembered:
+    if not isinstance(origin, Library):
         return build()
     spelled = arguments_key(origin.arguments(architecture.name, arguments))
     if spelled is None:

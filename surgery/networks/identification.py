@@ -1,5 +1,7 @@
 """Which known architecture a file's names and shapes are, by outlines of them all.
 
+An outline is names and shapes alone, small enough to keep 1,500 of them.
+
 Wrapper segments are looked through, and so is whatever the network is nested below (``model.``,
 ``backbone.``): the prefix below which most of the architecture is found. The head is compared
 by itself, since another number of classes, or none, is still the same architecture.
@@ -10,12 +12,12 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from surgery.head_names import is_within
-from surgery.networks.remembered import Outline
+from surgery.json_values import fields, items, text, texts, whole_number
 from surgery.showing import Shown
 from surgery.specs import TensorSpec
 from surgery.wrappers import unwrap_names
@@ -33,6 +35,35 @@ _LONGEST_PREFIX = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What a state dict of ``architecture`` (``"timm:resnet50"``) is called and how large it is.
+
+    ``tensors`` are the floating ones by name, without wrapper segments: counters and index tables
+    come and go between releases, and say nothing that the weights do not. ``heads`` are the paths
+    of the head's layers, empty where they are not known or there are none. ``problem`` says why
+    the architecture could not be built; then there are neither.
+    """
+
+    architecture: str
+    tensors: Mapping[str, Shape]
+    heads: tuple[str, ...] = ()
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that :meth:`from_dict` turns back into an equal outline."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Outline:
+        """The inverse. Any other data raise ValueError."""
+        label, tensors, heads, why = fields(data, "architecture", "tensors", "heads", "problem")
+        if not isinstance(tensors, dict):
+            raise ValueError("expected an object of shapes")
+        shapes = {name: tuple(map(whole_number, items(size))) for name, size in tensors.items()}
+        return cls(text(label), shapes, texts(heads), text(why))
+
+
+@dataclass(frozen=True, slots=True)
 class Differing:
     """A tensor that is not the same on both sides.
 
@@ -43,16 +74,6 @@ class Differing:
     name: str
     in_file: Shape | None
     in_architecture: Shape | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The tensor as JSON values."""
-        return {
-            "name": self.name,
-            "in_file": None if self.in_file is None else list(self.in_file),
-            "in_architecture": (
-                None if self.in_architecture is None else list(self.in_architecture)
-            ),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +122,8 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as JSON values."""
-        return {
-            "architectures": list(self.architectures),
-            "share": self.share,
-            "of_architecture": self.of_architecture,
-            "of_file": self.of_file,
-            "prefix": self.prefix,
-            "head": self.head,
-            "fits": self.fits,
-            "differing": [tensor.to_dict() for tensor in self.differing],
-        }
+        shares = {name: getattr(self, name) for name in ("share", "of_architecture", "of_file")}
+        return {**asdict(self), **shares, "fits": self.fits}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +147,9 @@ class Identification(Shown):
     def to_dict(self) -> dict[str, Any]:
         """The identification as JSON values."""
         return {
+            **asdict(self),
             "fits": self.fits,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
-            "tensors": self.tensors,
-            "known": self.known,
             "unknown": dict(self.unknown),
         }
 
@@ -147,19 +159,19 @@ def identify(
     outlines: Sequence[Outline],
     *,
     most: int = 5,
-    unknown: Iterable[tuple[str, str]] = (),
 ) -> Identification:
     """The ``most`` candidates nearest to a file, with a hundredth of either in common.
 
-    ``unknown`` is handed on. The result does not depend on the order of either side.
+    The result does not depend on the order of either side.
     """
     file = _File.of(specs, set().union(*(outline.tensors for outline in outlines)))
     scores = [score for outline in outlines if (score := _score(file, outline)) is not None]
+    unknown = tuple((each.architecture, each.problem) for each in outlines if each.problem)
     return Identification(
         tuple(_candidate(file, same) for same in _nearest(scores, most)),
         len(file.shapes),
-        len(outlines),
-        tuple(unknown),
+        len(outlines) - len(unknown),
+        unknown,
     )
 
 

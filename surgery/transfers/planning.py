@@ -115,7 +115,7 @@ class OpenedEnds:
                     "source_arch (--source-arch) names what a file was saved from, and the source "
                     "is a live model"
                 )
-            from surgery.networks.live import blueprint_of
+            from surgery.networks.describe import blueprint_of
 
             live = blueprint_of(request.source)
             return Code(live.spec, live.find_order, order)

@@ -61,7 +61,7 @@ def open_target(request: TransferRequest) -> Target:
         )
         return _of(architecture.label, drawn, request.dtype, architecture)
     if is_module(given):
-        from surgery.networks.live import blueprint_of
+        from surgery.networks.describe import blueprint_of
 
         if request.dtype is not None:
             raise SurgeryError(

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import timm
@@ -54,6 +55,8 @@ def own_file(tmp_path):
         "    return Late(2, 2)\n"
         "def lazy():\n"
         "    return torch.nn.Sequential(torch.nn.LazyLinear(3))\n"
+        "def lazy_statistics():\n"
+        "    return torch.nn.Sequential(torch.nn.LazyBatchNorm1d(affine=False))\n"
         "net = fixed()\n"
     )
     (tmp_path / "helper.py").write_text("WIDTH = 6\n")
@@ -176,7 +179,12 @@ class TestOwnFactories:
                 "broken", {}, r"broken raised ValueError: no such \(nets\.py:10\)", id="raises"
             ),
             pytest.param("leaves", {}, r"leaves raised SystemExit: 0 \(nets", id="exits"),
-            pytest.param("lazy", {}, r"lazy layers.*\(0\.weight\)", id="lazy"),
+            pytest.param(
+                "lazy", {}, r"py:lazy: 0\.weight is lazy.*run .* in the factory", id="lazy"
+            ),
+            pytest.param(
+                "lazy_statistics", {}, r"lazy_statistics: 0\.running_mean is lazy", id="buffers"
+            ),
             pytest.param(
                 "make",
                 {"widht": 3},
@@ -187,7 +195,7 @@ class TestOwnFactories:
     )
     def test_what_goes_wrong_is_one_line(self, own_file, name, arguments, message):
         with pytest.raises(ArchitectureError, match=message) as caught:
-            build(find_architecture(f"{own_file}:{name}"), arguments=arguments)
+            blueprint(find_architecture(f"{own_file}:{name}"), arguments=arguments)
         assert "\n" not in str(caught.value)
 
     def test_files_and_modules_that_are_not_there(self, tmp_path):
@@ -212,9 +220,35 @@ class TestOwnFactories:
         assert build(find_architecture("nets:fixed"))[1].out_features == 3
 
 
-def test_unknown_arguments_of_a_librarys_model_are_named():
-    with pytest.raises(ArchitectureError, match="timm:resnet18 raised TypeError.*widht"):
-        build(Architecture("timm", "resnet18"), arguments={"widht": 3})
+@pytest.mark.parametrize(
+    ("name", "argument", "constructor", "nearest"),
+    [
+        pytest.param("timm:resnet18", "base_widht", "ResNet", "base_width", id="timm"),
+        pytest.param("timm:vit_tiny_patch16_224", "deph", "VisionTransformer", "depth", id="vit"),
+        pytest.param("torchvision:resnet18", "group", "ResNet", "groups", id="torchvision"),
+    ],
+)
+def test_unknown_arguments_of_a_librarys_model_are_named(name, argument, constructor, nearest):
+    """The factory takes any keyword, and hands it to a class: that one's signature counts."""
+    with pytest.raises(ArchitectureError) as caught:
+        build(find_architecture(name), arguments={argument: 3})
+    message = caught.value.message
+    assert message.startswith(f"{name} raised TypeError: {constructor}")
+    assert f"unexpected keyword argument '{argument}'" in message
+    assert f"{constructor} takes (" in message
+    assert message.endswith(f"did you mean {nearest}?")
+
+
+def test_an_argument_that_a_base_class_refuses(monkeypatch):
+    class Wide(TinyNet):
+        def __init__(self, **more):
+            super().__init__(**more)
+
+    module = ModuleType("kept_here")
+    module.Wide = Wide
+    monkeypatch.setitem(sys.modules, "kept_here", module)
+    with pytest.raises(ArchitectureError, match=r"TinyNet takes \(.*did you mean width\?"):
+        build(find_architecture("kept_here:Wide"), arguments={"widht": 3})
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
