@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from surgery.networks.inputs import Example
-from surgery.proof.outputs import main_output
 from surgery.proof.parts import Part, by_part
 from surgery.proof.proof import (
     BEHIND,
@@ -19,7 +18,7 @@ from surgery.proof.proof import (
     Movement,
     Point,
 )
-from surgery.proof.running import Named, Run, as_leaves, gradients, run
+from surgery.proof.running import Named, Run, as_leaves, gradients, main_output, run
 from surgery.proof.settings import place_of, shared_calls
 from surgery.proof.sides import Sides
 from surgery.proof.values import relative_difference, size_of, squeezed

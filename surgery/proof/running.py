@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from torch import nn
 from torch.func import functional_call
 
 from surgery.networks.inputs import Example
-from surgery.proof.doubling import in_float64
-from surgery.proof.outputs import tensors_in
 from surgery.proof.parts import taken_by
 from surgery.proof.sides import Side
 from surgery.proof.values import is_inexact
-from surgery.proof.watching import Call, Watch
+from surgery.proof.watching import Call, Watch, in_float64
 from surgery.transfers.recipe_tensors import make_tensor
 
 Named = list[tuple[str, torch.Tensor]]
+
+#: What the main output is called, where an output has names: transformers, then torchvision.
+_MAIN = ("logits", "last_hidden_state", "out")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,35 @@ def run(side: Side, values: Mapping[str, torch.Tensor], example: Example, *, see
             example.keywords(side.model),
             strict=False,
         )
-    outputs = list(tensors_in(output))
+    outputs = list(_tensors_in(output))
     clean = [(name, value) for name, value in outputs if not watch.touched(value)]
     points = outputs if len(clean) == len(outputs) else [*clean, *_features(watch, example)]
     return Run(outputs, points, watch.calls, foreign)
+
+
+def _tensors_in(output: Any, name: str = "output") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of real or complex numbers in an output, each with where it is."""
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point() or output.is_complex():
+            yield name, output
+    elif isinstance(output, Mapping):  # transformers' ModelOutput is one
+        for key, value in output.items():
+            yield from _tensors_in(value, str(key))
+    elif dataclasses.is_dataclass(output):
+        for field in dataclasses.fields(output):
+            yield from _tensors_in(getattr(output, field.name), field.name)
+    elif isinstance(output, list | tuple):
+        for at, value in enumerate(output):
+            yield from _tensors_in(value, f"{name}[{at}]")
+
+
+def main_output(outputs: Named) -> Named:
+    """The one that others are beside: by its name, else the first."""
+    named = dict(outputs)
+    for name in _MAIN:
+        if name in named:
+            return [(name, named[name])]
+    return outputs[:1]
 
 
 @contextmanager
