@@ -63,7 +63,7 @@ def build_deferred(
         init.fill(values.values())
         return values
 
-    return replace(drawn, initial=initial)
+    return replace(drawn, label=architecture.label, initial=initial, architecture=architecture)
 
 
 def _callable(architecture: Architecture, found: Any) -> Factory:

@@ -28,12 +28,13 @@ def blueprint_of(model: nn.Module) -> Blueprint:
     spec = describe(model)
     state = model.state_dict()
     return Blueprint(
+        type(model).__name__,
         spec,
         cache(partial(head_paths, model)),  # some heads are only seen in a run
-        versions_of(state),
-        extras={name: state[name] for name in state if name not in spec.by_name},
         initial=lambda names: {name: state[name] for name in names},
         find_order=partial(running_order, model),
+        versions=versions_of(state),
+        extras={name: state[name] for name in state if name not in spec.by_name},
     )
 
 

@@ -13,12 +13,13 @@ from surgery.errors import SurgeryError
 from surgery.matching.by_structure import UNKNOWN, Code
 from surgery.networks.architectures import find_architecture
 from surgery.networks.blueprints import blueprint
+from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec, SourceSpec, specs_in
 from surgery.transfers.decide import decide
 from surgery.transfers.plan import TransferOutcome, TransferPlan
 from surgery.transfers.refusal import refuse
 from surgery.transfers.request import TransferRequest
-from surgery.transfers.target import Target, is_module, open_target
+from surgery.transfers.target import is_module, open_target
 from surgery.transfers.tofile import write_plan
 from surgery.wrappers import unwrap_name, unwrap_names
 
@@ -57,7 +58,7 @@ class OpenedEnds:
 
     source: Weights | SourceSpec
     names: SourceSpec
-    target: Target
+    target: Blueprint
 
     @property
     def label(self) -> str:
