@@ -76,28 +76,28 @@ def make_sides(
     the plan uses: it is not the checkpoint's architecture.
     """
     exact = [step for step in plan.steps if _is_exact(step)]
-    specs = [spec for step in exact for spec in step.sources]
-    resized = [(step, step.method.name) for step in plan.steps if step.method]
-    resizers = {spec: resizer for step, resizer in resized for spec in step.sources}
-    left = (unused.source for unused in plan.unused)
+    used = [spec for step in exact for spec in step.sources]
+    after = {step.target.name: step.method.name for step in plan.steps if step.method}
+    resized = {
+        spec: step.method.name for step in plan.steps if step.method for spec in step.sources
+    }
     ties = weights.ties if weights else ()
-    names = SourceSpec(tuple(dict.fromkeys((*specs, *resizers, *left))), ties)
-    own_plan, note = _own_plan(names, source, specs, labels[0])
-    placed = {step.target.name: step.source.name for step in own_plan.steps if step.source}
+    tied = {name for names in ties for name in names}
+    # An index that the target computes is computed by the source too: in float64, on both sides.
+    left = (u.source for u in plan.unused if not u.expected or u.source.name in tied)
+    names = SourceSpec(tuple(dict.fromkeys((*used, *resized, *left))), ties)
+    own_plan, note = _own_plan(names, source, used, labels[0])
+    placed = {step.target.name: step.source for step in own_plan.steps if step.source}
+    before = {place: resized[spec] for place, spec in placed.items() if spec in resized}
     live = _tensors_of(source)
-    held = {name: live[place] for place, name in placed.items()}
+    held = {spec.name: live[place] for place, spec in placed.items()}
     tensor = weights.tensor if weights else held.__getitem__
     equal = (_equal(group, tensor) for each in (own_plan, plan) for group in _ties_of(each))
     one = _one_name_each((*ties, *equal))
-    used = {one.get(spec.name, spec.name) for spec in specs}
-    # An index that the target computes is computed by the source too: in float64, on both sides.
-    expected = {unused.source.name for unused in plan.unused if unused.expected}
-    by_name = {spec.name: resizer for spec, resizer in resizers.items()}
-    before = {place: by_name[name] for place, name in placed.items() if name in by_name}
-    after = {step.target.name: resizer for step, resizer in resized}
+    known = {one.get(spec.name, spec.name) for spec in used}
     return Sides(
-        _side(labels[0], source, own_plan, one, used, expected, before),
-        _side(labels[1], target, plan, one, used, set(), after),
+        _side(labels[0], source, own_plan, one, known, before),
+        _side(labels[1], target, plan, one, known, after),
         _own_values(exact, one, tensor),
         note,
     )
@@ -109,7 +109,6 @@ def _side(
     plan: TransferPlan,
     one: Mapping[str, str],
     used: set[str],
-    expected: set[str],
     resized: Mapping[str, str],
 ) -> Side:
     live = _tensors_of(model)
@@ -122,7 +121,7 @@ def _side(
             if name not in live:
                 raise SurgeryError(f"{label} has no parameter or buffer {name}")
             recipes[name] = recipe
-        elif step.target.is_floating and name in live and not _is_left(step, expected):
+        elif step.target.is_floating and name in live and not step.recomputed:
             foreign.append(name)
     taken = {id(live[name]) for name in recipes}
     alone = tuple(name for name in foreign if id(live[name]) not in taken)
@@ -139,13 +138,6 @@ def _tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 def _is_exact(step: Step) -> bool:
     """Whether the tensor is made of the checkpoint's with no value computed."""
     return step.recipe is not None and step.method is None and step.recipe.moves
-
-
-def _is_left(step: Step, expected: set[str]) -> bool:
-    """Whether nobody misses its values: an index, or what the checkpoint alone has a use for."""
-    if step.recipe is None:
-        return step.recomputed
-    return step.recipe.is_copy and step.recipe.sources[0].name in expected
 
 
 def _renamed(step: Step, one: Mapping[str, str]) -> Recipe:
