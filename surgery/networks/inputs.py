@@ -21,19 +21,15 @@ TOKENS = 12
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One input, and what to call it. ``more`` goes to those models that have such an argument."""
+    """One input, and what to call it."""
 
     tensor: torch.Tensor
     text: str
-    more: Mapping[str, torch.Tensor]
 
     def keywords(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Those of ``more`` that this model wants, where it encodes and decodes."""
-        config = getattr(model, "config", None)
-        if not getattr(config, "is_encoder_decoder", False):
-            return {}
-        takes = inspect.signature(model.forward).parameters
-        return {name: value for name, value in self.more.items() if name in takes}
+        """What a model that encodes and decodes wants besides: the tokens to go on from."""
+        decodes = "decoder_input_ids" in inspect.signature(model.forward).parameters
+        return {"decoder_input_ids": self.tensor.flip(1)} if decodes else {}
 
 
 def examples(
@@ -63,7 +59,7 @@ def _numbers(shape: tuple[int, ...], seed: int) -> Example:
     batch = 1 if max(shape) > SMALL_SIDE else 2
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn((batch, *shape), generator=generator, dtype=torch.float64)
-    return Example(values, f"{batch} x {'x'.join(map(str, shape))} random numbers", {})
+    return Example(values, f"{batch} x {'x'.join(map(str, shape))} random numbers")
 
 
 def _tokens(shape: tuple[int, ...], vocabulary: int, seed: int) -> Example:
@@ -71,9 +67,7 @@ def _tokens(shape: tuple[int, ...], vocabulary: int, seed: int) -> Example:
     # The first numbers often mean padding, which is masked.
     first = min(3, vocabulary - 1)
     ids = torch.randint(first, vocabulary, (2, *shape), generator=generator)
-    return Example(
-        ids, f"2 x {'x'.join(map(str, shape))} random tokens", {"decoder_input_ids": ids.flip(1)}
-    )
+    return Example(ids, f"2 x {'x'.join(map(str, shape))} random tokens")
 
 
 def _shapes(models: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:

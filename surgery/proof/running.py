@@ -59,14 +59,15 @@ def run(side: Side, values: Mapping[str, torch.Tensor], example: Example, *, see
     }
     taken = {name: _made(side, name, values) for name in side.recipes if name in first}
     keys = {id(value): _key(side, name) for name, value in taken.items()}
-    watch = Watch(keys, map(id, foreign.values()), [example.tensor, *example.more.values()])
+    more = example.keywords(side.model)
+    watch = Watch(keys, map(id, foreign.values()), [example.tensor, *more.values()])
     with torch.random.fork_rng(devices=[]), _forgetting(side.model), in_float64(watch):
         torch.manual_seed(seed)
         output = functional_call(
             side.model,
             {**taken, **foreign},
             (example.tensor,),
-            example.keywords(side.model),
+            more,
             strict=False,
         )
     outputs = list(_tensors_in(output))
