@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -165,14 +165,22 @@ def identify(
     The result does not depend on the order of either side.
     """
     file = _File.of(specs, set().union(*(outline.tensors for outline in outlines)))
-    scores = [score for outline in outlines if (score := _score(file, outline)) is not None]
+    found = filter(None, (_candidate(file, outline) for outline in outlines))
+    same: dict[tuple[Any, ...], list[Candidate]] = {}
+    for each in sorted(found, key=_best_first):
+        same.setdefault((_rank(each), each.prefix, frozenset(each.differing)), []).append(each)
     unknown = tuple((each.architecture, each.problem) for each in outlines if each.problem)
     return Identification(
-        tuple(_candidate(file, same) for same in _nearest(scores, most)),
+        tuple(map(_as_one, list(same.values())[:most])),
         len(file.shapes),
         len(outlines) - len(unknown),
         unknown,
     )
+
+
+def _as_one(same: Sequence[Candidate]) -> Candidate:
+    """The first of those whose bodies are the same, under the names of all."""
+    return replace(same[0], architectures=tuple(each.architectures[0] for each in same))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +228,7 @@ def _splits(name: str) -> list[tuple[str, str]]:
     return [(name[:end], name[end:]) for end in ends]
 
 
-#: One outline's candidate, whose ``differing`` is not known yet, and the outline.
-_Score = tuple[Candidate, Outline]
-
-_HEADS = ("same", "none", "missing", "other")
-
-
-def _score(file: _File, outline: Outline) -> _Score | None:
+def _candidate(file: _File, outline: Outline) -> Candidate | None:
     """How far one outline agrees, below its best prefix; None where that is next to nothing."""
     shared = outline.tensors.items() & file.nested.keys()
     found: Counter[str] = Counter()
@@ -236,18 +238,38 @@ def _score(file: _File, outline: Outline) -> _Score | None:
     if not any(found.values()):
         return None
     prefix = min(found, key=lambda prefix: (-found[prefix], len(prefix), prefix))
-    heads = sum(file.elements(prefix + path) for path in outline.heads)
+    body = {n: s for n, s in outline.tensors.items() if not is_within(n, outline.heads)}
+    heads = [prefix + path for path in outline.heads]
     candidate = Candidate(
         (outline.architecture,),
         prefix,
         matched=found[prefix],
-        body=sum(map(math.prod, _body(outline).values())),
-        present=file.below[""] - heads,
+        body=sum(map(math.prod, body.values())),
+        present=file.below[""] - sum(map(file.elements, heads)),
         head=_head(file, outline, prefix),
         differing=(),
     )
-    common = max(candidate.of_architecture, candidate.of_file)
-    return (candidate, outline) if common >= _WORTH_NAMING else None
+    if max(candidate.of_architecture, candidate.of_file) < _WORTH_NAMING:
+        return None
+    return replace(candidate, differing=tuple(_differing(file, prefix, body, heads)))
+
+
+def _differing(
+    file: _File, prefix: str, body: Mapping[str, Shape], heads: Sequence[str]
+) -> Iterator[Differing]:
+    """What the architecture has in another shape or alone, in its order; then what only the file
+    has.
+    """
+    for name, shape in body.items():
+        if (found := file.shapes.get(prefix + name)) != shape:
+            yield Differing(name, found, shape)
+    expected = {prefix + name for name in body}
+    for name, shape in file.shapes.items():
+        if name not in expected and not is_within(name, heads):
+            yield Differing(name, shape, None)
+
+
+_HEADS = ("same", "none", "missing", "other")
 
 
 def _head(file: _File, outline: Outline, prefix: str) -> str:
@@ -270,45 +292,7 @@ def _rank(candidate: Candidate) -> tuple[Any, ...]:
     )
 
 
-def _nearest(scores: Iterable[_Score], most: int) -> list[list[_Score]]:
-    """The best ``most`` of different ranks, bodies or heads, each with all that are the same; the
-    shortest names first.
-    """
-    same: dict[tuple[Any, ...], list[_Score]] = {}
-    for candidate, outline in sorted(scores, key=_best_first):
-        key = _rank(candidate), frozenset(_body(outline).items())
-        same.setdefault(key, []).append((candidate, outline))
-    return list(same.values())[:most]
-
-
-def _best_first(score: _Score) -> tuple[Any, ...]:
-    candidate, outline = score
-    name = outline.architecture
-    return _rank(candidate), len(name.partition(":")[2]), name
-
-
-def _body(outline: Outline) -> dict[str, Shape]:
-    tensors = outline.tensors.items()
-    return {name: shape for name, shape in tensors if not is_within(name, outline.heads)}
-
-
-def _candidate(file: _File, same: Sequence[_Score]) -> Candidate:
-    """The first one, under the names of all, with what differs: in the architecture's order,
-    then what only the file has.
-    """
-    best, outline = same[0]
-    body = _body(outline)
-    names = {best.prefix + name for name in body}
-    expected = [
-        Differing(name, shape, body[name])
-        for name in body
-        if (shape := file.shapes.get(best.prefix + name)) != body[name]
-    ]
-    heads = [best.prefix + path for path in outline.heads]
-    others = [
-        Differing(name, shape, None)
-        for name, shape in file.shapes.items()
-        if name not in names and not is_within(name, heads)
-    ]
-    labels = tuple(outline.architecture for _, outline in same)
-    return replace(best, architectures=labels, differing=(*expected, *others))
+def _best_first(candidate: Candidate) -> tuple[Any, ...]:
+    """Of those that are equal the shortest name."""
+    (label,) = candidate.architectures
+    return _rank(candidate), len(label.partition(":")[2]), label

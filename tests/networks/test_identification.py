@@ -142,6 +142,8 @@ class TestNearMisses:
             for s in specs_of("timm:resnet18")
         ]
         text = str(identify(specs, outlines))
+        (differing,) = identify(renamed(specs, "net."), outlines).candidates[0].differing
+        assert differing.name == "conv1.weight"  # as the architecture has it
         assert "differs from timm:resnet18" in text
         assert re.search(r"conv1\.weight +1 +\(64, 1, 7, 7\) +expected \(64, 3, 7, 7\)", text)
 
