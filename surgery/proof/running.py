@@ -153,20 +153,17 @@ def gradients(
     leaves = {name: value for name, value in values.items() if value.requires_grad}
     total = torch.zeros((), dtype=torch.float64)
     for at, ((_, point), scale) in enumerate(zip(points, scales, strict=True)):
-        generator = torch.Generator().manual_seed(at)
-        flat = point.reshape(-1)
-        direction = torch.randn(flat.shape, generator=generator, dtype=torch.float64)
         # Real and imaginary parts, where there are both, pull in different directions.
-        total = total + (flat.real * direction).sum() / (scale * flat.numel() ** 0.5)
-        if flat.is_complex():
-            total = total + (flat.imag * direction.flip(0)).sum() / (scale * flat.numel() ** 0.5)
+        real = torch.view_as_real(point.resolve_conj()) if point.is_complex() else point
+        generator = torch.Generator().manual_seed(at)
+        direction = torch.randn(real.numel(), generator=generator, dtype=torch.float64)
+        total = total + (real.reshape(-1) * direction).sum() / (scale * real.numel() ** 0.5)
     if not total.requires_grad or not leaves:
         return {name: torch.zeros_like(value) for name, value in leaves.items()}
-    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, retain_graph=True)
-    return {
-        name: torch.zeros_like(value) if gradient is None else gradient
-        for (name, value), gradient in zip(leaves.items(), found, strict=True)
-    }
+    found = torch.autograd.grad(
+        total, [*leaves.values()], retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(leaves, found, strict=True))
 
 
 def as_leaves(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
