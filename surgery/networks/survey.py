@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from typing import IO, cast
 
 from surgery.collecting import collector_paused
@@ -93,75 +93,72 @@ def _build(
         _keep(memory, known)
 
 
-#: What the processes say: of an architecture, or at its end, each with the problems it had.
-_Said = queue.SimpleQueue[Outline | list[str]]
+#: What the processes say: of an architecture, or at its end, each with the problem it had.
+_Said = queue.SimpleQueue[Outline | str]
 
 
 def _outlines(labels: Sequence[str]) -> Generator[Outline, None, None]:
     """What the processes say of each architecture, in the order in which it comes."""
     count = min(MOST_WORKERS, os.cpu_count() or 1, len(labels))
     said: _Said = queue.SimpleQueue()
-    problems: list[str] = []
+    ended: list[str] = []
     with ExitStack() as stack:  # no process is left behind, whatever happens
         for at in range(count):
             stack.enter_context(_worker(labels[at::count], said))
-        while count:
+        while len(ended) < count:
             match said.get():
                 case Outline() as outline:
                     yield outline
-                case ended:
-                    problems += ended
-                    count -= 1
-    if problems:
+                case problem:
+                    ended.append(problem)
+    if any(ended):
         raise ArchitectureError(
             "not every architecture could be looked at; what was built is remembered, so run "
             "this again",
-            problems,
+            filter(None, ended),
         )
 
 
 @contextmanager
 def _worker(labels: Sequence[str], said: _Said) -> Iterator[None]:
     """A process that looks at these architectures, in order."""
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as errors:
+        asked.write(json.dumps(labels).encode())
+        asked.seek(0)
+        with subprocess.Popen(
+            # -P: the folder in which the command is run is nobody's library.
+            [sys.executable, "-P", "-m", "surgery.networks.outlining"],
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | _LEAN | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            # Ctrl-C is for whoever started the survey, who ends the others.
+            start_new_session=True,
+        ) as process:
+            reading = threading.Thread(
+                target=_read, args=(process, labels, errors, said), daemon=True
+            )
+            reading.start()
+            try:
+                yield
+            finally:
+                process.kill()
+                reading.join()
 
-    def read() -> None:
-        answered = 0
-        for line in cast("IO[bytes]", process.stdout):
-            if line.endswith(b"\n"):
-                said.put(Outline.from_dict(json.loads(line)))
-                answered += 1
-        said.put(_problems(labels[answered:], process.wait(), errors))
 
-    with tempfile.TemporaryFile() as errors, _process(errors) as process:
-        reading = threading.Thread(target=read, daemon=True)
-        reading.start()
-        try:
-            # One that has ended says why by itself.
-            with suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as stdin:
-                stdin.write(json.dumps(labels).encode())
-            yield
-        finally:
-            process.kill()
-            reading.join()
-
-
-def _problems(left: Sequence[str], code: int, errors: IO[bytes]) -> list[str]:
-    """Where a process ended before it was through, and the last that it wrote to stderr."""
-    if not left:
-        return []
+def _read(
+    process: subprocess.Popen[bytes], labels: Sequence[str], errors: IO[bytes], said: _Said
+) -> None:
+    """Hand on what a process says; and where it ended before it was through, with the last that
+    it wrote to stderr.
+    """
+    answered = 0
+    for line in cast("IO[bytes]", process.stdout):
+        if line.endswith(b"\n"):
+            said.put(Outline.from_dict(json.loads(line)))
+            answered += 1
+    code = process.wait()
     errors.seek(0)
     last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-    return [f"{left[0]}: its process ended with exit code {code}: {last}"]
-
-
-def _process(errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        # -P: the folder in which the command is run is nobody's library.
-        [sys.executable, "-P", "-m", "surgery.networks.outlining"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env=os.environ | _LEAN | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        # Ctrl-C is for whoever started the survey, who ends the others.
-        start_new_session=True,
-    )
+    early = f"its process ended with exit code {code}: {last}"
+    said.put(f"{labels[answered]}: {early}" if answered < len(labels) else "")
