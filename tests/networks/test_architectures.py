@@ -30,6 +30,7 @@ def own_file(tmp_path):
     path.write_text(
         "import torch\n"
         "from dataclasses import dataclass\n"
+        "from functools import partial\n"
         "from helper import WIDTH\n"
         "def make(num_classes=3, width=WIDTH):\n"
         "    last = torch.nn.Linear(width, num_classes)\n"
@@ -58,6 +59,11 @@ def own_file(tmp_path):
         "def lazy_statistics():\n"
         "    return torch.nn.Sequential(torch.nn.LazyBatchNorm1d(affine=False))\n"
         "net = fixed()\n"
+        "half_made = partial(make, num_classes=4)\n"
+        "class Maker:\n"
+        "    def __call__(self, width: int = WIDTH):\n"
+        "        return make(width=width)\n"
+        "maker = Maker()\n"
     )
     (tmp_path / "helper.py").write_text("WIDTH = 6\n")
     (tmp_path / "later.py").write_text("from torch.nn import Linear as Late\n")
@@ -176,7 +182,7 @@ class TestOwnFactories:
             pytest.param("number", {}, "is a int; expected a function or class", id="no-function"),
             pytest.param("wrong", {}, "returned a int; expected a torch.nn.Module", id="no-module"),
             pytest.param(
-                "broken", {}, r"broken raised ValueError: no such \(nets\.py:10\)", id="raises"
+                "broken", {}, r"broken raised ValueError: no such \(nets\.py:11\)", id="raises"
             ),
             pytest.param("leaves", {}, r"leaves raised SystemExit: 0 \(nets", id="exits"),
             pytest.param(
@@ -191,6 +197,13 @@ class TestOwnFactories:
                 r"takes \(num_classes=3, width=6\).*mean width\?",
                 id="argument",
             ),
+            pytest.param(
+                "half_made", {"widht": 3}, r"make takes \(num_cl.*mean width\?", id="partial"
+            ),
+            pytest.param(
+                "maker", {"widht": 3}, r"__call__ takes \(width=6\).*mean width\?", id="callable"
+            ),
+            pytest.param("needs", {}, r"missing 1.*; needs takes \(num_classes\)$", id="missing"),
         ],
     )
     def test_what_goes_wrong_is_one_line(self, own_file, name, arguments, message):

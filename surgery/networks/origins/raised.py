@@ -6,8 +6,9 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 from surgery.errors import ArchitectureError, SurgeryError, did_you_mean
@@ -50,15 +51,20 @@ def _what_fits(message: str, caller: FrameType) -> str:
     called, keyword = misfit.groups()
     here = caller.f_locals
     for known in (*here.values(), *type(here.get("self")).__mro__, *caller.f_globals.values()):
-        if _qualified(known) == called:
-            parameters = inspect.signature(known).parameters
-            bare = [each.replace(annotation=each.empty) for each in parameters.values()]
-            near = did_you_mean(keyword, parameters) if keyword else ""
-            return f"; {known.__name__} takes {inspect.Signature(bare)}{near}"
+        function, is_bound = _function_of(known)
+        if getattr(function, "__qualname__", "") == called:
+            parameters = [*inspect.signature(function).parameters.values()][is_bound:]
+            bare = inspect.Signature([each.replace(annotation=each.empty) for each in parameters])
+            near = did_you_mean(keyword, bare.parameters) if keyword else ""
+            return f"; {called.removesuffix('.__init__')} takes {bare}{near}"
     return ""
 
 
-def _qualified(value: Any) -> str:
-    """What Python calls a function, or what makes a class's instances; empty for other values."""
-    function = value.__init__ if isinstance(value, type) else value  # type: ignore[misc]
-    return function.__qualname__ if inspect.isfunction(function) else ""
+def _function_of(value: Any) -> tuple[FunctionType | None, bool]:
+    """What runs when the value is called, if Python's code does; and whether it gets a ``self``."""
+    value = value.func if isinstance(value, partial) else value
+    if isinstance(value, FunctionType):
+        return value, False
+    kind, method = (value, "__init__") if isinstance(value, type) else (type(value), "__call__")
+    found = getattr(kind, method, None)
+    return found if isinstance(found, FunctionType) else None, True
