@@ -52,7 +52,7 @@ def _what_fits(message: str, caller: FrameType) -> str:
     here = caller.f_locals
     for known in (*here.values(), *type(here.get("self")).__mro__, *caller.f_globals.values()):
         function, is_bound = _function_of(known)
-        if getattr(function, "__qualname__", "") == called:
+        if function and function.__qualname__ == called:
             parameters = [*inspect.signature(function).parameters.values()][is_bound:]
             bare = inspect.Signature([each.replace(annotation=each.empty) for each in parameters])
             near = did_you_mean(keyword, bare.parameters) if keyword else ""
