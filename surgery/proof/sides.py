@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -92,8 +92,7 @@ def make_sides(
     live = _tensors_of(source)
     held = {spec.name: live[place] for place, spec in placed.items()}
     tensor = weights.tensor if weights else held.__getitem__
-    equal = (_equal(group, tensor) for each in (own_plan, plan) for group in _ties_of(each))
-    one = _one_name_each((*ties, *equal))
+    one = _one_name_each((*ties, *_ties_of(own_plan, tensor), *_ties_of(plan, tensor)))
     known = {one.get(spec.name, spec.name) for spec in used}
     return Sides(
         _side(labels[0], source, own_plan, one, known, before),
@@ -146,21 +145,22 @@ def _renamed(step: Step, one: Mapping[str, str]) -> Recipe:
     return step.recipe.with_sources(lambda spec: replace(spec, name=one.get(spec.name, spec.name)))
 
 
-def _ties_of(plan: TransferPlan) -> list[tuple[str, ...]]:
-    """The checkpoint's names that end, each by itself, in one tensor of the target."""
+def _ties_of(
+    plan: TransferPlan, tensor: Callable[[str], torch.Tensor]
+) -> Iterator[tuple[str, ...]]:
+    """The checkpoint's names that end, each by itself, in one tensor of the target; those that
+    hold what the first does, since one tensor cannot hold two values.
+    """
     copies = {
         step.target.name: step.recipe.sources[0].name
         for step in plan.steps
         if step.recipe and step.recipe.is_copy and _is_exact(step)
     }
-    groups = [dict.fromkeys(copies[n] for n in names if n in copies) for names in plan.ties]
-    return [tuple(names) for names in groups if len(names) > 1]
-
-
-def _equal(names: tuple[str, ...], tensor: Callable[[str], torch.Tensor]) -> tuple[str, ...]:
-    """The first of the names and those of equal values: one tensor cannot hold two."""
-    first = tensor(names[0])
-    return tuple(name for name in names if torch.equal(tensor(name), first))
+    for names in plan.ties:
+        group = [*dict.fromkeys(copies[name] for name in names if name in copies)]
+        if len(group) > 1:
+            first = tensor(group[0])
+            yield tuple(name for name in group if torch.equal(tensor(name), first))
 
 
 def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:
