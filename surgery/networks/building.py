@@ -94,7 +94,8 @@ def _with_classes(
         architecture, factory, {**arguments, "num_classes": wanted} if named else arguments
     )
     if not named or wanted != num_classes:
-        replace_head(model, num_classes)
+        with named_errors(architecture.label):
+            replace_head(model, num_classes)
     return model
 
 

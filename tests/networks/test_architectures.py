@@ -211,6 +211,10 @@ class TestOwnFactories:
             blueprint(find_architecture(f"{own_file}:{name}"), arguments=arguments)
         assert "\n" not in str(caught.value)
 
+    def test_a_head_that_cannot_be_replaced_names_the_architecture(self, own_file):
+        with pytest.raises(ArchitectureError, match=r"py:lazy: the model is not initialised yet"):
+            build(find_architecture(f"{own_file}:lazy"), num_classes=3)
+
     def test_files_and_modules_that_are_not_there(self, tmp_path):
         with pytest.raises(ArchitectureError, match="there is no file"):
             build(find_architecture(f"{tmp_path}/none.py:make"))
