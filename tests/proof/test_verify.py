@@ -245,6 +245,15 @@ def test_another_head_compares_features(classes):
     assert not verify(randomise(Net()), Net(classes=classes), swapped).holds
 
 
+def test_a_head_that_is_left_out_as_asked_compares_features():
+    proof = verify(randomise(Net()), Net(), "fc -> (unused)\n")
+    assert proof.holds
+    assert [(point.source, point.target) for point in proof.random.points] == [
+        ("features", "features")
+    ]
+    assert "not transferred in the source: fc.weight, fc.bias" in str(proof)
+
+
 def test_what_acts_behind_a_fresh_layer_is_not_called_proven():
     class Longer(Net):
         def __init__(self):
