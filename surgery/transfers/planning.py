@@ -13,12 +13,13 @@ from surgery.errors import SurgeryError
 from surgery.matching.by_structure import UNKNOWN, Code
 from surgery.networks.architectures import find_architecture
 from surgery.networks.blueprints import blueprint
+from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec, SourceSpec, specs_in
 from surgery.transfers.decide import decide
 from surgery.transfers.plan import TransferOutcome, TransferPlan
 from surgery.transfers.refusal import refuse
 from surgery.transfers.request import TransferRequest
-from surgery.transfers.target import Target, is_module, open_target
+from surgery.transfers.target import is_module, open_target
 from surgery.transfers.tofile import write_plan
 from surgery.wrappers import unwrap_name, unwrap_names
 
@@ -57,7 +58,7 @@ class OpenedEnds:
 
     source: Weights | SourceSpec
     names: SourceSpec
-    target: Target
+    target: Blueprint
 
     @property
     def label(self) -> str:
@@ -115,7 +116,7 @@ class OpenedEnds:
                     "source_arch (--source-arch) names what a file was saved from, and the source "
                     "is a live model"
                 )
-            from surgery.networks.live import blueprint_of
+            from surgery.networks.describe import blueprint_of
 
             live = blueprint_of(request.source)
             return Code(live.spec, live.find_order, order)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeGuard
 
 from surgery.errors import SurgeryError
 from surgery.head_names import heads_by_name
-from surgery.networks.architectures import Architecture, find_architecture
+from surgery.networks.architectures import find_architecture
 from surgery.networks.blueprints import blueprint
 from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec, TensorSpec, is_real, specs_in
@@ -22,26 +22,7 @@ if TYPE_CHECKING:
     from surgery.checkpoint.places import Place
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """``label`` is what a record calls it, ``spec`` what the plan is made for, with the dtypes
-    that were asked for. ``find_heads`` gives the paths of its heads, ``find_order`` those of its
-    modules as they run, both () where that cannot be said; ``initial`` its own values of some
-    tensors. ``versions`` are those of its modules by path, ``extras`` the entries of its state
-    dict that are no tensors. ``architecture`` is None where none was named.
-    """
-
-    label: str
-    spec: ModelSpec
-    find_heads: Callable[[], tuple[str, ...]]
-    initial: Callable[[Iterable[str]], Mapping[str, torch.Tensor | Place]]
-    find_order: Callable[[], tuple[str, ...]] = tuple
-    versions: Mapping[str, int] = field(default_factory=dict)
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    architecture: Architecture | None = None
-
-
-def open_target(request: TransferRequest) -> Target:
+def open_target(request: TransferRequest) -> Blueprint:
     """Raises :class:`~surgery.errors.SurgeryError` for what is no target, and
     :class:`~surgery.errors.ArchitectureError` for what cannot be built.
     """
@@ -52,23 +33,22 @@ def open_target(request: TransferRequest) -> Target:
             "named; build the model with them"
         )
     if isinstance(given, str):
-        architecture = find_architecture(given)
         drawn = blueprint(
-            architecture,
+            find_architecture(given),
             arguments=request.arguments,
             num_classes=request.num_classes,
             seed=request.seed,
         )
-        return _of(architecture.label, drawn, request.dtype, architecture)
+        return replace(drawn, spec=_in_dtype(drawn.spec, request.dtype))
     if is_module(given):
-        from surgery.networks.live import blueprint_of
+        from surgery.networks.describe import blueprint_of
 
         if request.dtype is not None:
             raise SurgeryError(
                 "dtype is for new files; a live model keeps its own: convert it before "
                 "(model.half())"
             )
-        return _of(type(given).__name__, blueprint_of(given))
+        return blueprint_of(given)
     if isinstance(given, ModelSpec):
         spec = given
     elif (specs := specs_in(given)) is not None:
@@ -80,22 +60,7 @@ def open_target(request: TransferRequest) -> Target:
             f"not {name}"
         )
     spec = _in_dtype(spec, request.dtype)
-    return Target("the target", spec, lambda: heads_by_name(spec.tensors, spec.ties), _no_values)
-
-
-def _of(
-    label: str, drawn: Blueprint, dtype: str | None = None, architecture: Architecture | None = None
-) -> Target:
-    return Target(
-        label,
-        _in_dtype(drawn.spec, dtype),
-        drawn.find_heads,
-        drawn.initial,
-        drawn.find_order,
-        drawn.versions,
-        drawn.extras,
-        architecture,
-    )
+    return Blueprint("the target", spec, lambda: heads_by_name(spec.tensors, spec.ties), _no_values)
 
 
 def is_module(value: object) -> TypeGuard[nn.Module]:

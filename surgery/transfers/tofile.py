@@ -8,16 +8,16 @@ from surgery.checkpoint.progress import Progress, unwatched
 from surgery.checkpoint.weights import Weights
 from surgery.checkpoint.writer import write
 from surgery.checkpoint.writing.draft import Draft
+from surgery.networks.unfilled import Blueprint
 from surgery.record import Record
 from surgery.transfers.gathering import gathered, keeping, refuse_torn_ties
 from surgery.transfers.plan import TransferOutcome, TransferPlan
-from surgery.transfers.target import Target
 
 
 def write_plan(
     plan: TransferPlan,
     source: Weights,
-    target: Target,
+    target: Blueprint,
     path: Path,
     *,
     strict: bool = False,

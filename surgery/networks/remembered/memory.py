@@ -47,13 +47,11 @@ _ENTRY_NAME = re.compile(r"surgery-([0-9a-f]{16})-([0-9a-f]{32})-[0-9a-f]{32}\.e
 class Memory:
     """Values by key, for the code that is installed now; without a folder it remembers nothing.
 
-    The parts of a key, and the values, are JSON. ``fresh`` says that what is kept comes from a
-    process of its own, and not from this one.
+    The parts of a key, and the values, are JSON.
     """
 
     folder: Path | None = None
     code: Code | None = None
-    fresh: bool = False
 
     def recall(self, *key: Any) -> Any | None:
         """What was kept under the key; None where nothing was, where it is damaged, or where
@@ -63,7 +61,11 @@ class Memory:
         with suppress(OSError, ValueError, TypeError, RecursionError, zlib.error):
             path = self._path(text)
             if is_users_own(path.parent) and is_users_own(path):
-                return _decode(read_regular(path, _LONGEST_FILE), text)
+                packed = read_regular(path, _LONGEST_FILE)
+                unpacking = zlib.decompressobj()
+                found, value = json.loads(unpacking.decompress(packed, _LONGEST_TEXT))
+                whole = unpacking.eof and not unpacking.unused_data
+                return value if whole and found == text else None
         return None
 
     def keep(self, value: Any, *key: Any) -> None:
@@ -71,7 +73,7 @@ class Memory:
         other code in the same place is removed.
         """
         text = _key_text(key)
-        if self.code is None or _code(self.fresh) != self.code:
+        if self.code is None or installed_code() != self.code:
             return
         with suppress(OSError, CheckpointError):
             path = self._path(text)
@@ -113,11 +115,11 @@ class Memory:
 def open_memory(*, fresh: bool = False) -> Memory:
     """The user's memory. Opening it creates nothing and reads nothing.
 
-    ``fresh``: what is kept in it comes from a process of its own, so that it does not matter
+    ``fresh``: what will be kept in it comes from a process of its own, so that it does not matter
     what this one has imported. A folder that another user can write to is not believed, with a
     warning.
     """
-    code = _code(fresh)
+    code = installed_code() if fresh else trusted_code()
     folder = _folder() if code else None
     if folder is None:
         return Memory()
@@ -131,7 +133,7 @@ def open_memory(*, fresh: bool = False) -> Memory:
                 stacklevel=3,
             )
             return Memory()
-    return Memory(folder, code, fresh)
+    return Memory(folder, code)
 
 
 def arguments_key(arguments: Mapping[str, Any]) -> str | None:
@@ -154,10 +156,6 @@ def is_users_own(path: Path) -> bool:
     if not hasattr(os, "getuid"):  # Windows: a profile's folders are its user's
         return True
     return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _code(fresh: bool) -> Code | None:
-    return installed_code() if fresh else trusted_code()
 
 
 def _folder() -> Path | None:
@@ -192,12 +190,3 @@ def _sweep(folder: Path, code: Code) -> None:
                 kept.append((-path.lstat().st_mtime, path))
     for _, path in sorted(kept)[MOST_ENTRIES:]:
         path.unlink(missing_ok=True)
-
-
-def _decode(data: bytes, key: str) -> Any:
-    """The value. Raises ValueError, TypeError or zlib.error where it is not that."""
-    unpacking = zlib.decompressobj()
-    found, value = json.loads(unpacking.decompress(data, _LONGEST_TEXT))
-    if found != key or not unpacking.eof or unpacking.unused_data:
-        raise ValueError("another key's, or not whole")
-    return value
