@@ -113,8 +113,6 @@ def rebuild(
 
 def _detached_copy(layer: nn.Module, classes: int) -> nn.Module:
     """``copy.copy`` shares a module's registries with the original: these two get their own."""
-    shape = class_shape(layer)
-    assert shape is not None
     new = copy.copy(layer)
     parameters = {
         name: _parameter_like(old, classes if name in ("weight", "bias") else None)
@@ -122,7 +120,9 @@ def _detached_copy(layer: nn.Module, classes: int) -> nn.Module:
     }
     buffers = {n: None if old is None else old.clone() for n, old in own_buffers(layer).items()}
     set_own(new, parameters, buffers)
-    set_count(new, shape.classes, classes, (*COUNT_NAMES, *WIDTH_NAMES))
+    weight = own_parameters(layer)["weight"]
+    assert weight is not None  # else there is an obstacle
+    set_count(new, len(weight), classes, (*COUNT_NAMES, *WIDTH_NAMES))
     return new
 
 

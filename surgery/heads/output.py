@@ -45,7 +45,7 @@ class Output:
         """How many class rows it has and nothing else, in one layer or in equals that are summed,
         not joined; None for any other output.
         """
-        widths = {place.shape.classes for place in self.layers}
+        widths = {place.classes for place in self.layers}
         alone = len(self.layers) == 1 or not self.joined
         return widths.pop() if not self.others and len(widths) == 1 and alone else None
 

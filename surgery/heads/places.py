@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -11,7 +11,11 @@ from torch import nn
 from surgery.errors import HeadError
 from surgery.heads.layers import ClassShape, class_shape, why_not_rebuildable
 from surgery.private_torch import own_parameters
+from surgery.wording import first_lines
 from surgery.wrappers import WRAPPER_SEGMENTS, unwrap_names
+
+#: How many layers an error lists, from the output backwards.
+_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,8 @@ class Place:
 
     ``slots`` are all the real paths that hold this very module, wrappers included: a head kept
     under two names has two, and both must get the new one. ``obstacle`` says why the layer
-    cannot be replaced; None where it can.
+    cannot be replaced; None where it can. ``reason`` is why it belongs to the head, where it does;
+    an ``auxiliary`` one only helps training.
     """
 
     path: str
@@ -28,15 +33,50 @@ class Place:
     module: nn.Module
     shape: ClassShape
     obstacle: str | None
+    reason: str = ""
+    auxiliary: bool = False
 
     @property
     def kind(self) -> str:
         return type(self.module).__name__
 
+    @property
+    def classes(self) -> int:
+        return self.shape.classes
+
+    def chosen(self, reason: str, *, auxiliary: bool = False) -> Place:
+        """The same layer as one of the head's."""
+        return replace(self, reason=reason, auxiliary=auxiliary)
+
     def __str__(self) -> str:
-        sizes = f"{self.shape.inputs} -> {self.shape.classes}"
+        sizes = f"{self.shape.inputs} -> {self.classes}"
         obstacle = f"; {self.obstacle}" if self.obstacle else ""
         return f"{self.path or '(the model itself)'} ({self.kind}, {sizes}{obstacle})"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """All layers of the head, auxiliary ones last, and who named it.
+
+    They have no classes where they are not there yet: they are what timm would add.
+    """
+
+    layers: tuple[Place, ...]
+    how: str
+
+
+def doubt(places: Mapping[str, Place], why: Sequence[str] = ()) -> HeadError:
+    """The error that lists the candidates, and before them what spoke against choosing one."""
+    if not places:
+        return HeadError("the model has no Linear or convolution that could be its head")
+    return HeadError(
+        'cannot tell which layer is the head: pass head="path"', [*why, *listing(places)]
+    )
+
+
+def listing(places: Mapping[str, Place]) -> list[str]:
+    """The candidates from the output backwards, as far as anyone reads."""
+    return first_lines([f"candidate: {place}" for place in [*places.values()][::-1]], _LISTED)
 
 
 def wrappers_and_model(model: nn.Module) -> tuple[tuple[nn.Module, ...], nn.Module]:
