@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import SelectorError, did_you_mean
 from surgery.showing import Shown
-from surgery.tuning.history import Firing, History, Hyper, When
-from surgery.tuning.norms import HeldNorm
+from surgery.tuning.history import Firing, HeldNorm, History, Hyper, When
 from surgery.tuning.rules import Rule, Rules
 from surgery.wrappers import unwrap_name
 
 if TYPE_CHECKING:
-    from surgery.tuning.optimizer_names import OptimizerChoice
+    from surgery.tuning.optimizer_choice import OptimizerChoice
 
 
 @dataclass(frozen=True, slots=True)

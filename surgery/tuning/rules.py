@@ -36,7 +36,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from surgery.checkpoint.text import lines_of, read_text
-from surgery.errors import Problem, RuleError, SelectorError, did_you_mean
+from surgery.errors import Problem, RuleError, did_you_mean
 from surgery.patterns import Selector, end_of_regex, parse_selector
 from surgery.tuning.actions import (
     KEY_ALIASES,
@@ -49,7 +49,7 @@ from surgery.tuning.actions import (
     resembles_an_action,
 )
 from surgery.tuning.schedule_line import ScheduleLine, parse_schedule
-from surgery.tuning.words import Value, WordError
+from surgery.tuning.words import Value, WordError, noted
 from surgery.wording import shortened
 
 
@@ -206,12 +206,10 @@ class _Draft:
         if not words:
             raise WordError("expected KEY=VALUE after base, as in `base lr=1e-3`")
         _refuse_torn(words)
-        problems = []
+        problems: list[str] = []
         for word in words:
-            try:
+            with noted(problems):
                 self._read_setting(number, word)
-            except WordError as error:
-                problems.append(str(error))
         if problems:
             raise WordError(*problems)
 
@@ -249,13 +247,14 @@ class _Draft:
             found = repr(words[0]) if words else "nothing"
             raise WordError(f"expected a selector before {found}, as in `fc freeze`")
         selector_words, action_words = _split_selector(words)
+        named = " ".join(selector_words)
         problems: list[str] = []
-        selector = _read_selector(" ".join(selector_words), problems)
-        actions = _read_actions(" ".join(selector_words), action_words, problems)
-        if selector and not action_words:
-            problems.append(
-                f"expected an action after {selector.text!r}, as in `{selector.text} lr*=0.1`"
-            )
+        selector = None
+        with noted(problems):
+            selector = parse_selector(named)
+            if not action_words:
+                raise WordError(f"expected an action after {named!r}, as in `{named} lr*=0.1`")
+        actions = _read_actions(named, action_words, problems)
         if selector and actions:
             self.rules.append(Rule(number, text, selector, actions, optional))
         if problems:
@@ -273,14 +272,6 @@ _LINES: dict[str, Callable[[_Draft, int, list[str]], None]] = {
 
 #: Those that are a selector where an action follows at once, as no line of theirs has one there.
 _ALSO_MODULES = ("model", "default")
-
-
-def _read_selector(text: str, problems: list[str]) -> Selector | None:
-    try:
-        return parse_selector(text)
-    except SelectorError as error:
-        problems.append(error.message)
-        return None
 
 
 def _read_actions(selector: str, words: list[str], problems: list[str]) -> tuple[Action, ...]:

@@ -8,9 +8,8 @@ from surgery.networks.selection import Answers
 from surgery.specs import ModelSpec
 from surgery.tuning.actions import Action
 from surgery.tuning.contradictions import uncovered, without_effect
-from surgery.tuning.history import History, owners
+from surgery.tuning.history import HeldNorm, History, owners
 from surgery.tuning.matching import Match
-from surgery.tuning.norms import HeldNorm
 from surgery.tuning.rules import Rules
 from surgery.tuning.stages import knows_depths, layer_depths
 from surgery.wording import counted_names

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from surgery.specs import TensorSpec
-from surgery.tuning.optimizer_names import find_optimizer
-from surgery.tuning.state_size import state_bytes
+from surgery.tuning.optimizer_choice import find_optimizer
 
 SHAPES = [(16, 8, 3, 3), (16,), (16, 8), (16,)]
 DTYPES = [torch.float32, torch.float32, torch.bfloat16, torch.float64]
@@ -48,12 +47,12 @@ def test_what_the_real_optimizer_keeps(name, keys):
         if isinstance(value, torch.Tensor)
     )
     specs = [TensorSpec.of(str(index), parameter) for index, parameter in enumerate(parameters)]
-    assert state_bytes(choice, keys, {}, specs) == kept
+    assert choice.state_bytes(keys, specs) == kept
     hyper = {key: value for key, value in keys.items() if key != "fused"}
-    assert state_bytes(choice, {}, hyper, specs) == kept
+    assert choice.state_bytes(hyper, specs) == kept
 
 
 @pytest.mark.parametrize("name", ["lbfgs", "sparseadam", "muon"])
 def test_unknown_where_it_cannot_be_asked(name):
     spec = TensorSpec.of("bias", torch.ones(3))
-    assert state_bytes(find_optimizer(name), {}, {}, [spec]) is None
+    assert find_optimizer(name).state_bytes({}, [spec]) is None

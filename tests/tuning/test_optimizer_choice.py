@@ -8,7 +8,7 @@ from timm.optim import Lamb
 from torch import nn
 
 from surgery.errors import OptimizerError
-from surgery.tuning.optimizer_names import find_optimizer
+from surgery.tuning.optimizer_choice import find_optimizer
 
 
 class Own(torch.optim.SGD):
@@ -48,7 +48,7 @@ def test_timms_comes_as_its_factory_makes_it():
 def test_a_class_of_ones_own():
     choice = find_optimizer(Own)
     assert choice.defaults({"lr": 0.5, "slow": 2, "momentum": 0.9})["lr"] == 0.25
-    assert {"lr", "slow", "momentum"} < choice.accepted
+    assert {"lr", "slow", "momentum"} < choice.signature.keys()
     with pytest.raises(OptimizerError, match="cannot be built") as caught:
         choice.defaults({})
     assert caught.value.details == ("no learning rate was given: set one with `base lr=...`",)
