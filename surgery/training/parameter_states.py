@@ -37,9 +37,9 @@ def parameter_slots(
     """The parameters of groups, in their order, which is that of the names.
 
     What is kept for them is measured once for each group, shape and dtype: the same class takes one
-    step with the group's own settings, on the meta device or, where it reads values (Adafactor), on the CPU. So momentum
-    that is off, amsgrad, and factored moments come out right, for optimizers of other libraries
-    as well.
+    step with the group's own settings, on the meta device or, where it reads values (Adafactor), on
+    the CPU. So momentum that is off, amsgrad, and factored moments come out right, for optimizers
+    of other libraries as well.
     """
     measured: dict[object, Kept | None] = {}
     slots, left = [], iter(names)

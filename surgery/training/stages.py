@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.errors import StageError, did_you_mean
+from surgery.errors import OptimizerError, StageError
 from surgery.heads.places import inner_model
 from surgery.training.differences import first_difference
 from surgery.training.distributed import refuse_unsynchronised
 from surgery.tuning import ParamGroups, apply_training_state, read_rules, resolve_groups
 from surgery.tuning.rules import RulesSource
-from surgery.tuning.training_state import is_held
+from surgery.tuning.training_state import check_same_model, is_held
 from surgery.wording import counted_names
 from surgery.wrappers import unwrap_name
 
@@ -189,18 +189,13 @@ def _start_text(when: object) -> str:
 
 def _driven(model: nn.Module, groups: ParamGroups) -> nn.Module:
     """The model, or the one inside its wrappers, whose names the groups speak."""
-    names = [name for group in groups.groups for name in group.param_names]
-    known = dict(model.named_parameters())
-    missing = next((name for name in names if name not in known), None)
-    if missing is None:
-        return model
-    inner = inner_model(model)
-    if not dict(inner.named_parameters()).keys() >= set(names):
-        raise StageError(
-            f"these groups are another model's: {missing!r} is no parameter of this one"
-            f"{did_you_mean(missing, known)}"
-        )
-    return inner
+    names = {name for group in groups.groups for name in group.param_names}
+    driven = model if names <= dict(model.named_parameters()).keys() else inner_model(model)
+    try:
+        check_same_model(driven, groups)
+    except OptimizerError as error:
+        raise StageError(error.message, error.details) from None
+    return driven
 
 
 def _check_optimizer(stages: Stages, optimizer: torch.optim.Optimizer) -> None:
