@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.errors import TrainingError
 from surgery.showing import Shown
 from surgery.training.reference import Reference, count_durations, warmup_units
 from surgery.tuning import Group, ParamGroups
@@ -99,6 +101,11 @@ def schedule_curve(groups: ParamGroups, *, epochs: int, steps_per_epoch: int = 1
     >>> curve.restarts, curve.factors[:4]
     ((1.0, 3.0), (1.0, 1.0, 0.5, 1.0))
     """
+    if unknown := [group.name for group in groups.trained if math.isnan(group.lr)]:
+        raise TrainingError(
+            f"{listed(unknown)}: {groups.optimizer} makes its own learning rate, and has none to "
+            "show: base lr=... gives it one"
+        )
     line = groups.rules.schedule
     if line is not None:
         line = count_durations(line, epochs, steps_per_epoch)

@@ -35,12 +35,6 @@ _MOVING = (
     "cooldown_counter",
 )
 
-_TORCH_NAMES = {
-    "CosineAnnealingLR": {"floor": "eta_min"},
-    "CosineAnnealingWarmRestarts": {"floor": "eta_min"},
-    "ReduceLROnPlateau": {"floor": "min_lr"},
-}
-
 _FIXED: Mapping[str, dict[str, Any]] = {
     "OneCycleLR": {"max_lr": 1.0},
     # The default of 1e-8 is an absolute learning rate, below which nothing is reduced.
@@ -134,9 +128,10 @@ class Reference:
 
     def __init__(self, line: ScheduleLine) -> None:
         optimizer = SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0, momentum=0.9)
-        names = _TORCH_NAMES.get(line.kind, {})
-        settings = {names.get(key, key): value for key, value in line.settings}
-        settings |= _FIXED.get(line.kind, {})
+        settings = {**dict(line.settings), **_FIXED.get(line.kind, {})}
+        if "floor" in settings:
+            floor = "min_lr" if line.kind == "ReduceLROnPlateau" else "eta_min"
+            settings[floor] = settings.pop("floor")
         self._optimizer = optimizer
         self._main = getattr(schedulers, line.kind)(optimizer, **settings)
         #: The outermost one, which counts every unit, comes last.

@@ -54,8 +54,9 @@ class Group:
 
     @property
     def lr(self) -> float:
-        """The group's own learning rate; NaN where it has none."""
-        return float(dict(self.hyper).get("lr", math.nan))
+        """The group's own learning rate; NaN where it has none, or the optimizer makes it."""
+        lr = dict(self.hyper).get("lr")
+        return math.nan if lr is None else float(lr)
 
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON values."""
