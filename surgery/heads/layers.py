@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -87,6 +87,7 @@ def _foreign_state(module: nn.Module, shape: ClassShape) -> str | None:
 
 def rebuild(
     layer: nn.Module,
+    shape: ClassShape,
     classes: int,
     kept: Sequence[tuple[int, int]],
     initialise: Callable[[nn.Module], object] | None,
@@ -97,10 +98,17 @@ def rebuild(
     those of ``layer``, which itself stays untouched. Fresh rows come from the layer's own
     ``reset_parameters``, then from ``initialise`` where the architecture has an opinion.
     """
-    new = _detached_copy(layer, classes)
+    new = copy.copy(layer)
+    # The copy shares its registries with the original: these two it gets for itself.
+    parameters = {
+        name: _parameter_like(old, classes if name in ("weight", "bias") else None)
+        for name, old in own_parameters(layer).items()
+    }
+    buffers = {n: None if old is None else old.clone() for n, old in own_buffers(layer).items()}
+    set_own(new, parameters, buffers)
+    set_count(new, shape.classes, classes, (*COUNT_NAMES, *WIDTH_NAMES))
     with torch.no_grad():
-        layer_init: Any = new
-        layer_init.reset_parameters()
+        cast("Any", new).reset_parameters()
         if initialise is not None:
             initialise(new)
         for name in ("weight", "bias") if kept else ():
@@ -108,21 +116,6 @@ def rebuild(
             if rows is not None and old_rows is not None:
                 to, out_of = map(list, zip(*kept, strict=True))
                 rows[to] = old_rows[out_of]
-    return new
-
-
-def _detached_copy(layer: nn.Module, classes: int) -> nn.Module:
-    """``copy.copy`` shares a module's registries with the original: these two get their own."""
-    new = copy.copy(layer)
-    parameters = {
-        name: _parameter_like(old, classes if name in ("weight", "bias") else None)
-        for name, old in own_parameters(layer).items()
-    }
-    buffers = {n: None if old is None else old.clone() for n, old in own_buffers(layer).items()}
-    set_own(new, parameters, buffers)
-    weight = own_parameters(layer)["weight"]
-    assert weight is not None  # else there is an obstacle
-    set_count(new, len(weight), classes, (*COUNT_NAMES, *WIDTH_NAMES))
     return new
 
 

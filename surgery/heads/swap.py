@@ -78,7 +78,13 @@ class HeadSwap:
         if self.num_classes == 0 and self.how == "timm":
             inner.reset_classifier(0)  # timm knows what else goes with a head
             return
-        fresh = [self._replacement(place, inner) for place in places]
+        initialise, classes = _initialiser(inner), self.num_classes
+        fresh = [
+            rebuild(place.module, place.shape, classes, self.kept, initialise)
+            if classes
+            else nn.Identity().train(place.module.training)
+            for place in places
+        ]
         counted = is_timm_head(inner, self.layers[0].path)
         for place, layer in zip(places, fresh, strict=True):
             self._put(inner, place, layer)
@@ -88,14 +94,13 @@ class HeadSwap:
             _update_config(inner, self)
 
     def __str__(self) -> str:
-        rows = [self._rows()] if self.num_classes else []
-        return "\n".join([*map(str, self.layers), *rows, *(f"note: {note}" for note in self.notes)])
-
-    def _rows(self) -> str:
-        if not self.kept:
-            return f"class rows carried over: none, all {self.num_classes} are fresh"
-        shown = listed([f"{new} from {old}" for new, old in self.kept], _SHOWN)
-        return f"class rows carried over: {len(self.kept)} of {self.num_classes} ({shown})"
+        rows = f"none, all {self.num_classes} are fresh"
+        if self.kept:
+            shown = listed([f"{new} from {old}" for new, old in self.kept], _SHOWN)
+            rows = f"{len(self.kept)} of {self.num_classes} ({shown})"
+        carried = [f"class rows carried over: {rows}"] if self.num_classes else []
+        notes = (f"note: {note}" for note in self.notes)
+        return "\n".join([*map(str, self.layers), *carried, *notes])
 
     def _add(self, inner: Any) -> None:
         """The head that timm puts on is initialised as any other new one is."""
@@ -123,11 +128,6 @@ class HeadSwap:
         if problems:
             raise HeadError("this swap was planned for another model", problems)
         return [places[layer.path] for layer in self.layers]
-
-    def _replacement(self, place: Place, inner: nn.Module) -> nn.Module:
-        if self.num_classes == 0:
-            return nn.Identity().train(place.module.training)
-        return rebuild(place.module, self.num_classes, self.kept, _initialiser(inner))
 
     def _put(self, inner: nn.Module, place: Place, layer: nn.Module) -> None:
         """Under all its names; modules around it keep the old count of classes, or its width."""

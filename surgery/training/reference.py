@@ -66,17 +66,16 @@ def count_durations(
         return value.count * per_epoch
 
     settings = {key: counted(key, value) for key, value in line.settings}
-    whole = replace(line, warmup=counted("warmup", line.warmup))
-    warmup, rest = warmup_units(whole), _REST.get(line.kind)
+    warmup, rest = counted("warmup", line.warmup), _REST.get(line.kind)
     if rest and rest not in settings:
         if units is None:
             lengths = "epochs=" if line.by == "epoch" else "epochs= and steps_per_epoch="
             raise refused(line, f"{line.kind} needs {rest}= here, or {lengths} in the call")
-        if units <= warmup:
+        if units <= (warmup or 0):
             left = f"a warm-up of {warmup} leaves nothing of the run's {units} {line.by}s"
             raise refused(line, left)
-        settings[rest] = units - warmup
-    whole = replace(whole, settings=tuple(settings.items()))
+        settings[rest] = units - (warmup or 0)
+    whole = replace(line, warmup=warmup, settings=tuple(settings.items()))
     _refuse_contradictions(whole, units)
     return whole
 

@@ -83,10 +83,15 @@ class Schedule(LRScheduler):
     def __init__(self, optimizer: torch.optim.Optimizer, line: ScheduleLine) -> None:
         self.line = line
         self._reference = Reference(line)
-        self._check_momentum(optimizer)
-        own = [rate_of(group) for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        has_momentum = any("betas" in group or "momentum" in group for group in groups)
+        if self._reference.momentum is not None and not has_momentum:
+            name = type(optimizer).__name__
+            cycles = f"OneCycleLR cycles a momentum, and {name} has none: cycle_momentum=false"
+            raise refused(line, cycles)
+        own = [rate_of(group) for group in groups]
         _check_rates(own)
-        for group, rate in zip(optimizer.param_groups, own, strict=True):
+        for group, rate in zip(groups, own, strict=True):
             # A schedule before this one may have left another here, and torch would take it.
             group["initial_lr"] = rate
         # Named, not super(): a plateau has the other ancestor in between, for its name alone.
@@ -183,16 +188,6 @@ class Schedule(LRScheduler):
             damaged = outermost["last_epoch"] != state["position"] or not all(map(is_rate, rates))
         if damaged:
             raise StateRefused("the saved schedule is damaged, or another version's")
-
-    def _check_momentum(self, optimizer: torch.optim.Optimizer) -> None:
-        groups = optimizer.param_groups
-        cycles = self._reference.momentum is not None
-        if cycles and not any("betas" in group or "momentum" in group for group in groups):
-            raise refused(
-                self.line,
-                f"OneCycleLR cycles a momentum, and {type(optimizer).__name__} has none: "
-                "cycle_momentum=false",
-            )
 
     def _adopt_new_groups(self) -> None:
         known = len(self.base_lrs)

@@ -130,8 +130,12 @@ class Stages:
             raise StageError("expected what Stages.state_dict() gave, found something else")
         if state["epoch"] is not None:
             _check_epoch(state["epoch"], None)
+        words = {"train": "trained from the start", "frozen": "frozen"}
         there, here = (
-            {name: _start_text(when) for name, when in record.items()}
+            {
+                name: words.get(str(when), f"trained from epoch {when}")
+                for name, when in record.items()
+            }
             for record in (state["when"], self._when())
         )
         if difference := first_difference(there, here):
@@ -180,11 +184,6 @@ def _check_epoch(epoch: object, last: int | None) -> None:
             f"epoch {epoch} cannot start after epoch {last}: stages only go forwards; "
             "build new ones to train again from an earlier epoch"
         )
-
-
-def _start_text(when: object) -> str:
-    words = {"train": "trained from the start", "frozen": "frozen"}
-    return words.get(str(when), f"trained from epoch {when}")
 
 
 def _driven(model: nn.Module, groups: ParamGroups) -> nn.Module:

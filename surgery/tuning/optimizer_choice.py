@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -144,14 +144,14 @@ def find_optimizer(optimizer: str | type[torch.optim.Optimizer]) -> OptimizerCho
     if torchs is not None:
         return _from_class(torchs.__name__, torchs)
     timms = _from_timm(name) if library != "torch" else None
-    return timms or _refuse(optimizer, name)
+    if timms is None:
+        from timm.optim import list_optimizers
 
-
-def _refuse(written: str, name: str) -> NoReturn:
-    from timm.optim import list_optimizers
-
-    hint = did_you_mean(name.lower(), [*_TORCH, *list_optimizers()], count=2)
-    raise OptimizerError(f"no optimizer is called {written!r}, neither torch's nor timm's{hint}")
+        hint = did_you_mean(name.lower(), [*_TORCH, *list_optimizers()], count=2)
+        raise OptimizerError(
+            f"no optimizer is called {optimizer!r}, neither torch's nor timm's{hint}"
+        )
+    return timms
 
 
 def _from_timm(name: str) -> OptimizerChoice | None:
