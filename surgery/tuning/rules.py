@@ -54,15 +54,6 @@ from surgery.wording import shortened
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """One ``key=value`` of a ``base`` line."""
-
-    key: str
-    value: Value
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
 class Rule:
     """One line: what it means, what it does there, and whether it may mean nothing.
 
@@ -82,14 +73,14 @@ class Rule:
 class Rules:
     """A rules file, read. ``path`` is as the user named it, ``<rules>`` for text.
 
-    ``base`` are the settings of all ``base`` lines but ``optimizer=``, which is ``optimizer``;
-    ``default`` is ``"base"`` or ``"error"``. ``lines`` are those of ``model``, ``optimizer`` and
-    ``default``, where they are given.
+    ``base`` are the keys of all ``base`` lines but ``optimizer=``, which is ``optimizer``;
+    ``default`` is ``"base"`` or ``"error"``. ``lines`` are those of ``model``, ``optimizer``,
+    ``default`` and every key of ``base``, where they are given.
     """
 
     path: str
     rules: tuple[Rule, ...]
-    base: tuple[Setting, ...]
+    base: Mapping[str, Value]
     model: str | None
     optimizer: str | None
     default: str
@@ -160,7 +151,7 @@ def _parse(text: str, path: str) -> tuple[Rules, tuple[Problem, ...]]:
     rules = Rules(
         path=path,
         rules=tuple(draft.rules),
-        base=tuple(draft.base.values()),
+        base=draft.base,
         model=draft.words.get("model"),
         optimizer=draft.words.get("optimizer"),
         default=draft.words.get("default", "base"),
@@ -176,7 +167,7 @@ class _Draft:
 
     path: str
     rules: list[Rule] = field(default_factory=list)
-    base: dict[str, Setting] = field(default_factory=dict)
+    base: dict[str, Value] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
     schedule: ScheduleLine | None = None
@@ -194,13 +185,15 @@ class _Draft:
     def read_model(self, number: int, words: list[str]) -> None:
         if len(words) != 1:
             raise WordError(f"expected one architecture after model, found {_found(words)}")
-        self._give_once("model", words[0], number)
+        self._give_once("model", number)
+        self.words["model"] = words[0]
 
     def read_default(self, number: int, words: list[str]) -> None:
         if words not in (["base"], ["error"]):
             hint = did_you_mean(words[0], ("base", "error")) if words else ""
             raise WordError(f"expected base or error after default, found {_found(words)}{hint}")
-        self._give_once("default", words[0], number)
+        self._give_once("default", number)
+        self.words["default"] = words[0]
 
     def read_base(self, number: int, words: list[str]) -> None:
         if not words:
@@ -219,19 +212,20 @@ class _Draft:
         if not (text and key.isidentifier()):
             raise WordError(f"expected KEY=VALUE in a base line, found {word!r}")
         if key == "optimizer":
-            self._give_once(key, text, number)
-        elif key in self.base:
-            raise WordError(f"{key} was given in line {self.base[key].line} already")
+            self._give_once(key, number)
+            self.words[key] = text
         else:
-            self.base[key] = Setting(key, key_value(key, text), number)
+            value = key_value(key, text)
+            self._give_once(key, number)
+            self.base[key] = value
 
-    def _give_once(self, word: str, value: str, number: int) -> None:
+    def _give_once(self, word: str, number: int) -> None:
         if word in self.lines:
             raise WordError(f"{word} was given in line {self.lines[word]} already")
-        self.words[word], self.lines[word] = value, number
+        self.lines[word] = number
 
     def read_schedule(self, number: int, words: list[str]) -> None:
-        self._give_once("schedule", " ".join(words), number)
+        self._give_once("schedule", number)
         self.schedule = parse_schedule(words, self.path, number)
 
     def read_split(self, number: int, words: list[str]) -> None:

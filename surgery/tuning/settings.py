@@ -42,10 +42,9 @@ def read_settings(rules: Rules, call: Mapping[str, Any], choice: OptimizerChoice
     said of the rules then.
     """
     called = dict(_called(call, choice))
-    misfits = {s.key: text for s in rules.base if (text := _misfit(choice, s.key, s.value))}
-    lines = {setting.key: setting.line for setting in rules.base}
-    problems = [Problem(lines[key], message) for key, message in misfits.items()]
-    based = {setting.key: setting.value for setting in rules.base if setting.key not in misfits}
+    misfits = {key: text for key, v in rules.base.items() if (text := _misfit(choice, key, v))}
+    problems = [Problem(rules.lines[key], message) for key, message in misfits.items()]
+    based = {key: value for key, value in rules.base.items() if key not in misfits}
     keys = {**based, **called}
     try:
         defaults = choice.defaults(keys)
@@ -53,8 +52,8 @@ def read_settings(rules: Rules, call: Mapping[str, Any], choice: OptimizerChoice
         own = {key: value for key, value in based.items() if key not in called}
         if called and (choice.takes(own) or not choice.takes(called)):
             raise  # the call is what is refused
-        line = refused_line(choice, called, own, lines) or rules.lines.get("optimizer")
-        line = line or next((lines[key] for key in based), None)
+        line = refused_line(choice, called, own, rules.lines) or rules.lines.get("optimizer")
+        line = line or next((rules.lines[key] for key in based), None)
         if line is None:
             raise
         problem = Problem(line, "; ".join((error.message, *error.details)))
@@ -62,7 +61,7 @@ def read_settings(rules: Rules, call: Mapping[str, Any], choice: OptimizerChoice
     for rule in rules.rules:
         messages = (_misfit_of(action, choice, defaults) for action in rule.actions)
         problems += (Problem(rule.line, message) for message in messages if message)
-    return Settings(keys, tuple(_start(rules, lines, called, defaults)), tuple(problems))
+    return Settings(keys, tuple(_start(rules, called, defaults)), tuple(problems))
 
 
 def _called(call: Mapping[str, Any], choice: OptimizerChoice) -> Iterator[tuple[str, Value]]:
@@ -177,13 +176,13 @@ def _is_number(value: object) -> bool:
 
 
 def _start(
-    rules: Rules, lines: Mapping[str, int], called: Mapping[str, Any], defaults: Mapping[str, Any]
+    rules: Rules, called: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[Firing]:
     ruled = (action.attribute for rule in rules.rules for action in rule.actions if action.is_hyper)
-    for key in dict.fromkeys(("lr", "weight_decay", *lines, *called, *ruled)):
+    for key in dict.fromkeys(("lr", "weight_decay", *rules.base, *called, *ruled)):
         if key in defaults:
             written = f"{key}={defaults[key]}"
-            given = f"base {written}" if key in lines else DEFAULTED
+            given = f"base {written}" if key in rules.base else DEFAULTED
             text = "given in the call" if key in called else given
-            line = 0 if key in called else lines.get(key, 0)
+            line = 0 if key in called or key not in rules.base else rules.lines[key]
             yield Firing(line, text, written, key, defaults[key])
