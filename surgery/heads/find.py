@@ -35,28 +35,18 @@ def find_head(model: nn.Module, head: str | Sequence[str] | None, num_classes: i
     places = class_places(model)
     if head is not None:
         return _given(places, (head,) if isinstance(head, str) else tuple(head))
-    _check_not_lazy(model)
-    found = by_timm(model, places, num_classes) or _without_timm(model, places)
+    # Widths are what a head is told by, and a lazy layer has none.
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
+        raise HeadError("the model is not initialised yet: run it on one batch first", lazy)
+    found = by_timm(model, places, num_classes)
+    if found is None:
+        if stated_count(model) == 0:
+            raise HeadError("the model states 0 classes: it has no head", listing(places))
+        found = by_transformers(model, places) or _by_output(model, places)
+    found = found or _by_registration(model, places)
     layers = (*found.layers, *_auxiliary_by_name(found, places))
     return Head(tuple(sorted(layers, key=lambda layer: layer.auxiliary)), found.how)
-
-
-def _check_not_lazy(model: nn.Module) -> None:
-    """Widths are what a head is told by, and a lazy layer has none."""
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
-    if lazy:
-        raise HeadError("the model is not initialised yet: run it on one batch first", lazy)
-
-
-def _without_timm(model: nn.Module, places: Mapping[str, Place]) -> Head:
-    if stated_count(model) == 0:
-        raise HeadError("the model states 0 classes: it has no head", listing(places))
-    return (
-        by_transformers(model, places)
-        or _by_output(model, places)
-        or _by_registration(model, places)
-    )
 
 
 def _given(places: Mapping[str, Place], paths: Sequence[str]) -> Head:

@@ -125,18 +125,13 @@ def by_transformers(model: Any, places: Mapping[str, Place]) -> Head | None:
 
 
 def _check_task(model: Any, places: Mapping[str, Place]) -> None:
-    task = _task(model)
+    # What transformers' own class says after ``For``: ``BertForQuestionAnswering``.
+    kinds = [kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers")]
+    tasks = [kind.__name__.rpartition("For")[2] for kind in kinds if "For" in kind.__name__]
+    task = tasks[0] if tasks else ""
     if task and not any(word in task for word in _CLASSIFYING):
         raise HeadError(
             f"{type(model).__name__} is made for {task}, which is no classification:"
             ' if the rows of a layer are classes, pass head="path"',
             listing(places),
         )
-
-
-def _task(model: Any) -> str | None:
-    """What transformers' own class says after ``For``: ``BertForQuestionAnswering``."""
-    for kind in type(model).__mro__:
-        if kind.__module__.startswith("transformers") and "For" in kind.__name__:
-            return kind.__name__.rpartition("For")[2]
-    return None
