@@ -30,6 +30,7 @@ Everything wrong in a text is raised at once, as one :class:`~surgery.errors.Rul
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -37,7 +38,7 @@ from pathlib import Path
 
 from surgery.checkpoint.text import lines_of, read_text
 from surgery.errors import Problem, RuleError, did_you_mean
-from surgery.patterns import Selector, end_of_regex, parse_selector
+from surgery.patterns import Selector, end_of_regex, is_plain, parse_selector
 from surgery.tuning.actions import (
     KEY_ALIASES,
     Action,
@@ -130,6 +131,18 @@ def rules_text(source: str | Path | Sequence[str]) -> tuple[str, str]:
         message = f"rules are a path, a text or its lines, not {shortened(repr(source))}"
         raise RuleError("<rules>", [Problem(0, message)])
     return "\n".join(source), "<rules>"
+
+
+def as_selector(path: str) -> str:
+    r"""How a line names this path and all below it: as it is, or as a regular expression where it
+    would be read as something else.
+
+    >>> as_selector("layer1.0"), as_selector("base")
+    ('layer1.0', '/^base(\\.|$)/')
+    """
+    if is_plain(path) and (path not in _LINES or path in _ALSO_MODULES):
+        return path
+    return f"/^{re.escape(path).replace('/', chr(92) + '/')}(\\.|$)/"
 
 
 def _names_a_file(source: str) -> bool:
