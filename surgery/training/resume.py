@@ -200,7 +200,7 @@ def _check_groups(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str,
             raise StateRefused(f"the file's groups lack the setting {min(missing)}")
         lr = saved_group.get("lr")
         lr = lr.item() if isinstance(lr, torch.Tensor) and lr.numel() == 1 else lr
-        if not is_rate(lr):
+        if not is_rate(lr) and (lr is not None or group["lr"] is not None):
             raise StateRefused(f"the file's lr is {lr!r}, expected a finite number from 0")
 
 
