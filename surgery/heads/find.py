@@ -137,7 +137,7 @@ def _could_be_head(place: Place, stated: int | None, unrivalled: bool) -> bool:
     3x3 convolution that a backbone ends with needs them anyway.
     """
     evident = place.classes == stated or is_called_a_head(place.path)
-    return evident or (unrivalled and place.shape.pointwise)
+    return evident or (unrivalled and place.pointwise)
 
 
 def _by_registration(model: nn.Module, places: Mapping[str, Place]) -> Head:

@@ -35,7 +35,7 @@ def by_timm(model: Any, places: Mapping[str, Place], num_classes: int) -> Head |
     trial: Any = skeleton(model)
     trial.reset_classifier(num_classes)
     if added := _timm_layers(trial, class_places(trial)):
-        absent = (replace(place, shape=place.shape._replace(classes=0)) for place in added)
+        absent = (replace(place, classes=0) for place in added)
         return Head(tuple(absent), "timm")
     raise HeadError("the model has no head, it gives features already")
 

@@ -80,7 +80,7 @@ class HeadSwap:
             return
         initialise, classes = _initialiser(inner), self.num_classes
         fresh = [
-            rebuild(place.module, place.shape, classes, self.kept, initialise)
+            rebuild(place.module, place.classes, classes, self.kept, initialise)
             if classes
             else nn.Identity().train(place.module.training)
             for place in places
@@ -131,7 +131,7 @@ class HeadSwap:
 
     def _put(self, inner: nn.Module, place: Place, layer: nn.Module) -> None:
         """Under all its names; modules around it keep the old count of classes, or its width."""
-        old, width = place.classes, self.num_classes or place.shape.inputs
+        old, width = place.classes, self.num_classes or place.inputs
         for slot in place.slots:
             *around, name = slot.split(".")
             holders = [inner.get_submodule(".".join(around[:n])) for n in range(len(around) + 1)]
@@ -146,10 +146,10 @@ def planned_layer(place: Place, num_classes: int) -> HeadLayer:
     return HeadLayer(
         path=place.path,
         kind=place.kind,
-        in_features=place.shape.inputs,
+        in_features=place.inputs,
         old_classes=place.classes,
         new_classes=num_classes,
-        bias=place.shape.bias,
+        bias=place.bias,
         auxiliary=place.auxiliary,
         reason=place.reason,
     )

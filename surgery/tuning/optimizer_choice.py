@@ -139,7 +139,11 @@ def find_optimizer(optimizer: str | type[torch.optim.Optimizer]) -> OptimizerCho
         )
     library, _, name = optimizer.rpartition(":" if ":" in optimizer else ".")
     if library not in ("", "torch", "timm"):
-        return _from_class(f"{library}:{name}", _imported(library, name))
+        try:
+            found = attrgetter(name)(importlib.import_module(library))
+        except (ImportError, AttributeError) as error:
+            raise OptimizerError(f"no optimizer at {library}:{name}: {error}") from error
+        return _from_class(f"{library}:{name}", found)
     torchs = _TORCH.get(name.lower()) if library != "timm" else None
     if torchs is not None:
         return _from_class(torchs.__name__, torchs)
@@ -165,14 +169,6 @@ def _from_timm(name: str) -> OptimizerChoice | None:
         raise OptimizerError(f"timm's {name} cannot be used here: {error}") from error
     build = partial(create_optimizer_v2, opt=name.lower())
     return OptimizerChoice(f"timm:{name.lower()}", build, _signature(kind), kind)
-
-
-def _imported(module: str, name: str) -> type:
-    try:
-        found: type = attrgetter(name)(importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise OptimizerError(f"no optimizer at {module}:{name}: {error}") from error
-    return found
 
 
 def _from_class(name: str, kind: type) -> OptimizerChoice:
