@@ -11,7 +11,7 @@ from surgery.head_names import heads_by_name, is_within
 from surgery.specs import ModelSpec, ParameterSpec
 from surgery.tuning.rules import as_selector
 from surgery.tuning.stages import knows_depths, layer_depths
-from surgery.wrappers import unwrap_name
+from surgery.wrappers import paths_of, unwrap_name
 
 _HEADER = (
     "# Who learns how fast. Lines run top to bottom, each attribute for itself; the last = wins."
@@ -153,11 +153,9 @@ def _parts(body: Sequence[ParameterSpec], heads: Sequence[str]) -> dict[str, lis
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, holders))
     parts: dict[str, list[ParameterSpec]] = {}
     for parameter in body:
-        path = _path(parameter).split(".")
-        length = shared + 1
-        while any(is_within(head, [".".join(path[:length])]) for head in heads):
-            length += 1
-        parts.setdefault(".".join(path[:length]), []).append(parameter)
+        below = list(paths_of(_path(parameter)))[shared:]
+        part = next(path for path in below if not any(is_within(head, [path]) for head in heads))
+        parts.setdefault(part, []).append(parameter)
     return parts
 
 
