@@ -161,29 +161,21 @@ def _parse(text: str, path: str) -> tuple[Rules, tuple[Problem, ...]]:
             draft.read_line(number, list(_words(line)))
         except WordError as error:
             problems += (Problem(number, message) for message in error.args)
-    rules = Rules(
-        path=path,
-        rules=tuple(draft.rules),
-        base=draft.base,
-        model=draft.words.get("model"),
-        optimizer=draft.words.get("optimizer"),
-        default=draft.words.get("default", "base"),
-        schedule=draft.schedule,
-        lines=draft.lines,
-    )
-    return rules, tuple(problems)
+    return Rules(**{**vars(draft), "rules": tuple(draft.rules)}), tuple(problems)
 
 
-@dataclass(slots=True)
+@dataclass
 class _Draft:
     """The rules read so far. What is wrong with a line is a WordError, what is right is kept."""
 
     path: str
     rules: list[Rule] = field(default_factory=list)
     base: dict[str, Value] = field(default_factory=dict)
-    words: dict[str, str] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
+    model: str | None = None
+    optimizer: str | None = None
+    default: str = "base"
     schedule: ScheduleLine | None = None
+    lines: dict[str, int] = field(default_factory=dict)
 
     def read_line(self, number: int, words: list[str]) -> None:
         if not words:
@@ -199,14 +191,14 @@ class _Draft:
         if len(words) != 1:
             raise WordError(f"expected one architecture after model, found {_found(words)}")
         self._give_once("model", number)
-        self.words["model"] = words[0]
+        self.model = words[0]
 
     def read_default(self, number: int, words: list[str]) -> None:
         if words not in (["base"], ["error"]):
             hint = did_you_mean(words[0], ("base", "error")) if words else ""
             raise WordError(f"expected base or error after default, found {_found(words)}{hint}")
         self._give_once("default", number)
-        self.words["default"] = words[0]
+        self.default = words[0]
 
     def read_base(self, number: int, words: list[str]) -> None:
         if not words:
@@ -226,7 +218,7 @@ class _Draft:
             raise WordError(f"expected KEY=VALUE in a base line, found {word!r}")
         if key == "optimizer":
             self._give_once(key, number)
-            self.words[key] = text
+            self.optimizer = text
         else:
             value = key_value(key, text)
             self._give_once(key, number)
