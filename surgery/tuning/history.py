@@ -121,9 +121,8 @@ def held_norms(
     """Every norm with running statistics that is frozen or ruled ``bn=eval``, in model order.
 
     A batch norm whose parameters are frozen still moves its running mean and variance whenever it
-    runs in training mode, so a norm that is frozen is held in eval mode as well.
-    It is held until its first parameter trains; one without parameters trains when the rules
-    that mean its path say so.
+    runs in training mode. So it is held until its first parameter trains; one without parameters
+    trains when the rules that mean its path say so.
     """
     trained: dict[str, float] = {}
     for history in histories:
