@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from surgery.errors import StateRefused
 from surgery.private_torch import metadata_of, set_metadata
-from surgery.training.differences import first_difference
 from surgery.training.generators import generator_states, restore_generators
 from surgery.training.learning_rates import is_rate
 from surgery.training.optimizer_state import (
@@ -34,6 +33,7 @@ from surgery.training.training_file import (
     write_training_file,
 )
 from surgery.tuning.rules import rules_text
+from surgery.wording import first_difference
 from surgery.wrappers import unwrap_names
 
 

@@ -13,11 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from surgery.errors import OptimizerError, StageError
 from surgery.heads.places import inner_model
 from surgery.private_torch import synchronised_by
-from surgery.training.differences import first_difference
 from surgery.tuning import ParamGroups, apply_training_state, read_rules, resolve_groups
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.training_state import check_same_model, is_held
-from surgery.wording import counted_names
+from surgery.wording import counted_names, first_difference
 from surgery.wrappers import unwrap_name
 
 _DDP = (
