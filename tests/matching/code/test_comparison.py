@@ -76,12 +76,12 @@ def _wide(value: torch.Tensor) -> torch.Tensor:
 
 
 WAYS = {
-    "apart": dict(rows="apart"),
-    "stored (in, out)": dict(stored="(in, out)"),
-    "by heads": dict(rows="heads"),
-    "v first": dict(rows="v first"),
-    "numbers of heads side by side": dict(rows="numbers"),
-    "all at once": dict(rows="apart", stored="(in, out)"),
+    "apart": {"rows": "apart"},
+    "stored (in, out)": {"stored": "(in, out)"},
+    "by heads": {"rows": "heads"},
+    "v first": {"rows": "v first"},
+    "numbers of heads side by side": {"rows": "numbers"},
+    "all at once": {"rows": "apart", "stored": "(in, out)"},
 }
 
 
@@ -116,18 +116,18 @@ def test_any_two_ways_of_writing_are_one_network(ways):
     check(decoder(**one, depth=1), decoder(**other, depth=1), TOKENS)
 
 
-MODERN = dict(rows="apart", rotary="halves", gated="apart", norm=nn.RMSNorm, groups=2)
+MODERN = {"rows": "apart", "rotary": "halves", "gated": "apart", "norm": nn.RMSNorm, "groups": 2}
 
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(
     "change",
     [
-        dict(rotary="pairs"),
-        dict(rows="blocks"),
-        dict(gated="fused"),
-        dict(gated="in turns"),
-        dict(rotary="pairs", rows="blocks", gated="fused"),
+        {"rotary": "pairs"},
+        {"rows": "blocks"},
+        {"gated": "fused"},
+        {"gated": "in turns"},
+        {"rotary": "pairs", "rows": "blocks", "gated": "fused"},
     ],
     ids=str,
 )
@@ -186,15 +186,15 @@ def test_convolutional_networks_of_two_libraries(one, other):
 
 
 def shared_sizes() -> dict[str, int]:
-    return dict(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 32,
+    }
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -323,7 +323,8 @@ def test_neither_network_is_changed():
         assert {name: set(vars(x)) for name, x in model.named_modules()} == attributes
         assert all(parameter.grad is None for parameter in model.parameters())
         assert all(x.dtype in (torch.float32, torch.int64) for x in model.state_dict().values())
-    assert models[0].training and all(x.training for x in models[0].modules())
+    assert models[0].training
+    assert all(x.training for x in models[0].modules())
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_default_dtype() is dtype
 

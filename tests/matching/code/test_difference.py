@@ -11,16 +11,16 @@ from torch import nn
 import surgery
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-MODERN = dict(rows="apart", rotary="halves", gated="apart", norm=nn.RMSNorm, groups=2)
+MODERN = {"rows": "apart", "rotary": "halves", "gated": "apart", "norm": nn.RMSNorm, "groups": 2}
 
 #: What is changed in the target, the operator that is named, and where in it.
 DIFFERENT = {
-    "the activation": ({}, dict(activation="tanh"), "gelu", "think"),
-    "another activation": ({}, dict(activation="relu"), "relu", "think"),
-    "the base of the rotation": (MODERN, dict(base=500000.0), "mul", "look"),
-    "the scale of attention": (dict(rows="apart"), dict(scale=0.5), "mul", "look"),
-    "no causal mask": ({}, dict(causal=False), "_softmax", "look"),
-    "norms behind": ({}, dict(norm_first=False), "mm", "look"),
+    "the activation": ({}, {"activation": "tanh"}, "gelu", "think"),
+    "another activation": ({}, {"activation": "relu"}, "relu", "think"),
+    "the base of the rotation": (MODERN, {"base": 500000.0}, "mul", "look"),
+    "the scale of attention": ({"rows": "apart"}, {"scale": 0.5}, "mul", "look"),
+    "no causal mask": ({}, {"causal": False}, "_softmax", "look"),
+    "norms behind": ({}, {"norm_first": False}, "mm", "look"),
 }
 
 
