@@ -1,8 +1,9 @@
 """Model surgery and checkpoint transfer for PyTorch: nothing silent, everything shown first.
 
-Three values that can be looked at before anything happens:
+Four values that can be looked at before anything happens:
 
 - what goes where: :func:`plan_transfer` -> ``TransferPlan``, done by its ``apply`` and ``write``;
+- are these one network: :func:`compare` -> ``Comparison``, the mapping or where they part;
 - what is the new head: :func:`plan_head` -> ``HeadSwap``, done by its ``apply``;
 - who learns how fast: :func:`resolve_groups` -> ``ParamGroups``, done by :func:`build_optimizer`.
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from surgery.checkpoint.writer import save
     from surgery.errors import SurgeryError, SurgeryWarning
     from surgery.heads import HeadSwap, plan_head, replace_head
+    from surgery.matching.code.comparison import Comparison, compare
     from surgery.networks.selection import select
     from surgery.proof import Proof
     from surgery.proof.verify import verify_transfer
@@ -47,6 +49,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Checkpoint": "surgery.checkpoint",
+    "Comparison": "surgery.matching.code.comparison",
     "ConversionOutcome": "surgery.checkpoint.conversion",
     "HeadSwap": "surgery.heads",
     "ModelSpec": "surgery.specs",
@@ -64,6 +67,7 @@ _HOMES = {
     "build_optimizer": "surgery.tuning.optimizer",
     "build_schedule": "surgery.training.schedule",
     "build_stages": "surgery.training.stages",
+    "compare": "surgery.matching.code.comparison",
     "convert": "surgery.checkpoint.conversion",
     "gradual_unfreeze": "surgery.training.unfreezing",
     "load_optimizer_state": "surgery.training.load_state",
@@ -84,6 +88,7 @@ _HOMES = {
 
 __all__ = [
     "Checkpoint",
+    "Comparison",
     "ConversionOutcome",
     "HeadSwap",
     "ModelSpec",
@@ -101,6 +106,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "build_stages",
+    "compare",
     "convert",
     "gradual_unfreeze",
     "load_optimizer_state",

@@ -37,6 +37,9 @@ is_wrapper = torch.utils._python_dispatch.is_traceable_wrapper_subclass
 
 # Without it tensors inside lists and dicts of arguments, or of an optimizer's state, are not seen.
 tree_leaves = torch.utils._pytree.tree_leaves
+tree_map = torch.utils._pytree.tree_map
+tree_flatten = torch.utils._pytree.tree_flatten
+tree_unflatten = torch.utils._pytree.tree_unflatten
 
 #: Methods of a tensor that hand its memory to somebody who reads without operations. Without one
 #: of them a reader may find memory that has not been filled.

@@ -93,6 +93,18 @@ FILE = click.Path(path_type=Path)
 NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+class FileOrArchitecture(click.Path):
+    """A path, or an architecture by a name that says where it is from: ``timm:resnet50``."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if ":" in str(value) and not os.path.exists(value):
+            return str(value)
+        return super().convert(value, param, ctx)
+
+
 class MappingFile(click.Path):
     """A file of lines, which somebody may take for the option's own value."""
 

@@ -16,6 +16,7 @@ from surgery.report.tables import Report
 #: The file and the function that make a type's report. Types are named, not imported: a table must
 #: not cost torch.
 REPORTS = {
+    "Comparison": "comparisons.comparison_report",
     "Contents": "contents.contents_report",
     "ConversionOutcome": "contents.conversion_report",
     "Difference": "differences.difference_report",

@@ -128,3 +128,51 @@ def test_verify_says_where_there_was_nothing_to_verify(run, tmp_path):
     assert [each["nan"] for each in told] == [0, 1]
     assert run("a.pt", "a.pt").stderr == ""
     assert json.loads(run("a.pt", "a.pt", "--verify", "--json").stdout)["same"] is True
+
+
+NETWORKS = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
+
+def other():
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8, eps=1e-3), nn.GELU(), nn.Linear(8, 3))
+
+def different():
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
+"""
+
+
+def test_two_architectures(run, tmp_path):
+    (tmp_path / "mine.py").write_text(NETWORKS)
+    result = run("mine.py:small", "mine.py:small")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("one network: ")
+    found = json.loads(run("mine.py:small", "mine.py:small", "--json").stdout)
+    assert found["same"] is True
+    assert found["mapping"]["3.weight"]["source"] == "3.weight"
+
+
+def test_two_architectures_that_differ_in_a_number_or_in_an_operator(run, tmp_path):
+    (tmp_path / "mine.py").write_text(NETWORKS)
+    result = run("mine.py:small", "mine.py:other")
+    assert result.exit_code == 1
+    assert ["native_layer_norm", "1e-05", "0.001", "1"] in [
+        line.split()[:4] for line in result.stdout.splitlines()
+    ]
+    result = run("mine.py:small", "mine.py:different")
+    assert result.exit_code == 1
+    assert "relu" in result.stdout
+    assert "gelu" in result.stdout
+
+
+def test_a_file_and_an_architecture_are_not_compared(run, tmp_path):
+    surgery.save({"w": torch.ones(3)}, tmp_path / "a.pt")
+    for ends in (("a.pt", "timm:resnet18"), ("timm:resnet18", "a.pt")):
+        result = run(*ends)
+        assert result.exit_code == 2
+        assert "surgery identify a.pt" in result.stderr
+    result = run("timm:resnet18", "timm:resnet18", "--key", "model")
+    assert result.exit_code == 2
+    assert "--key" in result.stderr
