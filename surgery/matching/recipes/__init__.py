@@ -5,6 +5,6 @@
 computes them. :mod:`~surgery.matching.recipes.text` reads recipes as a person writes them,
 :mod:`~surgery.matching.recipes.writing` is the way back, :mod:`~surgery.matching.recipes.records`
 has them as JSON and :mod:`~surgery.matching.recipes.words` in a few words;
-:mod:`~surgery.matching.recipes.cuts` says what a part of the target needs. What their values are
-is known to :mod:`surgery.transfers.recipe_values`.
+:mod:`~surgery.matching.recipes.ranges` says which elements they move. What their values are is
+known to :mod:`surgery.transfers.recipe_values`.
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from surgery.matching.recipes.recipe import Nested
+from surgery.matching.recipes.recipe import Nested, Recipe
 from surgery.matching.recipes.strides import Shape
 from surgery.wording import shape_text
 
@@ -36,6 +36,14 @@ class _Elementwise(Computed):
     @property
     def shape(self) -> Shape:
         return broadcast([part.shape for part in self.inner])
+
+    def _sliced(self, axis: int, start: int, stop: int) -> Recipe:
+        rank = len(self.shape)
+        own = [(part, axis - rank + len(part.shape)) for part in self.inner]
+        return self.with_parts(
+            part if at < 0 or part.shape[at] == 1 else part.slice(at, start, stop)
+            for part, at in own
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,11 @@ class LowRank(Computed):
     def shape(self) -> Shape:
         up, down = self.inner
         return up.shape[0], down.shape[1]
+
+    def _sliced(self, axis: int, start: int, stop: int) -> Recipe:
+        up, down = self.inner
+        parts = (up, down.slice(1, start, stop)) if axis else (up.slice(0, start, stop), down)
+        return self.with_parts(parts)
 
     @property
     def numbers(self) -> tuple[float, ...]:
