@@ -69,7 +69,9 @@ def _parts(raw: str) -> tuple[str, str] | None:
     left, arrow, right = rest.partition("->")
     left = (line[:inside] + left).strip()
     if left and not arrow:
-        raise ValueError(f"expected 'pattern -> replacement', found {shortened(left)!r}")
+        target, equals, made = map(str.strip, left.partition("="))
+        other = f"; did you mean {shortened(f'{made} -> {target}')!r}?" if equals else ""
+        raise ValueError(f"expected 'pattern -> replacement', found {shortened(left)!r}{other}")
     return (left, right.strip()) if arrow else None
 
 

@@ -55,9 +55,9 @@ def is_recipe(left: str, right: str) -> bool:
 def read_recipe(line: int, left: str, right: str) -> RecipeLine:
     """Read a line; raises ValueError that says why it cannot be read."""
     target = right.removesuffix(TURNED)
-    if not re.fullmatch(NAME, target):
-        raise ValueError(f"a recipe makes one target tensor; expected its name, found {right!r}")
     expression = read(left)
+    if not re.fullmatch(NAME, target):
+        raise ValueError(f"{left!r} makes one target tensor; expected its name, found {right!r}")
     for name in (target, *expression.names):
         if "**" in name:
             raise ValueError(f"{name!r}: ** may be any number of segments; write a * for each")
@@ -117,6 +117,8 @@ def made_by(line: RecipeLine, ours: Named, theirs: Named) -> list[Made]:
             stored = " stored (in, out)" if turned else ""
             is_ = f"{target.name} is {shape_text(target.shape)}{stored}"
             raise ValueError(f"{is_}, and {error}") from error
+        if not recipe.sources:
+            raise ValueError(f"{target.name} is zeros alone; leave out what is to stay fresh")
         made.append(Made(line.line, target, recipe.permute((1, 0)) if turned else recipe))
     if not made:
         raise ValueError(absent)

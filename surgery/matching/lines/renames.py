@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from surgery.errors import MappingError, Problem, SelectorError, did_you_mean
+from surgery.matching.recipes.text import misspelt_function
 from surgery.patterns import Pairing, Rewriting, Run, has_wildcards, read_pairing
 from surgery.wording import shortened
 from surgery.wrappers import unwrap_name
@@ -150,7 +151,8 @@ def _dead_lines(dead: Sequence[Rename], late: set[int], names: list[str]) -> lis
         if rename.line in late:
             why = "matches only what an earlier line has renamed; put it first or remove it"
         else:
-            near = _nearest(rename, segments) if at < _MOST_NEAREST else ""
+            near = misspelt_function(rename.pattern)
+            near = near or (_nearest(rename, segments) if at < _MOST_NEAREST else "")
             why = f"matches none of the {len(names)} source names{near}"
         what = f"{shortened(rename.pattern)!r} (read as a {rename.pairing.left.kind})"
         problems.append(Problem(rename.line, f"{what} {why}"))

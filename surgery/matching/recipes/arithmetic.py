@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from surgery.matching.recipes.recipe import Nested, Recipe
@@ -23,7 +23,7 @@ class Computed(Nested):
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        return ()
+        return tuple(getattr(self, each.name) for each in fields(self)[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,6 @@ class Scaled(_Elementwise):
     function = "scale"
     factor: float
 
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        return (self.factor,)
-
 
 @dataclass(frozen=True, slots=True)
 class LowRank(Computed):
@@ -94,17 +90,14 @@ class LowRank(Computed):
         parts = (up, down.slice(1, start, stop)) if axis else (up.slice(0, start, stop), down)
         return self.with_parts(parts)
 
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        return (self.factor,)
 
-
-#: All that compute by their names, and of how many recipes each; None for any number.
-COMPUTED: Mapping[str, tuple[Callable[..., Computed], int | None]] = {
-    "add": (Sum, None),
-    "product": (Product, None),
-    "scale": (Scaled, 1),
-    "low_rank": (LowRank, 2),
+#: All that compute by their names, of how many recipes each (None for any number), and how many
+#: numbers.
+COMPUTED: Mapping[str, tuple[Callable[..., Computed], int | None, int]] = {
+    "add": (Sum, None, 0),
+    "product": (Product, None, 0),
+    "scale": (Scaled, 1, 1),
+    "low_rank": (LowRank, 2, 1),
 }
 
 
