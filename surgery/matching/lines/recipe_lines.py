@@ -16,7 +16,7 @@ as well, unless a plain line says so too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from surgery.errors import Problem, did_you_mean
@@ -30,21 +30,11 @@ from surgery.wrappers import unwrap_names
 
 @dataclass(frozen=True, slots=True)
 class RecipeLine:
-    """One line: what it says, and the target tensors that it makes, perhaps stored (in, out)."""
+    """What a line says, and the target tensors that it makes, perhaps stored (in, out)."""
 
-    line: int
     expression: Expression
     target: str
     transposed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A target tensor that a line makes."""
-
-    line: int
-    target: TensorSpec
-    recipe: Recipe
 
 
 def is_recipe(left: str, right: str) -> bool:
@@ -52,7 +42,7 @@ def is_recipe(left: str, right: str) -> bool:
     return right.endswith(TURNED) or is_expression(left)
 
 
-def read_recipe(line: int, left: str, right: str) -> RecipeLine:
+def read_recipe(left: str, right: str) -> RecipeLine:
     """Read a line; raises ValueError that says why it cannot be read."""
     target = right.removesuffix(TURNED)
     expression = read(left)
@@ -66,36 +56,37 @@ def read_recipe(line: int, left: str, right: str) -> RecipeLine:
                 f"{name!r} has {name.count('*')} '*' and the target {target!r} "
                 f"{target.count('*')}: each * stands for the same text in all of them"
             )
-    return RecipeLine(line, expression, target, right.endswith(TURNED))
+    return RecipeLine(expression, target, right.endswith(TURNED))
 
 
 def resolve(
-    lines: Sequence[RecipeLine], sources: Iterable[TensorSpec], targets: Iterable[TensorSpec]
-) -> tuple[dict[str, Made], list[Problem]]:
-    """What the lines make, by target name, and every problem: one for each line."""
-    made: dict[str, Made] = {}
+    lines: Mapping[int, RecipeLine], sources: Iterable[TensorSpec], targets: Iterable[TensorSpec]
+) -> tuple[dict[str, tuple[int, Recipe]], list[Problem]]:
+    """The line that makes each target and its recipe, by name; every problem, one for each line."""
+    made: dict[str, tuple[int, Recipe]] = {}
     problems: list[Problem] = []
     if not lines:
         return made, problems
     ours, theirs = Named(sources), Named(targets)
-    for line in lines:
+    for number, line in lines.items():
         try:
-            for one in made_by(line, ours, theirs):
-                other = made.setdefault(one.target.name, one)
-                if other is not one:
-                    name = one.target.name
-                    raise ValueError(f"line {other.line} makes {name} already; remove one of them")
+            for name, recipe in made_by(line, ours, theirs).items():
+                other, _ = made.setdefault(name, (number, recipe))
+                if other != number:
+                    raise ValueError(f"line {other} makes {name} already; remove one of them")
         except ValueError as error:
-            problems.append(Problem(line.line, str(error)))
+            problems.append(Problem(number, str(error)))
     return made, problems
 
 
-def made_by(line: RecipeLine, ours: Named, theirs: Named) -> list[Made]:
+def made_by(line: RecipeLine, ours: Named, theirs: Named) -> dict[str, Recipe]:
+    """What one line makes, by target name; raises ValueError where it does not fit."""
     meant = theirs.matching(line.target)
     if not meant:
         what = "no target matches" if "*" in line.target else "no target tensor is called"
         raise ValueError(f"{what} {line.target!r}{did_you_mean(line.target, theirs.names)}")
-    made, absent = [], ""
+    made: dict[str, Recipe] = {}
+    absent = ""
     for target, texts in meant:
         specs = {name: ours.get(_filled(name, texts)) for name in line.expression.names}
         found = {name: spec for name, spec in specs.items() if spec}
@@ -119,7 +110,7 @@ def made_by(line: RecipeLine, ours: Named, theirs: Named) -> list[Made]:
             raise ValueError(f"{is_}, and {error}") from error
         if not recipe.sources:
             raise ValueError(f"{target.name} is zeros alone; leave out what is to stay fresh")
-        made.append(Made(line.line, target, recipe.permute((1, 0)) if turned else recipe))
+        made[target.name] = recipe.permute((1, 0)) if turned else recipe
     if not made:
         raise ValueError(absent)
     return made

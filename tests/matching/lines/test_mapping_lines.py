@@ -123,7 +123,7 @@ def test_mappings_come_from_a_path_text_or_mapping(tmp_path):
     path.write_text("a -> b\n")
     for form in (path, str(path), "a -> b", {"a": "b"}):
         mapping = read_mapping(form)
-        assert [(r.pattern, r.replacement) for r in mapping.renames] == [("a", "b")]
+        assert [(r.left.text, r.right) for r in mapping.renames.values()] == [("a", "b")]
     assert read_mapping(None) is None
 
 
