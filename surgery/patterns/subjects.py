@@ -11,7 +11,7 @@ from functools import cached_property
 from surgery.errors import did_you_mean
 from surgery.patterns.globs import before_wildcards, has_wildcards
 from surgery.patterns.pattern import Pattern, names_meant
-from surgery.patterns.selectors import Atom, Selector
+from surgery.patterns.selectors import Selector
 from surgery.wording import shortened
 from surgery.wrappers import paths_of
 
@@ -42,7 +42,7 @@ class Meaning:
     """
 
     indices: frozenset[int]
-    unmet: tuple[Atom, ...]
+    unmet: tuple[Pattern, ...]
 
 
 class Subjects:
@@ -72,21 +72,20 @@ class Subjects:
         named = (atom for atom in found if atom.kind not in ("state", "class"))
         return Meaning(frozenset(meant), tuple(atom for atom in named if not found[atom]))
 
-    def _of(self, atom: Atom) -> set[int]:
+    def _of(self, atom: Pattern) -> set[int]:
         match atom.kind:
-            case "glob":
-                return self._of_glob(atom.pattern)
             case "regex":
-                return self._named(Pattern(atom.text, "regex", atom.pattern))
+                return self._named(atom)
             case "type":
-                known = {name for each in self._subjects for name in each.types}
-                types = names_meant(Pattern(atom.text, "glob", atom.pattern), known, end=r"\Z")
+                types = names_meant(atom, self._types, end=r"\Z")
                 return {at for at, each in enumerate(self._subjects) if types & {*each.types}}
             case "state":
                 held = [each.statuses for each in self._subjects]
             case "class":
                 held = [each.classes for each in self._subjects]
-        return {at for at, words in enumerate(held) if atom.pattern in words}
+            case _:
+                return self._of_glob(atom.body)
+        return {at for at, words in enumerate(held) if atom.body in words}
 
     def _of_glob(self, glob: str) -> set[int]:
         if has_wildcards(glob):
@@ -104,17 +103,14 @@ class Subjects:
         meant = names_meant(pattern, dict.fromkeys(names)) if names else ()
         return {at for name, at in zip(names, owners, strict=True) if name in meant}
 
-    def why_unmet(self, atom: Atom, *, near: bool = True) -> str:
+    def why_unmet(self, atom: Pattern, *, near: bool = True) -> str:
         """One line for an atom that nothing meets, with the nearest name, which takes its time."""
         return f"{shortened(atom.text)!r} matches nothing{self._nearest(atom) if near else ''}"
 
-    def _nearest(self, atom: Atom) -> str:
+    def _nearest(self, atom: Pattern) -> str:
         if atom.kind == "glob":
             return self._nearest_glob(atom.text.replace("/", "."))
-        if atom.kind == "type":
-            types = dict.fromkeys(name for subject in self._subjects for name in subject.types)
-            return did_you_mean(atom.pattern, types, count=2)
-        return ""
+        return did_you_mean(atom.body, self._types, count=2) if atom.kind == "type" else ""
 
     def _nearest_glob(self, text: str) -> str:
         if text.lstrip("*.") == "bias" and any("bias" in each.classes for each in self._subjects):
@@ -133,6 +129,10 @@ class Subjects:
         if self._of_glob(deeper):
             return f"; did you mean {deeper}?"
         return did_you_mean(text, self._paths, count=2)
+
+    @cached_property
+    def _types(self) -> dict[str, None]:
+        return dict.fromkeys(name for subject in self._subjects for name in subject.types)
 
     @cached_property
     def _paths(self) -> dict[str, None]:
