@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.collapse import patterns
+from surgery.json_values import as_json
 from surgery.matching.recipes.recipe import Recipe
 
 
@@ -37,13 +38,8 @@ class OpenGroup:
 
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON values."""
-        return {
-            "targets": list(self.targets),
-            "sources": list(self.sources),
-            "reason": self.reason,
-            "hints": list(self.hints),
-            "block": [list(names) for names in self.block] if self.block else None,
-        }
+        data: dict[str, Any] = as_json(self)
+        return data
 
 
 @dataclass(frozen=True, slots=True)
