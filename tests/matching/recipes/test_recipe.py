@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from surgery.matching.recipes.ranges import ranges
 from surgery.matching.recipes.recipe import View, Zeros, join, strided
-from surgery.matching.recipes.records import recipe_to_dict
+from surgery.matching.recipes.writing import recipe_to_dict
 from surgery.specs import TensorSpec
 from surgery.transfers.recipe_tensors import make_tensor
 
