@@ -23,14 +23,13 @@ _LONGEST = 500
 class Subject:
     """What a selector is held against: a parameter under all its names, or a module.
 
-    ``names`` are unwrapped. ``classes`` are the ``:words`` that hold, ``statuses`` what a
-    transfer did to it.
+    ``names`` are unwrapped. ``words`` are those ``:words`` that hold, and what a transfer did to
+    it.
     """
 
     names: tuple[str, ...]
-    types: tuple[str, ...]
-    classes: frozenset[str]
-    statuses: frozenset[str]
+    types: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +78,10 @@ class Subjects:
             case "type":
                 types = names_meant(atom, self._types, end=r"\Z")
                 return {at for at, each in enumerate(self._subjects) if types & {*each.types}}
-            case "state":
-                held = [each.statuses for each in self._subjects]
-            case "class":
-                held = [each.classes for each in self._subjects]
+            case "state" | "class":
+                return {at for at, each in enumerate(self._subjects) if atom.body in each.words}
             case _:
                 return self._of_glob(atom.body)
-        return {at for at, words in enumerate(held) if atom.body in words}
 
     def _of_glob(self, glob: str) -> set[int]:
         if has_wildcards(glob):
@@ -113,7 +109,7 @@ class Subjects:
         return did_you_mean(atom.body, self._types, count=2) if atom.kind == "type" else ""
 
     def _nearest_glob(self, text: str) -> str:
-        if text.lstrip("*.") == "bias" and any("bias" in each.classes for each in self._subjects):
+        if text.lstrip("*.") == "bias" and any("bias" in each.words for each in self._subjects):
             return "; did you mean :bias or **.bias?"
         if text == "default":
             return "; `:all` means every parameter"
