@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from surgery.errors import did_you_mean
-from surgery.patterns.globs import before_wildcards, has_wildcards
+from surgery.patterns.globs import candidates, has_wildcards
 from surgery.patterns.pattern import Pattern, names_meant
 from surgery.patterns.selectors import Selector
 from surgery.wording import shortened
@@ -85,10 +85,7 @@ class Subjects:
 
     def _of_glob(self, glob: str) -> set[int]:
         if has_wildcards(glob):
-            prefix = before_wildcards(glob)
-            begin = bisect_left(self._names, prefix)
-            end = bisect_right(self._names, prefix, key=lambda name: name[: len(prefix)])
-            return self._named(Pattern(glob, "glob", glob), slice(begin, end))
+            return self._named(Pattern(glob, "glob", glob), candidates(glob, self._names))
         # A name and all that begin with it and a dot lie together but for what sorts before a dot.
         exact = slice(bisect_left(self._names, glob), bisect_left(self._names, f"{glob}\0"))
         below = slice(bisect_left(self._names, f"{glob}."), bisect_left(self._names, f"{glob}/"))

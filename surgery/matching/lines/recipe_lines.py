@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from surgery.errors import Problem, did_you_mean
 from surgery.matching.recipes.recipe import Recipe
 from surgery.matching.recipes.text import NAME, TURNED, Expression, is_expression, read, recipe_of
-from surgery.patterns.globs import glob_to_regex
+from surgery.patterns.globs import candidates, glob_to_regex
 from surgery.specs import TensorSpec
 from surgery.wording import shape_text
 from surgery.wrappers import unwrap_names
@@ -127,7 +127,7 @@ class Named:
     def __init__(self, specs: Iterable[TensorSpec]) -> None:
         self.names = {spec.name: spec for spec in specs}
         self._clean = {clean: self.names[name] for name, clean in unwrap_names(self.names).items()}
-        self._by_segment: dict[tuple[int, int, str], list[str]] = {}
+        self._sorted = sorted(self._clean)
 
     def get(self, name: str) -> TensorSpec | None:
         return self.names.get(name) or self._clean.get(name)
@@ -140,21 +140,7 @@ class Named:
         regex = re.compile(glob_to_regex(glob, end=r"\Z", carries=True))
         return [
             (self._clean[name], match.groups())
-            for name in self._candidates(glob)
+            # There may be a line for each of 10,000 layers.
+            for name in self._sorted[candidates(glob, self._sorted)]
             if (match := regex.fullmatch(name))
         ]
-
-    def _candidates(self, glob: str) -> Iterable[str]:
-        """Names with the rarest of the glob's whole segments: there may be a line for each of
-        10,000 layers.
-        """
-        if not self._by_segment:
-            for name in self._clean:
-                segments = name.split(".")
-                for at, segment in enumerate(segments):
-                    self._by_segment.setdefault((len(segments), at, segment), []).append(name)
-        parts = glob.split(".")
-        whole = [(len(parts), at, part) for at, part in enumerate(parts) if "*" not in part]
-        if not whole:
-            return self._clean
-        return min((self._by_segment.get(key, []) for key in whole), key=len)
