@@ -1,8 +1,7 @@
-"""Values as JSON, and JSON that a file holds, read as what it has to be.
+"""JSON that a file holds, read as what it has to be.
 
 Whoever wrote the file may have put anything there: a list for a name, ``Infinity`` for a size.
-Each of the readers takes a value as ``json.loads`` gives it and raises ValueError for every other
-kind.
+Each of these takes a value as ``json.loads`` gives it and raises ValueError for every other kind.
 """
 
 from __future__ import annotations
@@ -11,22 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from surgery.wording import shortened
-
-_PLAIN = frozenset({str, int, float, bool, type(None)})
-
-
-def as_json(value: Any) -> Any:
-    """A dataclass by its fields, whatever is in them too; a tuple as a list, a spec as its row.
-
-    ``dataclasses.asdict`` copies deeply, at ten times the cost.
-    """
-    if type(value) in _PLAIN:
-        return value
-    if isinstance(value, tuple):
-        return [*map(as_json, value)]
-    if hasattr(value, "to_row"):
-        return value.to_row()
-    return {name: as_json(getattr(value, name)) for name in value.__dataclass_fields__}
 
 
 def fields(value: object, *names: str) -> list[Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.collapse import patterns
-from surgery.json_values import as_json
 from surgery.matching.recipes.recipe import Recipe
 
 
@@ -38,8 +37,13 @@ class OpenGroup:
 
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON values."""
-        data: dict[str, Any] = as_json(self)
-        return data
+        return {
+            "targets": list(self.targets),
+            "sources": list(self.sources),
+            "reason": self.reason,
+            "hints": list(self.hints),
+            "block": [list(names) for names in self.block] if self.block else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
