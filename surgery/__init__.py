@@ -47,43 +47,27 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Checkpoint": "surgery.checkpoint",
-    "Comparison": "surgery.matching.code.comparison",
-    "ConversionOutcome": "surgery.checkpoint.conversion",
-    "HeadSwap": "surgery.heads",
-    "ModelSpec": "surgery.specs",
-    "ParamGroups": "surgery.tuning",
-    "Proof": "surgery.proof",
-    "RangeTest": "surgery.training.range_test",
-    "Recorder": "surgery.training.recorder",
-    "Stages": "surgery.training.stages",
-    "StateOutcome": "surgery.training.load_state",
-    "SurgeryError": "surgery.errors",
-    "SurgeryWarning": "surgery.errors",
-    "TensorSpec": "surgery.specs",
-    "TransferOutcome": "surgery.transfers",
-    "TransferPlan": "surgery.transfers",
-    "build_optimizer": "surgery.tuning.optimizer",
-    "build_schedule": "surgery.training.schedule",
-    "build_stages": "surgery.training.stages",
-    "compare": "surgery.matching.code.comparison",
-    "convert": "surgery.checkpoint.conversion",
-    "gradual_unfreeze": "surgery.training.unfreezing",
-    "load_optimizer_state": "surgery.training.load_state",
-    "lr_range_test": "surgery.training.range_test",
-    "open_checkpoint": "surgery.checkpoint",
-    "plan_head": "surgery.heads",
-    "plan_transfer": "surgery.transfers",
-    "rebuild_optimizer": "surgery.training.load_state",
-    "replace_head": "surgery.heads",
-    "resolve_groups": "surgery.tuning",
-    "resume_training": "surgery.training.resume",
-    "save": "surgery.checkpoint.writer",
-    "save_training": "surgery.training.resume",
-    "select": "surgery.networks.selection",
-    "transfer": "surgery.transfers",
-    "verify_transfer": "surgery.proof.verify",
+_PUBLIC = {
+    "surgery.checkpoint": ("Checkpoint", "open_checkpoint"),
+    "surgery.checkpoint.conversion": ("ConversionOutcome", "convert"),
+    "surgery.checkpoint.writer": ("save",),
+    "surgery.errors": ("SurgeryError", "SurgeryWarning"),
+    "surgery.heads": ("HeadSwap", "plan_head", "replace_head"),
+    "surgery.matching.code.comparison": ("Comparison", "compare"),
+    "surgery.networks.selection": ("select",),
+    "surgery.proof": ("Proof",),
+    "surgery.proof.verify": ("verify_transfer",),
+    "surgery.specs": ("ModelSpec", "TensorSpec"),
+    "surgery.training.load_state": ("StateOutcome", "load_optimizer_state", "rebuild_optimizer"),
+    "surgery.training.range_test": ("RangeTest", "lr_range_test"),
+    "surgery.training.recorder": ("Recorder",),
+    "surgery.training.resume": ("resume_training", "save_training"),
+    "surgery.training.schedule": ("build_schedule",),
+    "surgery.training.stages": ("Stages", "build_stages"),
+    "surgery.training.unfreezing": ("gradual_unfreeze",),
+    "surgery.transfers": ("TransferOutcome", "TransferPlan", "plan_transfer", "transfer"),
+    "surgery.tuning": ("ParamGroups", "resolve_groups"),
+    "surgery.tuning.optimizer": ("build_optimizer",),
 }
 
 __all__ = [
@@ -126,7 +110,7 @@ __all__ = [
 ]
 
 
-__getattr__ = on_first_use(__name__, _HOMES)
+__getattr__ = on_first_use(__name__, _PUBLIC)
 
 
 def _text_of(value: object) -> str:

@@ -17,7 +17,8 @@ written out in Python, on names of everyday length too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 
 from surgery.errors import SelectorError
 from surgery.wording import shortened
@@ -42,9 +43,11 @@ def has_wildcards(text: str) -> bool:
     return not _WILD.isdisjoint(text)
 
 
-def before_wildcards(glob: str) -> str:
-    """What every name that the glob means begins with."""
-    return re.split(r"[*?\[]", glob, maxsplit=1)[0]
+def candidates(glob: str, names: Sequence[str]) -> slice:
+    """Where among sorted names those are that begin as every name that the glob means does."""
+    prefix = re.split(r"[*?\[]", glob, maxsplit=1)[0]
+    end = bisect_right(names, prefix, key=lambda name: name[: len(prefix)])
+    return slice(bisect_left(names, prefix), end)
 
 
 def wildcards(glob: str) -> int:

@@ -85,7 +85,7 @@ class Rewriting:
     """One run of a pairing over any number of names; regular expressions have a bound for all."""
 
     def __init__(self, pairing: Pairing) -> None:
-        self._pairing = pairing
+        self.pairing = pairing
         left = pairing.left
         if pairing.anchored or left.kind == "name":
             self.runs = self._runs_of_name
@@ -101,15 +101,15 @@ class Rewriting:
 
     def _runs_of_name(self, name: str) -> Iterator[Run]:
         """By the dots around it, of which an end of the name is one unless it has its own."""
-        text, right = self._pairing.anchored or self._pairing.left.body, self._pairing.right
+        text, right = self.pairing.anchored or self.pairing.left.body, self.pairing.right
         before, after = not text.startswith("."), not text.endswith(".")
         wanted, padded = f"{'.' * before}{text}{'.' * after}", f".{name}."
         last = len(padded) - (not after)
         at = padded.find(wanted, not before, last)
         while at >= 0:
             begin, end = at + before - 1, at + before - 1 + len(text)
-            longer = begin > 0 or (self._pairing.whole and end < len(name))
-            if not (self._pairing.anchored and longer):
+            longer = begin > 0 or (self.pairing.whole and end < len(name))
+            if not (self.pairing.anchored and longer):
                 yield begin, end, right
             at = padded.find(wanted, end + 1, last)
 
@@ -125,4 +125,4 @@ class Rewriting:
 
     def _runs_of_regex(self, name: str) -> Iterator[Run]:
         for found in self._regex.matches(name):
-            yield found.start(), found.end(), found.expand(self._pairing.right)
+            yield found.start(), found.end(), found.expand(self.pairing.right)

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from surgery.errors import MappingError, Problem
 from surgery.matching.lines.mapping import TensorMapping
-from surgery.matching.lines.recipe_lines import Made, resolve
+from surgery.matching.lines.recipe_lines import resolve
 from surgery.matching.lines.renames import applied
 from surgery.matching.matches import Match, Matches
+from surgery.matching.recipes.recipe import Recipe
 from surgery.specs import ModelSpec, TensorSpec
 from surgery.wrappers import unwrap_names
 
@@ -57,7 +58,7 @@ def given_by(mapping: TensorMapping, sources: Sequence[TensorSpec], target: Mode
     problems += [*dead, *_fed_twice(made, new_names)]
     if problems:
         raise MappingError(mapping.path, problems)
-    used = {spec.name for one in made.values() for spec in one.recipe.sources}
+    used = {spec.name for _, recipe in made.values() for spec in recipe.sources}
     names: dict[str, tuple[str, tuple[int, ...]]] = {}
     left_out: dict[str, str] = {}
     aside = set()
@@ -70,29 +71,32 @@ def given_by(mapping: TensorMapping, sources: Sequence[TensorSpec], target: Mode
     matches = {
         name: Match(
             name,
-            names[one.recipe.sources[0].name][0],
-            f"line {one.line}",
-            None if one.recipe.is_copy else one.recipe,
+            names[recipe.sources[0].name][0],
+            f"line {line}",
+            None if recipe.is_copy else recipe,
             tier="lines",
         )
-        for name, one in made.items()
+        for name, (line, recipe) in made.items()
     }
     matches |= {match.target: match for match in _tied(matches, target)}
     return Given(names, matches, left_out, frozenset(aside))
 
 
 def _fed_twice(
-    made: Mapping[str, Made], new_names: Mapping[str, tuple[str, tuple[int, ...]]]
+    made: Mapping[str, tuple[int, Recipe]], new_names: Mapping[str, tuple[str, tuple[int, ...]]]
 ) -> Iterator[Problem]:
     """A line that gives a recipe's target another source than the recipe does."""
-    by_clean = {clean: made[name] for name, clean in unwrap_names(made).items()}
+    by_clean = {clean: name for name, clean in unwrap_names(made).items()}
     clean = unwrap_names(new for new, lines in new_names.values() if lines and new)
     for source, (new, lines) in new_names.items():
-        one = made.get(new) or by_clean.get(clean.get(new, new))
-        if one and lines and source not in {spec.name for spec in one.recipe.sources}:
+        name = new if new in made else by_clean.get(clean.get(new, new))
+        if name is None or not lines:
+            continue
+        line, recipe = made[name]
+        if source not in {spec.name for spec in recipe.sources}:
             yield Problem(
-                one.line,
-                f"{one.target.name} is made here, and line {lines[-1]} renames {source} to it; "
+                line,
+                f"{name} is made here, and line {lines[-1]} renames {source} to it; "
                 "remove one of them",
             )
 

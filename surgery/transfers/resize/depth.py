@@ -91,9 +91,7 @@ def _stacks(option: Resize, targets: Iterable[str]) -> list[str]:
     paths = dict.fromkeys(
         name[: dot.start()] for name in targets for dot in _ABOVE_LAYERS.finditer(name)
     )
-    subjects = {
-        path: Subject((unwrap_name(path), path), (), frozenset(), frozenset()) for path in paths
-    }
+    subjects = {path: Subject((unwrap_name(path), path)) for path in paths}
     chosen = [path for path, each in subjects.items() if matches(option.selector, each)]
     if not chosen:
         near = did_you_mean(str(option.selector), paths)
