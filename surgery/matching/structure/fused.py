@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from surgery.matching.structure.hints import Hints
 from surgery.matching.structure.layers import Layer, Path, Shape, rows_of
-from surgery.matching.structure.words import attention_part, concepts, gate_part
+from surgery.matching.structure.words import concepts, gate_part, projection
 
 #: The parts that a layer makes, and its name without the words that tell them.
 Named = tuple[str, str] | None
@@ -31,23 +31,17 @@ def join_projections(
     laid = [[_laid_out(x, at, hints) for x in side] for at, side in enumerate((ours, theirs))]
     sides = [_replaced(side, _attentions(side)) for side in laid]
     shapes = [{layer.signature for layer in side} for side in sides]
-    alone = shapes[0] - shapes[1], shapes[1] - shapes[0]
-    joined: list[dict[Path, Layer]] = [{}, {}]
+    found: list[list[Layer]] = []
     for at, side in enumerate(sides):
-        lonely = [layer for layer in side if layer.signature in alone[at]]
-        for (parent, stem), members in _families(lonely, _gate_of(hints, at)).items():
-            if len(members) == 2 and all(len(part) == 1 for part, _ in members):
-                members.sort(key=lambda member: member[0])
-                name = "_".join((stem, *(part for part, _ in members)))
-                whole = _whole((*parent, name), members)
-                if whole.signature in alone[1 - at]:
-                    joined[at] |= {layer.path: whole for _, layer in members}
-    fused = [{whole.signature for whole in found.values()} for found in reversed(joined)]
-    ordered = (
-        [_ordered(x) if x.signature in f else x for x in s]
-        for s, f in zip(sides, fused, strict=True)
+        gates = _gates((x for x in side if x.signature not in shapes[1 - at]), at, hints)
+        fused = shapes[1 - at] - shapes[at]
+        joined = {path: x for path, x in gates.items() if x.signature in fused}
+        found.append(_replaced(side, joined))
+        shapes.append({x.signature for x in joined.values()})
+    one, other = (
+        [_ordered(x) if x.signature in joined else x for x in side]
+        for side, joined in zip(found, reversed(shapes[2:]), strict=True)
     )
-    one, other = map(_replaced, ordered, joined)
     return one, other
 
 
@@ -58,23 +52,6 @@ def _laid_out(layer: Layer, side: int, hints: Hints) -> Layer:
     hints.use(layout)
     leaves = (replace(leaf, part=layout.parts, groups=layout.groups) for leaf in layer.leaves)
     return replace(layer, leaves=tuple(leaves))
-
-
-def _attention_of(layer: Layer) -> Named:
-    found = attention_part(layer.path[-1])
-    if parts := layer.leaves[0].part:
-        return (parts, found[1] if found else "") if {*parts} <= {*"qkv"} else None
-    return found
-
-
-def _gate_of(hints: Hints, side: int) -> Callable[[Layer], Named]:
-    def named(layer: Layer) -> Named:
-        if layer.leaves[0].part:
-            return None
-        part = hints.part(layer.path, side)
-        return (part, "") if part else gate_part(layer.path[-1])
-
-    return named
 
 
 def _families(layers: Iterable[Layer], name: Callable[[Layer], Named]) -> Families:
@@ -94,7 +71,7 @@ def _is_projection(layer: Layer) -> bool:
     return not weights or sum(size > 1 for size in weights[0].spec.shape) == 2
 
 
-def _attentions(layers: Sequence[Layer]) -> dict[Path, Layer]:
+def _attentions(layers: Iterable[Layer]) -> dict[Path, Layer]:
     """By the path of any of its projections, the layer that makes q, k and v."""
     families = _families(layers, _attention_of)
     joined: dict[Path, Layer] = {}
@@ -109,6 +86,30 @@ def _attentions(layers: Sequence[Layer]) -> dict[Path, Layer]:
         whole = _whole((*parent, segment), members)
         if _makes_all(whole, members):
             joined |= {member.path: whole for _, member in members}
+    return joined
+
+
+def _attention_of(layer: Layer) -> Named:
+    parts, stem = projection(layer.path[-1]) or ("", "")
+    parts = layer.leaves[0].part or parts
+    return (parts, stem) if parts and {*parts} <= {*"qkv"} else None
+
+
+def _gates(layers: Iterable[Layer], side: int, hints: Hints) -> dict[Path, Layer]:
+    """By the path of any of its projections, the layer that makes what gates and what is gated."""
+
+    def gate_of(layer: Layer) -> Named:
+        part = hints.part(layer.path, side)
+        return (part, "") if part else gate_part(layer.path[-1])
+
+    families = _families((x for x in layers if not x.leaves[0].part), gate_of)
+    joined: dict[Path, Layer] = {}
+    for (parent, stem), members in families.items():
+        if len(members) == 2 and all(len(part) == 1 for part, _ in members):
+            members.sort(key=lambda member: member[0])
+            name = "_".join((stem, *(part for part, _ in members)))
+            whole = _whole((*parent, name), members)
+            joined |= {layer.path: whole for _, layer in members}
     return joined
 
 
@@ -136,7 +137,7 @@ def _whole(path: Path, members: Sequence[tuple[str, Layer]]) -> Layer:
 
 def _ordered(layer: Layer) -> Layer:
     """A fused layer with the order of its rows; as it is where its name does not say it."""
-    parts = next((found[0] for found in map(gate_part, layer.path[-1:]) if found), "")
+    parts, _ = next(filter(None, map(gate_part, layer.path[-1:])), ("", ""))
     if len(parts) != 2 or layer.leaves[0].part:
         return layer
     return replace(layer, leaves=tuple(replace(leaf, part=parts) for leaf in layer.leaves))

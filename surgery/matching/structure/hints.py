@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from surgery.errors import SurgeryError, did_you_mean
 from surgery.matching.structure.layers import Path
-from surgery.matching.structure.words import attention_part, gate_part
+from surgery.matching.structure.words import projection
 from surgery.wording import shortened
 
 SIDES = ("source", "target")
@@ -65,8 +65,8 @@ class LayoutHint:
 
     def part_of(self, segment: str) -> str:
         """A letter for one of the parts; one that no word has where only the name tells it."""
-        found = attention_part(segment) or gate_part(segment)
-        if found and len(found[0]) == 1 and found[0].isalpha():
+        found = projection(segment)
+        if found and len(found[0]) == 1:
             return found[0]
         return chr(0xE000 + self.names.index(segment))
 

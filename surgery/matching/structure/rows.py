@@ -6,11 +6,8 @@ others interleave them per head, or per group of heads. So a name must say it, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-
 from surgery.matching.structure.layers import Layer, Leaf, Path, rows_of
-from surgery.matching.structure.words import attention_part, fused_order, is_within, tokens
+from surgery.matching.structure.words import is_within, projection, tokens
 
 
 class LayoutUnknown(Exception):
@@ -26,40 +23,9 @@ def in_words(parts: str) -> str:
     return ", ".join({"g": "gate", "u": "up"}.get(part, part) for part in parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """The word in a tensor's name that says that it makes several of q, k and v, or gate and up.
-
-    ``order`` is that of its blocks of rows; empty where the word does not say that there are any.
-    """
-
-    word: str
-    order: str
-
-    def __str__(self) -> str:
-        if not self.order:
-            return f"{self.word} does not say how its rows lie"
-        return f"{self.word} says {in_words(self.order)}"
-
-
-def fused(name: str) -> Fused | None:
-    """What the name of a tensor says of its rows; None where it is no fused projection."""
-    above, _, segment = name.rpartition(".")
-    found = _fused(segment)
-    while above and found is None:
-        above, _, segment = above.rpartition(".")
-        found = _fused(segment)
-        if not is_within(segment):
-            break
-    return found
-
-
-@cache
-def _fused(segment: str) -> Fused | None:
-    order = fused_order(segment)
-    if order is None:
-        return None
-    return Fused(segment.removesuffix("_weight").removesuffix("_bias"), order)
+#: The word in a tensor's name that says that it makes several parts, and the order of their blocks
+#: of rows; empty where the word does not say that there are any.
+Fused = tuple[str, str]
 
 
 def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
@@ -69,20 +35,17 @@ def same_rows(source: Layer, target: Layer, one: Leaf, other: Leaf) -> str:
     Raises :class:`LayoutUnknown` where they are fused and their names do not say that it is in
     one order.
     """
-    ours, theirs = _fused_leaf(source, one), _fused_leaf(target, other)
+    ours, theirs = _fused(source, one), _fused(target, other)
     if ours is None and theirs is None:
         return ""
     if ours and theirs:
-        if ours.word == theirs.word:
-            return f"rows of {ours.word} in one order on both sides, as it is one word"
-        if ours.order and ours.order == theirs.order and _even(source, ours.order):
-            return f"rows in the order {in_words(ours.order)} by both names"
-    names = one.spec.name, other.spec.name
-    said = " and ".join(
-        str(x or f"{n} says nothing") for x, n in zip((ours, theirs), names, strict=True)
-    )
-    words = "".join(x.order for x in (ours, theirs) if x)
-    raise LayoutUnknown(f"{said}: {_DOUBT[_gated(source, target, words)]}")
+        if ours[0] == theirs[0]:
+            return f"rows of {ours[0]} in one order on both sides, as it is one word"
+        if ours[1] and ours[1] == theirs[1] and _even(source, ours[1]):
+            return f"rows in the order {in_words(ours[1])} by both names"
+    said = f"{_said(ours, one)} and {_said(theirs, other)}"
+    gated = _gated(source, target, "".join(order for _, order in filter(None, (ours, theirs))))
+    raise LayoutUnknown(f"{said}: {_DOUBT[gated]}")
 
 
 _DOUBT = {
@@ -91,8 +54,15 @@ _DOUBT = {
 }
 
 
-def _gated(source: Layer, target: Layer, words: str) -> bool:
-    return "g" in words or not {source.packed, target.packed} <= {0, 3}
+def _said(fused: Fused | None, leaf: Leaf) -> str:
+    if fused is None:
+        return f"{leaf.spec.name} says nothing"
+    word, order = fused
+    return f"{word} says {in_words(order)}" if order else f"{word} does not say how its rows lie"
+
+
+def _gated(source: Layer, target: Layer, order: str) -> bool:
+    return "g" in order or not {source.packed, target.packed} <= {0, 3}
 
 
 #: torch's own words for the two matrices of a recurrent cell: ``ih_l0`` of a network is ``ih`` of
@@ -100,15 +70,26 @@ def _gated(source: Layer, target: Layer, words: str) -> bool:
 _OF_CELLS = frozenset({"ih", "hh"})
 
 
-def _fused_leaf(layer: Layer, leaf: Leaf) -> Fused | None:
-    found = None if len(leaf.part) == 1 else fused(leaf.spec.name)
+def _fused(layer: Layer, leaf: Leaf) -> Fused | None:
+    """What the name of a tensor says of its rows; None where it makes one part or none."""
+    found = None if len(leaf.part) == 1 else _fused_name(leaf.spec.name)
     if found is None and layer.packed and not leaf.part:
         last = layer.path[-1]
-        return Fused(next((word for word in tokens(last) if word in _OF_CELLS), last), "")
+        return next((word for word in tokens(last) if word in _OF_CELLS), last), ""
     # An input projection of three times its inputs is torch's fused attention, others are not.
-    if found and found.word.endswith("in_proj") and not _even(layer, found.order):
+    if found and found[0].endswith("in_proj") and not _even(layer, found[1]):
         return None
     return found
+
+
+def _fused_name(name: str) -> Fused | None:
+    for at, segment in enumerate(reversed(name.split("."))):
+        said = projection(segment)
+        if said and len(said[0]) != 1:
+            return segment.removesuffix("_weight").removesuffix("_bias"), said[0]
+        if at and not is_within(segment):
+            break
+    return None
 
 
 def _even(layer: Layer, order: str) -> bool:
@@ -118,13 +99,12 @@ def _even(layer: Layer, order: str) -> bool:
     """
     if "g" in order:
         return True
-    weights = [leaf for leaf in layer.of_role("weight") if len(leaf.spec.shape) == 2]
-    if len(weights) != len(layer.of_role("weight")):
+    weights = layer.of_role("weight")
+    if any(len(leaf.spec.shape) != 2 for leaf in weights):
         return False
     outputs = {leaf: rows_of(leaf, bool(layer.transposed)) for leaf in weights}
     inputs = {leaf.spec.numel // outputs[leaf] for leaf in weights}
-    rows = sum(outputs[leaf] for leaf in weights if len(leaf.part) != 1)
-    return inputs == {rows / len(order)}
+    return inputs == {sum(outputs[x] for x in weights if len(x.part) != 1) / len(order)}
 
 
 #: LLaMA's own words for the projections that are turned with the position, and those of
@@ -139,7 +119,7 @@ def check_turned(source: Layer, target: Layer) -> str:
 
     Raises :class:`LayoutUnknown` where two sides do it in two ways, going by their words.
     """
-    ours, theirs = map(_ends, (source, target))
+    ours, theirs = ({path[-1] for path in words_of(x) if path} for x in (source, target))
     one, other = _TURNED
     if (ours & one and theirs & other) or (ours & other and theirs & one):
         raise LayoutUnknown(
@@ -153,38 +133,30 @@ def check_turned(source: Layer, target: Layer) -> str:
     return "rows of q and k in their own order: no name tells how they are turned for the position"
 
 
-def _ends(layer: Layer) -> set[str]:
-    """The words that say which of q, k and v each tensor makes, or the layer's own name."""
-    made = any(leaf.part for leaf in layer.leaves)
-    return {path[-1] for path in (words_of(layer) if made else [layer.path]) if path}
-
-
 def words_of(layer: Layer) -> list[Path]:
-    """The paths down to the words that say which of q, k and v each tensor of a layer makes, or
-    that of the layer where none does.
+    """The paths down to the words that say what each tensor of a layer makes, or that of the layer
+    where none does.
     """
     found = []
     for leaf in layer.leaves:
         path = tuple(leaf.spec.name.split("."))
-        known = (path[:depth] for depth in range(len(path), 0, -1) if _tells(path[depth - 1]))
-        found.append(next(known, layer.path))
+        above = (path[:depth] for depth in range(len(path), 0, -1))
+        found.append(next((x for x in above if projection(x[-1])), layer.path))
     return found
-
-
-def _tells(segment: str) -> bool:
-    return attention_part(segment) is not None or fused_order(segment) is not None
 
 
 def layouts_of(source: Layer, target: Layer) -> tuple[str, ...]:
     """Hints that say how the rows of a fused projection lie, of the one whose name says least."""
-    found = []
-    for side, layer in enumerate((source, target)):
-        for leaf in layer.leaves:
-            if len(leaf.part) != 1 and (word := _fused_leaf(layer, leaf)):
-                found.append((bool(word.order), side, word))
+    found = [
+        (bool(said[1]), side, said)
+        for side, layer in enumerate((source, target))
+        for leaf in layer.leaves
+        if len(leaf.part) != 1 and (said := _fused(layer, leaf))
+    ]
     if not found:
         return ()
-    _, side, word = min(found, key=lambda each: each[:2])
-    gated = _gated(source, target, word.order)
-    forms = ("gate, up", "up, gate") if gated else ("q, k, v", "8 x (q, k, v)")
-    return tuple(f"{form} -> {word.word}" if side else f"{word.word} -> {form}" for form in forms)
+    _, side, (word, order) = min(found, key=lambda each: each[:2])
+    forms = ("q, k, v", "8 x (q, k, v)")
+    if _gated(source, target, order):
+        forms = ("gate, up", "up, gate")
+    return tuple(f"{form} -> {word}" if side else f"{word} -> {form}" for form in forms)

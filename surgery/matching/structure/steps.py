@@ -53,19 +53,17 @@ def steps_of(
     which axis they are, is not known.
     """
     source = _straightened(source, target, hint)
-    reasons = [why]
-    if turning and not hint and (unsaid := check_turned(source, target)):
-        reasons.append(unsaid)
+    unsaid = check_turned(source, target) if turning and not hint else ""
     steps = []
     for leaf in target.leaves:
         try:
-            spans, more = _spans(source, target, leaf, bool(hint))
+            spans, order = _spans(source, target, leaf, bool(hint))
         except LayoutUnknown as problem:
             raise LayoutUnknown(str(problem), *layouts_of(source, target)) from None
         if spans:
+            evidence = filter(None, (why, unsaid, *order, *_notes(source, target, leaf, spans)))
             recipe = _recipe(source, spans, leaf.spec, turned=_turned(target, leaf))
-            notes = _notes(source, target, leaf, spans)
-            steps.append(StructureStep(leaf.spec, recipe, (*reasons, *more, *notes)))
+            steps.append(StructureStep(leaf.spec, recipe, tuple(evidence)))
     return steps
 
 
@@ -110,9 +108,11 @@ def _spans(
 ) -> tuple[list[Span], tuple[str, ...]]:
     """The rows that fill a leaf, from top to bottom, and what was said of their order."""
     found = source.of_role(leaf.role)
-    if same := [other for other in found if _same_part(other, leaf, found, target)]:
-        reason = "" if hinted or leaf.groups else same_rows(source, target, same[0], leaf)
-        return [_whole(source, same[0])], (reason,) if reason else ()
+    alone = len(found) == len(target.of_role(leaf.role)) == 1
+    if same := next((other for other in found if _same_parts(other, leaf, alone)), None):
+        rows = rows_of(same, _turned(source, same)) if same.spec.shape else 1
+        order = "" if hinted or leaf.groups else same_rows(source, target, same, leaf)
+        return [(same, 0, rows)], (order,)
     if not found:
         return [], ()
     if not leaf.part or not all(other.part for other in found):
@@ -121,26 +121,25 @@ def _spans(
         raise LayoutUnknown(
             f"which rows are {in_words(parts)} cannot be read from the names{doubt}"
         )
-    if not _holds(source, leaf) or not _under_one_word((leaf, *found)):
+    if not {*leaf.part} <= _parts(source, "weight") or not _under_one_word((leaf, *found)):
         raise LayoutUnknown(f"{leaf.spec.name} and its sources are not named alike")
-    for fused in (leaf, *found):
-        if len(fused.part) > 1 and len(fused.spec.shape) > 2 and not fused.groups:
+    fused = [x for x in (*found, leaf) if len(x.part) > 1]
+    for x in fused:
+        if len(x.spec.shape) > 2 and not x.groups:
             raise LayoutUnknown(
-                f"{fused.spec.name} is a fused convolution: its rows may be interleaved per head"
+                f"{x.spec.name} is a fused convolution: its rows may be interleaved per head"
             )
-    rows = Rows(source, tuple(found), _heights(source, target))
-    layouts = dict.fromkeys(_layout(x) for x in (*found, leaf) if len(x.part) > 1)
-    return list(rows.of(leaf)), tuple(layouts)
+    spans = _filling(leaf, found, _heights(source, target))
+    return spans, tuple(dict.fromkeys(map(_layout, fused)))
 
 
-def _same_part(other: Leaf, leaf: Leaf, found: Sequence[Leaf], target: Layer) -> bool:
+def _same_parts(other: Leaf, leaf: Leaf, alone: bool) -> bool:
     """Whether two leaves are one, as far as the parts go that their names tell: a fused leaf is
     one with a whole one that does not tell its parts, if its word does.
     """
     if other.part == leaf.part:
         return len(leaf.part) < 2 or max(other.groups, 1) == max(leaf.groups, 1)
-    whole = len(found) == len(target.of_role(leaf.role)) == 1
-    return whole and "" in (other.part, leaf.part)
+    return alone and "" in (other.part, leaf.part)
 
 
 def _layout(leaf: Leaf) -> str:
@@ -150,20 +149,11 @@ def _layout(leaf: Leaf) -> str:
     return f"rows taken as blocks of {in_words(leaf.part)}"
 
 
-def _holds(source: Layer, leaf: Leaf) -> bool:
-    """Whether the source has the leaf's parts; of biases some may be missing, and are zero."""
-    return {*leaf.part} <= {part for other in source.of_role("weight") for part in other.part}
-
-
 def _under_one_word(leaves: Sequence[Leaf]) -> bool:
     """Whether parts that are known by their numbers alone (``w12``) are numbers of one word."""
     numbered = [leaf.spec.name.split(".") for leaf in leaves if leaf.part.isdigit()]
     words = (next(filter(None, map(gate_part, reversed(name))), ("", "")) for name in numbered)
     return len({word for _, word in words}) < 2
-
-
-def _whole(source: Layer, leaf: Leaf) -> Span:
-    return leaf, 0, rows_of(leaf, _turned(source, leaf)) if leaf.spec.shape else 1
 
 
 def _heights(source: Layer, target: Layer) -> dict[str, int]:
@@ -187,61 +177,50 @@ def _heights(source: Layer, target: Layer) -> dict[str, int]:
     return heights
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Where the rows of each part lie among a source's leaves; ``heights`` are all of a part's."""
+def _filling(target: Leaf, sources: Sequence[Leaf], heights: Mapping[str, int]) -> list[Span]:
+    """The rows of sources that fill a target, from top to bottom, neighbours joined.
 
-    source: Layer
-    leaves: tuple[Leaf, ...]
-    heights: Mapping[str, int]
+    A part that no source makes, as a bias that it lacks, is zero.
+    """
+    held = []
+    for leaf in sources:
+        at = 0
+        for part, first, last in _runs(leaf, heights):
+            held.append((leaf, at, part, first, last))
+            at += last - first
+    spans: list[Span] = []
+    for part, start, stop in _runs(target, heights):
+        found = [
+            (leaf, at + max(start, first) - first, at + min(stop, last) - first)
+            for leaf, at, own, first, last in held
+            if own == part and first < stop and start < last
+        ]
+        for leaf, first, last in found or [(None, 0, stop - start)]:
+            if spans and leaf and spans[-1][0] is leaf and spans[-1][2] == first:
+                first = spans.pop()[1]
+            spans.append((leaf, first, last))
+    return spans
 
-    def of(self, target: Leaf) -> list[Span]:
-        """The rows that fill a target leaf, from top to bottom, neighbours joined."""
-        groups = max(target.groups, 1)
-        spans: list[Span] = []
-        for group in range(groups):
-            for part in target.part:
-                height = self._per_group(part, groups)
-                for leaf, start, stop in self._spans(part, group * height, (group + 1) * height):
-                    if spans and leaf and spans[-1][0] is leaf and spans[-1][2] == start:
-                        start = spans.pop()[1]
-                    spans.append((leaf, start, stop))
-        return spans
 
-    def _spans(self, part: str, start: int, stop: int) -> Iterator[Span]:
-        """Rows ``start`` to ``stop`` of those that make a part."""
-        leaf = next((leaf for leaf in self.leaves if part in leaf.part), None)
-        if leaf is None:
-            yield None, 0, stop - start
-            return
-        groups = max(leaf.groups, 1)
-        height = self._per_group(part, groups)
-        before = sum(self._per_group(p, groups) for p in leaf.part[: leaf.part.index(part)])
-        stride = sum(self._per_group(p, groups) for p in leaf.part)
-        while start < stop:
-            group, within = divmod(start, height)
-            count = min(stop - start, height - within)
-            at = group * stride + before + within
-            yield leaf, at, at + count
-            start += count
-
-    def _per_group(self, part: str, groups: int) -> int:
-        height, rest = divmod(self.heights[part], groups)
-        if rest:
-            raise LayoutUnknown(
-                f"{self.heights[part]} rows of {part} cannot be cut into {groups} equal groups"
-            )
-        return height
+def _runs(leaf: Leaf, heights: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
+    """Which rows of which part lie in a leaf, from top to bottom."""
+    groups = max(leaf.groups, 1)
+    for group in range(groups):
+        for part in leaf.part:
+            height, rest = divmod(heights[part], groups)
+            if rest:
+                raise LayoutUnknown(
+                    f"{heights[part]} rows of {part} cannot be cut into {groups} equal groups"
+                )
+            yield part, group * height, (group + 1) * height
 
 
 def _notes(source: Layer, target: Layer, leaf: Leaf, spans: Sequence[Span]) -> Iterator[str]:
     if any(held is None for held, *_ in spans):
         yield "the source has no bias for k: zero"
-    if leaf.role == "bias" and leaf.part:
-        lost = _parts(source, "bias") - _parts(target, "bias")
-        if lost:
-            parts = " and ".join(sorted(lost))
-            yield f"the target has no bias for {parts}: the source's is dropped"
+    lost = _parts(source, "bias") - _parts(target, "bias")
+    if leaf.role == "bias" and leaf.part and lost:
+        yield f"the target has no bias for {' and '.join(sorted(lost))}: the source's is dropped"
 
 
 def _parts(layer: Layer, role: str) -> set[str]:

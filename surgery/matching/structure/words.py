@@ -165,46 +165,64 @@ def concepts(segment: str) -> frozenset[str]:
     return frozenset(_CONCEPT[word] + numbers for word in words if word in _CONCEPT)
 
 
-_PART_WORDS = {
+#: Words for the parts of a projection: letters of q, k and v in the order of their blocks of rows,
+#: and of what gates and what is gated.
+_ATTENTION = {
     "q": "q", "query": "q", "queries": "q", "wq": "q",
     "k": "k", "key": "k", "keys": "k", "wk": "k",
     "v": "v", "value": "v", "values": "v", "wv": "v",
     "qkv": "qkv", "wqkv": "qkv", "kqv": "kqv", "qk": "qk", "kv": "kv", "wkv": "kv",
 }  # fmt: skip
-
-
+_GATES = {"gate": "g", "up": "u"}
 #: Names of fused projections that are q, k and v in this order, each a block of rows, though they
 #: do not say it, and words beside ``qkv`` that leave them blocks. With others (``qkv_proj``) they
 #: are as often interleaved per head, or lie in groups of another order.
 _BLOCKS = (("in", "proj"), ("c", "attn"))
 _BESIDE_BLOCKS = frozenset({"to", "attn"})
-
-
-def _bare(segment: str) -> tuple[str, ...]:
-    return tuple(word for word in tokens(segment) if word not in ("weight", "bias"))
+_NORM = frozenset({"norm", "ln", "bn", "layernorm", "batchnorm", "normalization"})
 
 
 @cache
-def attention_part(segment: str) -> tuple[str, str] | None:
-    """Which of q, k and v a projection makes, and its name without that word.
+def projection(segment: str) -> tuple[str, str] | None:
+    """The parts that a projection makes, and its name without the words that say it; no parts
+    where they are several in an order that the name does not tell.
 
-    >>> attention_part("q_proj"), attention_part("to_kv"), attention_part("fc1")
-    (('q', 'proj'), ('kv', 'to'), None)
-
-    Of ``query_key_value`` and ``qkv_proj`` the order is not known: some libraries interleave
-    them per head, so they are not named here.
+    >>> projection("q_proj"), projection("to_kv"), projection("gate_up_proj")
+    (('q', 'proj'), ('kv', 'to'), ('gu', 'proj'))
+    >>> projection("query_key_value"), projection("fc1")
+    (('', ''), None)
     """
     words = _bare(segment)
     if words in _BLOCKS:
         return "qkv", ""
-    parts = [word for word in words if word in _PART_WORDS]
-    rest = [word for word in words if word not in parts]
-    if len(parts) != 1 or (len(_PART_WORDS[parts[0]]) > 1 and not _BESIDE_BLOCKS.issuperset(rest)):
+    known = _GATES if _ATTENTION.keys().isdisjoint(words) else _ATTENTION
+    said = [known[word] for word in words if word in known]
+    parts, rest = "".join(said), [word for word in words if word not in (*known, "and")]
+    if len(parts) != 1 and (not parts or not _NORM.isdisjoint(words)):
         return None
-    return _PART_WORDS[parts[0]], "_".join(rest)
+    blocks = len(said) == 1 and _BESIDE_BLOCKS.issuperset(rest)
+    told = len(parts) == 1 or blocks or known is _GATES
+    return (parts if told else ""), "_".join(rest)
 
 
-_NORM = frozenset({"norm", "ln", "bn", "layernorm", "batchnorm", "normalization"})
+@cache
+def gate_part(segment: str) -> tuple[str, str] | None:
+    """Which matrix of a gated layer a projection is, and its name without that word.
+
+    Digits stand for themselves: ``w12`` holds ``w1`` and ``w2``.
+
+    >>> gate_part("gate_proj"), gate_part("w12"), gate_part("q_proj")
+    (('g', 'proj'), ('12', 'w'), None)
+    """
+    words = _bare(segment)
+    if len(words) == 2 and words[1].isdigit() and len({*words[1]}) == len(words[1]) < 3:
+        return words[1], words[0]
+    found = projection(segment)
+    return found if found and found[0] and {*found[0]} <= {*"gu"} else None
+
+
+def _bare(segment: str) -> tuple[str, ...]:
+    return tuple(word for word in tokens(segment) if word not in ("weight", "bias"))
 
 
 #: Modules inside a projection: its matrix, and the norm of what it puts out.
@@ -215,45 +233,3 @@ _WITHIN = frozenset({"linear", "conv", "convolution", "c", "bn", "norm", "layer"
 def is_within(segment: str) -> bool:
     """Whether a module is but a part of the projection that holds it."""
     return all(word in _WITHIN or word.isdigit() for word in tokens(segment))
-
-
-@cache
-def fused_order(segment: str) -> str | None:
-    """The parts that a fused projection makes, in the order of its blocks of rows; empty where
-    its name does not say that it has blocks; None where it is no fused projection.
-
-    >>> fused_order("to_qkv"), fused_order("query_key_value"), fused_order("q_proj")
-    ('qkv', '', None)
-    """
-    words = _bare(segment)
-    if words in _BLOCKS:
-        return "qkv"
-    if not _NORM.isdisjoint(words):
-        return None
-    gates = "".join(_GATES.get(word, "") for word in words)
-    if len(gates) == 2:
-        return gates
-    parts = [_PART_WORDS[word] for word in words if word in _PART_WORDS]
-    if len(parts) == 1 and len(parts[0]) > 1 and (found := attention_part(segment)):
-        return found[0]
-    return "" if len("".join(parts)) > 1 else None
-
-
-_GATES = {"gate": "g", "up": "u"}
-
-
-@cache
-def gate_part(segment: str) -> tuple[str, str] | None:
-    """Which matrix of a gated layer a projection is, and its name without that word.
-
-    Digits stand for themselves: ``w12`` holds ``w1`` and ``w2``.
-
-    >>> gate_part("gate_proj"), gate_part("gate_up_proj"), gate_part("w12")
-    (('g', 'proj'), ('gu', 'proj'), ('12', 'w'))
-    """
-    words = _bare(segment)
-    if len(words) == 2 and words[1].isdigit() and len({*words[1]}) == len(words[1]) < 3:
-        return words[1], words[0]
-    parts = "".join(_GATES.get(word, "") for word in words)
-    rest = "_".join(word for word in words if word not in (*_GATES, "and"))
-    return (parts, rest) if parts and len({*parts}) == len(parts) else None
