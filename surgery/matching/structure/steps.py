@@ -190,15 +190,15 @@ def _filling(target: Leaf, sources: Sequence[Leaf], heights: Mapping[str, int]) 
             at += last - first
     spans: list[Span] = []
     for part, start, stop in _runs(target, heights):
-        found = [
+        found: list[Span] = [
             (leaf, at + max(start, first) - first, at + min(stop, last) - first)
             for leaf, at, own, first, last in held
             if own == part and first < stop and start < last
         ]
-        for leaf, first, last in found or [(None, 0, stop - start)]:
-            if spans and leaf and spans[-1][0] is leaf and spans[-1][2] == first:
+        for holder, first, last in found or [(None, 0, stop - start)]:
+            if spans and holder and spans[-1][0] is holder and spans[-1][2] == first:
                 first = spans.pop()[1]
-            spans.append((leaf, first, last))
+            spans.append((holder, first, last))
     return spans
 
 
