@@ -45,7 +45,8 @@ class StateDict:
     @collector_paused()
     def specs(self) -> tuple[TensorSpec, ...]:
         """Names, shapes and dtypes, in order."""
-        return tuple(place.spec(name) for name, place in self.places.items())
+        places = self.places.items()
+        return tuple(TensorSpec(name, place.shape, place.dtype) for name, place in places)
 
     @property
     def named_places(self) -> Mapping[tuple[str | None, str], Place]:
