@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,11 +63,7 @@ class StateDict:
     @collector_paused()
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """Names of one and the same tensor, grouped; an empty tensor is tied to nothing."""
-        names: dict[Place, list[str]] = {}
-        for name, place in self.places.items():
-            if 0 not in place.shape:
-                names.setdefault(place, []).append(name)
-        return tuple(tuple(group) for group in names.values() if len(group) > 1)
+        return tied((name, place) for name, place in self.places.items() if 0 not in place.shape)
 
     def to_dict(self) -> dict[str, Any]:
         """The state dict as JSON values."""
@@ -88,6 +84,14 @@ class StateDict:
             "versions": dict(self.versions),
             "metadata": dict(self.metadata),
         }
+
+
+def tied(identities: Iterable[tuple[str, Hashable]]) -> tuple[tuple[str, ...], ...]:
+    """The names of one thing, where it has several."""
+    names: dict[Hashable, list[str]] = {}
+    for name, identity in identities:
+        names.setdefault(identity, []).append(name)
+    return tuple(tuple(group) for group in names.values() if len(group) > 1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
