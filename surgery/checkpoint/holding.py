@@ -49,11 +49,6 @@ class StateDict:
         return tuple(TensorSpec(name, place.shape, place.dtype) for name, place in places)
 
     @property
-    def named_places(self) -> Mapping[tuple[str | None, str], Place]:
-        """The places by key and name, for what goes over several state dicts."""
-        return {(self.key, name): place for name, place in self.places.items()}
-
-    @property
     def unlisted(self) -> tuple[tuple[str, str], ...]:
         """The entries without a spec, each with what it is."""
         others = ((name, "not a tensor") for name in self.not_tensors)
@@ -156,7 +151,7 @@ class Checkpoint(StateDict):
         """
         from surgery.checkpoint.verification import verify
 
-        return verify(self.path, self.named_places, values=values, progress=progress)
+        return verify(self.path, {self.key: self.places}, values=values, progress=progress)
 
     def place(self, name: str) -> Place:
         """Where the tensor lies. Raises CheckpointError as :meth:`tensor` does."""
@@ -207,8 +202,8 @@ class Contents(Shown):
         """
         from surgery.checkpoint.verification import verify
 
-        places = {name: p for state in self.state_dicts for name, p in state.named_places.items()}
-        return verify(self.path, places, self.files, values=values, progress=progress)
+        states = {state.key: state.places for state in self.state_dicts}
+        return verify(self.path, states, self.files, values=values, progress=progress)
 
     def to_dict(self) -> dict[str, Any]:
         """What the file holds as JSON values."""

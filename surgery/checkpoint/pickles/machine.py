@@ -69,14 +69,14 @@ class Machine:
         if self._copied > _FREE_COPIES + _COPIES_PER_BYTE * self.file.tell():
             raise Malformed("it would grow far beyond its size")
 
-    def find(self, module: Any, name: Any) -> Global:
-        """A global by name only."""
+    def find(self, module: Any, name: Any) -> None:
+        """Push a global, by name only."""
         if not (isinstance(module, str) and isinstance(name, str)):
             raise Malformed("a global whose name is not text")
         found = Global(global_name(module, name))
         if not is_known(found.name):
             self.opaque[found.name] = None
-        return found
+        self.stack.append(found)
 
     def call(self, function: Any, args: Any) -> None:
         """Push what calling ``function`` would give, as far as that is known without doing it."""
@@ -111,16 +111,8 @@ def _pop(machine: Machine) -> None:
         machine.pop_mark()
 
 
-def _duplicate(machine: Machine) -> None:
-    machine.stack.append(machine.stack[-1])
-
-
 def _put(machine: Machine, index: int) -> None:
     machine.memo[index] = machine.stack[-1]
-
-
-def _memoize(machine: Machine) -> None:
-    machine.memo[len(machine.memo)] = machine.stack[-1]
 
 
 def _get(machine: Machine, index: int) -> None:
@@ -205,18 +197,14 @@ def _update(target: Any, pairs: dict[Any, Any]) -> None:
 # Globals, calls, objects
 
 
-def _global(machine: Machine, named: tuple[str, str]) -> None:
-    machine.stack.append(machine.find(*named))
-
-
 def _stack_global(machine: Machine) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
-    machine.stack.append(machine.find(module, name))
+    machine.find(module, name)
 
 
 def _extension(machine: Machine, number: int) -> None:
     """A global by its number in a registry of the process that wrote the file."""
-    machine.stack.append(machine.find("copyreg", f"extension_{number}"))
+    machine.find("copyreg", f"extension_{number}")
 
 
 def _reduce(machine: Machine) -> None:
@@ -231,7 +219,8 @@ def _new_with_keywords(machine: Machine) -> None:
 
 def _inst(machine: Machine, named: tuple[str, str]) -> None:
     args = tuple(machine.pop_mark())
-    machine.call(machine.find(*named), args)
+    machine.find(*named)
+    machine.call(machine.stack.pop(), args)
 
 
 def _obj(machine: Machine) -> None:
@@ -251,10 +240,6 @@ def _build(machine: Machine) -> None:
             if not isinstance(target.attributes, dict):
                 target.attributes = {}
             fill(target.attributes, attributes)
-
-
-def _persistent(machine: Machine) -> None:
-    machine.stack.append(machine.persistent(machine.stack.pop()))
 
 
 # Arguments that `pickletools` reads otherwise than Python 2 wrote them, with a warning, or of any
@@ -337,9 +322,9 @@ _OPERATIONS: Mapping[str, Operation | None] = {
     "MARK": _mark,
     "POP": _pop,
     "POP_MARK": Machine.pop_mark,
-    "DUP": _duplicate,
+    "DUP": lambda machine: machine.stack.append(machine.stack[-1]),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _put),
-    "MEMOIZE": _memoize,
+    "MEMOIZE": lambda machine: _put(machine, len(machine.memo)),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _get),
     "TUPLE": _of_marked(tuple),
     "TUPLE1": _short_tuple(1),
@@ -354,7 +339,7 @@ _OPERATIONS: Mapping[str, Operation | None] = {
     "EMPTY_SET": _empty_set,
     "ADDITEMS": _appends,
     "FROZENSET": _of_marked(lambda items: {as_key(item) for item in items}),
-    "GLOBAL": _global,
+    "GLOBAL": lambda machine, named: machine.find(*named),
     "STACK_GLOBAL": _stack_global,
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _extension),
     "REDUCE": _reduce,
@@ -363,7 +348,7 @@ _OPERATIONS: Mapping[str, Operation | None] = {
     "INST": _inst,
     "OBJ": _obj,
     "BUILD": _build,
-    "BINPERSID": _persistent,
+    "BINPERSID": lambda machine: machine.stack.append(machine.persistent(machine.stack.pop())),
 }
 
 
