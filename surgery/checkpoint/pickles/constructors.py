@@ -53,10 +53,9 @@ def storage_dtype(storage_type: object) -> str | None:
 def is_known(name: str) -> bool:
     """Whether a global means something here; every other one is listed as opaque."""
     return (
-        constructor(name) is not None
-        or name in _REFERENCES
+        name in _CONSTRUCTORS
+        or name.startswith((_REBUILD, "torch.per_"))  # per_...: how a tensor is quantised
         or storage_dtype(Global(name)) is not None
-        or name.startswith("torch.per_")  # how a tensor is quantised
         or (name.startswith("torch.") and name.removeprefix("torch.") in _DTYPES)
     )
 
@@ -215,7 +214,8 @@ _NEVER_NEGATED = ("bool", "float8", "float4", "uint16", "uint32", "uint64")
 _DTYPES = frozenset(DTYPE_BITS) | frozenset(QUANTISED_BITS)
 
 _REBUILD = "torch._utils._rebuild_"
-_CONSTRUCTORS: Mapping[str, Constructor] = {
+#: None for classes that pickles name only to say what something is.
+_CONSTRUCTORS: Mapping[str, Constructor | None] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor,
@@ -240,17 +240,6 @@ _CONSTRUCTORS: Mapping[str, Constructor] = {
     "builtins.complex": _complex,
     "_codecs.encode": _bytes,
     "copyreg._reconstructor": _reconstructed,
+    **dict.fromkeys(("builtins.object", "builtins.int", "builtins.float", "builtins.str")),
+    **dict.fromkeys(("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")),
 }
-
-#: Classes that pickles name only to say what something is.
-_REFERENCES = frozenset(
-    {
-        "builtins.object",
-        "builtins.int",
-        "builtins.float",
-        "builtins.str",
-        "torch.Tensor",
-        "torch.nn.parameter.Parameter",
-        "torch.nn.parameter.Buffer",
-    }
-)
