@@ -80,20 +80,15 @@ def _is_flat(value: Any) -> bool:
     return type(value) in _FLAT or (type(value) is int and value.bit_length() <= _WIDEST_KEY)
 
 
-def fill(mapping: dict[Any, Any], pairs: Any) -> None:
-    """Set ``pairs`` (a mapping, or a sequence of two-element sequences) in ``mapping``."""
-    rows = pairs.items() if isinstance(pairs, dict) else pairs
-    if not isinstance(pairs, dict | list | tuple):
-        return
-    for row in rows:
-        if isinstance(row, list | tuple) and len(row) == 2:
-            mapping[as_key(row[0])] = row[1]
-
-
 def _mapping(args: Arguments) -> Ordered:
+    """Of a mapping, or of a sequence of pairs; defaultdict's factory comes first."""
     result = Ordered()
-    for pairs in args[-1:]:  # defaultdict's factory comes first
-        fill(result, pairs)
+    pairs = args[-1] if args else ()
+    if isinstance(pairs, dict):
+        result.update(pairs)
+    for row in pairs if isinstance(pairs, list | tuple) else ():
+        if isinstance(row, list | tuple) and len(row) == 2:
+            result[as_key(row[0])] = row[1]
     return result
 
 
@@ -184,9 +179,9 @@ def _parameter(args: Arguments) -> Any:
 def _from_type(args: Arguments) -> Any:
     """``_rebuild_from_type_v2(function, type, arguments, attributes)``: the function's tensor."""
     match args:
-        case (Global(name), _, tuple() as inner, *_) if name.startswith(_REBUILD):
-            make = constructor(name)
-            assert make is not None
+        case (Global(name), _, tuple() as inner, *_) if name.startswith(_REBUILD) and (
+            make := constructor(name)
+        ):
             return make(inner)
         case _:
             return Unreadable("a tensor subclass of its own making")

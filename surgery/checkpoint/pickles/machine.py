@@ -15,7 +15,6 @@ from typing import Any
 from surgery.checkpoint.pickles.constructors import (
     as_key,
     constructor,
-    fill,
     global_name,
     is_known,
 )
@@ -239,7 +238,7 @@ def _build(machine: Machine) -> None:
             machine.spend(len(attributes))
             if not isinstance(target.attributes, dict):
                 target.attributes = {}
-            fill(target.attributes, attributes)
+            target.attributes.update(attributes)
 
 
 # Arguments that `pickletools` reads otherwise than Python 2 wrote them, with a warning, or of any
