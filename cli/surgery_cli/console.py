@@ -79,7 +79,7 @@ def escape_what_cannot_be_encoded() -> None:
 
 def note_shard(path: Path) -> None:
     """Say so where a file that was named is one shard of a set: most tensors are elsewhere."""
-    from surgery.checkpoint.folders import index_beside
+    from surgery.checkpoint.formats.shard_set import index_beside
 
     if path.is_file() and (index := index_beside(path)):
         print_note(f"note: {path} is one shard of a set; {index} has all of it")

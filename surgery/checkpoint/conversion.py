@@ -155,8 +155,7 @@ def plan_conversion(checkpoint: Checkpoint, *, dtype: str | None = None) -> Conv
         replace(spec, dtype=dtype) if dtype and spec.dtype in DTYPES else spec
         for spec in checkpoint.specs
     )
-    left_out = (*((name, "not a tensor") for name in checkpoint.not_tensors), *checkpoint.others)
-    return Conversion(checkpoint, specs, left_out)
+    return Conversion(checkpoint, specs, (*checkpoint.unlisted, *checkpoint.others))
 
 
 def _recast(record: Record, specs: tuple[TensorSpec, ...]) -> Record:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from surgery.checkpoint.pairs import run_alike, same_bytes
+from surgery.checkpoint.pieces import run_alike, same_bytes
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.progress import Progress, unwatched
 from surgery.checkpoint.source import OneAtATime, Reader

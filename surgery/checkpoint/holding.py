@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,12 +45,8 @@ class StateDict:
     @collector_paused()
     def specs(self) -> tuple[TensorSpec, ...]:
         """Names, shapes and dtypes, in order."""
-        return tuple(place.spec(name) for name, place in self.places.items())
-
-    @property
-    def named_places(self) -> Mapping[tuple[str | None, str], Place]:
-        """The places by key and name, for what goes over several state dicts."""
-        return {(self.key, name): place for name, place in self.places.items()}
+        places = self.places.items()
+        return tuple(TensorSpec(name, place.shape, place.dtype) for name, place in places)
 
     @property
     def unlisted(self) -> tuple[tuple[str, str], ...]:
@@ -62,11 +58,7 @@ class StateDict:
     @collector_paused()
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """Names of one and the same tensor, grouped; an empty tensor is tied to nothing."""
-        names: dict[Place, list[str]] = {}
-        for name, place in self.places.items():
-            if 0 not in place.shape:
-                names.setdefault(place, []).append(name)
-        return tuple(tuple(group) for group in names.values() if len(group) > 1)
+        return tied((name, place) for name, place in self.places.items() if 0 not in place.shape)
 
     def to_dict(self) -> dict[str, Any]:
         """The state dict as JSON values."""
@@ -87,6 +79,14 @@ class StateDict:
             "versions": dict(self.versions),
             "metadata": dict(self.metadata),
         }
+
+
+def tied(identities: Iterable[tuple[str, Hashable]]) -> tuple[tuple[str, ...], ...]:
+    """The names of one thing, where it has several."""
+    names: dict[Hashable, list[str]] = {}
+    for name, identity in identities:
+        names.setdefault(identity, []).append(name)
+    return tuple(tuple(group) for group in names.values() if len(group) > 1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -151,7 +151,7 @@ class Checkpoint(StateDict):
         """
         from surgery.checkpoint.verification import verify
 
-        return verify(self.path, self.named_places, values=values, progress=progress)
+        return verify(self.path, {self.key: self.places}, values=values, progress=progress)
 
     def place(self, name: str) -> Place:
         """Where the tensor lies. Raises CheckpointError as :meth:`tensor` does."""
@@ -202,8 +202,8 @@ class Contents(Shown):
         """
         from surgery.checkpoint.verification import verify
 
-        places = {name: p for state in self.state_dicts for name, p in state.named_places.items()}
-        return verify(self.path, places, self.files, values=values, progress=progress)
+        states = {state.key: state.places for state in self.state_dicts}
+        return verify(self.path, states, self.files, values=values, progress=progress)
 
     def to_dict(self) -> dict[str, Any]:
         """What the file holds as JSON values."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 from surgery.checkpoint.contents.choosing import TOP, choose
-from surgery.checkpoint.folders import only_checkpoint
 from surgery.checkpoint.formats.recognise import recognise
 from surgery.checkpoint.formats.safetensors import read_safetensors
-from surgery.checkpoint.formats.shard_set import read_index
+from surgery.checkpoint.formats.shard_set import INDEX_SUFFIX, is_shard, read_index
 from surgery.checkpoint.formats.torch_files import read_pickled
 from surgery.checkpoint.holding import Checkpoint, Contents
 from surgery.checkpoint.source import Source, denied
 from surgery.errors import CheckpointError, did_you_mean
 from surgery.wording import counted, printable
+
+# What a folder is searched for.
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pth.tar", ".pt.tar")
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> Checkpoint:
@@ -33,12 +36,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> 
         for state in states.values()
     )
     return Checkpoint(
-        chosen.key,
-        chosen.places,
-        chosen.unreadable,
-        chosen.not_tensors,
-        chosen.versions,
-        chosen.metadata,
+        **{each.name: getattr(chosen, each.name) for each in fields(chosen)},
         path=contents.path,
         format=contents.format,
         opaque=contents.opaque,
@@ -57,7 +55,7 @@ def _read(path: Path, key: str | None) -> Contents:
         if not path.exists():
             raise _missing(path)
         if path.is_dir():
-            path = only_checkpoint(path, _may_hold_weights)
+            path = _only_checkpoint(path)
     except OSError as error:
         raise denied(path, error) from error
     return _read_file(path, key)
@@ -85,6 +83,34 @@ def _missing(path: Path) -> CheckpointError:
         )
     near = did_you_mean(path.name, (entry.name for entry in folder.iterdir()))
     return CheckpointError(f"{printable(path)}: no such file{printable(near)}")
+
+
+def _only_checkpoint(folder: Path) -> Path:
+    """The one index or checkpoint in a folder; shards belong to their index.
+
+    A trainer's folder has its optimizer, its arguments and its random state beside the model:
+    of several files, those count that may hold weights.
+    """
+    files = sorted(entry for entry in folder.iterdir() if entry.is_file())
+    indexes = [file for file in files if file.name.endswith(INDEX_SUFFIX)]
+    shards = {part for index in indexes for part in files if is_shard(part, index)}
+    single = [
+        file for file in files if file.name.lower().endswith(_SUFFIXES) and file not in shards
+    ]
+    found = [*indexes, *single]
+    if len(found) > 1:
+        found = [*filter(_may_hold_weights, found)] or found
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CheckpointError(
+            f"{printable(folder)}: a folder without a checkpoint",
+            (f"looked for {', '.join(_SUFFIXES)} and *{INDEX_SUFFIX}",),
+        )
+    raise CheckpointError(
+        f"{printable(folder)}: a folder with {counted(len(found), 'checkpoint')}; name one of them",
+        [printable(file.name) for file in found],
+    )
 
 
 def _may_hold_weights(file: Path) -> bool:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from surgery.checkpoint.places import Region
+from surgery.checkpoint.places import Place, Region
 from surgery.checkpoint.source import Reader
 from surgery.errors import CheckpointError
 
@@ -87,3 +87,23 @@ def _inflated(region: Region, reader: Reader) -> Iterator[bytes]:
         yield data
     if size != region.nbytes or not machine.eof:
         raise garbled(f"{size:,} of its {region.nbytes:,} bytes")
+
+
+def run_alike(one: Place, other: Place) -> bool:
+    """Whether both have the same elements in the same order, without gaps, so that the n-th
+    number of one belongs to the n-th of the other.
+    """
+    ours = one.dtype, one.shape, one.conjugate, one.negative, one.steps
+    theirs = other.dtype, other.shape, other.conjugate, other.negative, other.steps
+    return ours == theirs and one.is_dense
+
+
+def same_bytes(one: Place, other: Place, readers: tuple[Reader, Reader]) -> bool:
+    """Whether two places of the same strides are equal bit for bit; ``readers`` have them open."""
+    if one == other or one.region.swapped != other.region.swapped:
+        return one == other
+    sides = (
+        pieces(place.region, reader, place.start, place.nbytes)
+        for place, reader in zip((one, other), readers, strict=True)
+    )
+    return all(mine == theirs for mine, theirs in zip(*sides, strict=True))

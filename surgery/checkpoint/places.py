@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import mul
 
 from surgery.checkpoint.source import Source
-from surgery.specs import DTYPE_BITS, TensorSpec
+from surgery.specs import DTYPE_BITS
 
 #: A view that repeats its values (stride 0) is read as long as the result stays below this.
 #: The file pays nothing for the repetition, so the file's size is no bound.
@@ -78,10 +78,6 @@ class Place:
             return 0
         beyond: int = sum(map(mul, self.shape, self.strides))
         return 1 + beyond - sum(self.strides)
-
-    def spec(self, name: str) -> TensorSpec:
-        """The tensor's spec under ``name``."""
-        return TensorSpec(name, self.shape, self.dtype)
 
     @property
     def steps(self) -> tuple[tuple[int, int], ...]:

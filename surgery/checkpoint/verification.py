@@ -7,7 +7,7 @@ stream format and safetensors record none.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,13 +137,13 @@ def tensor_label(name: TensorName, *, alone: bool) -> str:
 
 def verify(
     path: Path,
-    places: Mapping[TensorName, Place],
+    states: Mapping[str | None, Mapping[str, Place]],
     files: Sequence[Source] = (),
     *,
     values: bool = True,
     progress: Progress = unwatched,
 ) -> Verification:
-    """Read every storage of ``places`` once, a piece at a time.
+    """Read every storage of the ``states``, by their keys, once and a piece at a time.
 
     Of a zip file the parts that say what the tensors are have checksums too; of ``files``, every
     part there is. ``values=False`` counts no NaN and no Inf, for which it needs no torch.
@@ -152,8 +152,9 @@ def verify(
     Raises CheckpointError where a file is cut short, or has changed since it was opened.
     """
     storages: dict[Region, _Views] = {}
-    for name, place in places.items():
-        storages.setdefault(place.region, {}).setdefault(place, []).append(name)
+    for key, places in states.items():
+        for name, place in places.items():
+            storages.setdefault(place.region, {}).setdefault(place, []).append((key, name))
     by_source: dict[Source, list[Region]] = {file: [] for file in files}
     for region in storages:
         by_source.setdefault(region.source, []).append(region)
@@ -166,7 +167,11 @@ def verify(
                 views = storages[region]
                 counts = _counts(views) if values else None
                 agrees = _agrees(region, reader, progress, counts)
-                findings += _findings(views, agrees, counts.special if counts else {})
+                for place, names in views.items():
+                    nan, inf = counts.special.get(place, (0, 0)) if counts else (0, 0)
+                    if agrees is False or nan or inf:
+                        amiss = Finding(tuple(names), place.numel, agrees is False, nan, inf)
+                        findings.append(amiss)
                 unchecked += region.nbytes if agrees is None else 0
             parts += _damaged_parts(reader, regions, source in files, progress)
     return Verification(
@@ -203,16 +208,6 @@ def _agrees(
     except Garbled:
         return False
     return checksum == region.crc if checked else None
-
-
-def _findings(
-    views: _Views, agrees: bool | None, special: Mapping[Place, tuple[int, int]]
-) -> Iterator[Finding]:
-    """The views of one storage with something amiss; ``special`` has their (NaN, Inf)."""
-    for place, names in views.items():
-        nan, inf = special.get(place, (0, 0))
-        if agrees is False or nan or inf:
-            yield Finding(tuple(names), place.numel, agrees is False, nan, inf)
 
 
 def _counts(views: Iterable[Place]) -> Counts | None:

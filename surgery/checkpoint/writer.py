@@ -13,11 +13,12 @@ from surgery.checkpoint.progress import Progress, unwatched
 from surgery.checkpoint.source import OneAtATime, denied
 from surgery.checkpoint.writing import safetensors_layout, shards, torch_layout
 from surgery.checkpoint.writing.atomic import lock, replacing, writable
-from surgery.checkpoint.writing.casting import Casts, refuse_broken
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.moving import Layout, Target, reserve
 from surgery.checkpoint.writing.shards import parse_size
-from surgery.errors import CheckpointError
+from surgery.checkpoint.writing.values import Computed, Values
+from surgery.errors import CheckpointError, ValueRefused
+from surgery.specs import TensorSpec
 from surgery.wording import printable
 
 if TYPE_CHECKING:
@@ -115,14 +116,15 @@ def write(
     CheckpointError, naming every entry that cannot be written; and, when every byte is written
     and nothing is replaced yet, ValueRefused where ``strict`` and a cast has broken values.
     """
-    casts = Casts()
+    broken: dict[str, int] = {}
     if dtypes:
-        cast = {n: casts.cast(n, v, dtypes[n]) for n, v in draft.values.items() if n in dtypes}
+        held = draft.values.items()
+        cast = {n: cast_later(n, v, dtypes[n], broken) for n, v in held if n in dtypes}
         draft = replace(draft, values={**draft.values, **cast})
 
     def check() -> None:
         if strict:
-            refuse_broken(casts.broken)
+            refuse_broken(broken)
 
     check_output(path, in_shards=max_shard_bytes is not None)
     if problems := _format(path).problems(draft):
@@ -132,7 +134,37 @@ def write(
         files: tuple[Path, ...] = (path,)
     else:
         files = _write_parts(draft, path, max_shard_bytes, check, progress)
-    return Written(files, tuple(casts.broken.items()))
+    return Written(files, tuple(broken.items()))
+
+
+def cast_later(name: str, values: Values, dtype: str, broken: dict[str, int]) -> Values:
+    """``values`` in ``dtype`` (``"float16"``), computed only when they are written: ``broken`` then
+    gets, by name, how many of them the cast has broken.
+    """
+    spec = TensorSpec.of(name, values)
+
+    def pieces() -> Iterator[torch.Tensor]:
+        from surgery.checkpoint.tensors.casting import cast
+        from surgery.checkpoint.tensors.reading import flat_pieces
+
+        total = 0
+        for piece in flat_pieces(values):
+            result, lost = cast(piece, dtype)
+            total += lost
+            yield result
+        if total:
+            broken[name] = total
+
+    return values if spec.dtype == dtype else Computed(spec.shape, dtype, pieces)
+
+
+def refuse_broken(broken: Mapping[str, int]) -> None:
+    """Raise ValueRefused where casts broke values; ``broken`` counts them by tensor."""
+    if broken:
+        raise ValueRefused(
+            f"strict: casts break {sum(broken.values())} values in "
+            f"{len(broken)} tensors, the first is {next(iter(broken))}; nothing was changed"
+        )
 
 
 def _put_in_place(

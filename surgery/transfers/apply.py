@@ -17,7 +17,7 @@ from surgery.checkpoint.tensors.casting import cast
 from surgery.checkpoint.tensors.filling import fill
 from surgery.checkpoint.tensors.reading import flat_pieces, read_tensor
 from surgery.checkpoint.weights import Weights
-from surgery.checkpoint.writing.casting import refuse_broken
+from surgery.checkpoint.writer import refuse_broken
 from surgery.checkpoint.writing.values import Computed, Values, is_tensor
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import TensorSpec

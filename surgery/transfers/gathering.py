@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from surgery.checkpoint.pairs import run_alike, same_bytes
+from surgery.checkpoint.pieces import run_alike, same_bytes
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.weights import Weights
 from surgery.checkpoint.writing.values import Values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,6 +15,9 @@ from surgery.checkpoint.places import Place
 from surgery.checkpoint.source import Reader
 from surgery.errors import CheckpointError, did_you_mean
 from surgery.wording import first_lines, listed, printable
+
+#: Of an index of shards.
+INDEX_SUFFIX = ".index.json"
 
 _LARGEST_INDEX = 1 << 28
 _MOST_PROBLEMS = 8
@@ -43,6 +47,18 @@ def read_index(reader: Reader, open_shard: Callable[[Path], Contents]) -> Conten
         (_joined(places, shards, metadata),),
         opaque=tuple(dict.fromkeys(name for c in opened.values() for name in c.opaque)),
     )
+
+
+def index_beside(path: Path) -> Path | None:
+    """The index in whose set the file is one shard, by their names; None where there is none."""
+    indexes = path.parent.glob(f"*{INDEX_SUFFIX}")
+    return next((index for index in sorted(indexes) if is_shard(path, index)), None)
+
+
+def is_shard(file: Path, index: Path) -> bool:
+    """By its name: ``model-00001-of-00002.safetensors``, and not ``model-best.safetensors``."""
+    stem = index.name.removesuffix(INDEX_SUFFIX).rpartition(".")[0]
+    return re.match(rf"{re.escape(stem)}-\d+-of-\d+", file.name) is not None
 
 
 def _parse(reader: Reader) -> tuple[dict[str, str], dict[str, str]]:

@@ -220,26 +220,18 @@ def _stream_regions(
     reader: Reader, at: int, refs: Mapping[str, StorageRef], keys: Any
 ) -> dict[str, Region]:
     """The storages of a stream: after the keys, each behind its length in elements."""
-    if not isinstance(keys, list) or not all(map(_is_key, keys)):
-        raise _damaged(reader, at, "expected the list of storage keys")
     regions: dict[str, Region] = {}
-    for key in map(str, keys):
-        if key not in refs:
+    for key in keys if isinstance(keys, list) else [None]:
+        if not isinstance(key, str) and not (type(key) is int and 0 <= key < _MOST_ELEMENTS):
+            raise _damaged(reader, at, "expected the list of storage keys")
+        if (ref := refs.get(str(key))) is None:
             raise _damaged(reader, at, f"storage {printable(key)} belongs to no tensor")
-        region = regions[key] = _stream_region(reader, at, refs[key])
-        at = region.start + region.nbytes
+        count = int.from_bytes(reader.read(at, 8), "little", signed=True)
+        if count != ref.count:
+            problem = f"expected a storage of {ref.count:,} elements, found {count:,}"
+            raise _damaged(reader, at, problem)
+        nbytes = count * ref.itemsize
+        reader.check_range(at + 8, nbytes)
+        regions[ref.key] = Region(reader.source, at + 8, nbytes, nbytes)
+        at += 8 + nbytes
     return regions
-
-
-def _is_key(key: Any) -> bool:
-    return isinstance(key, str) or (isinstance(key, int) and 0 <= key < _MOST_ELEMENTS)
-
-
-def _stream_region(reader: Reader, at: int, ref: StorageRef) -> Region:
-    count = int.from_bytes(reader.read(at, 8), "little", signed=True)
-    start, nbytes = at + 8, count * ref.itemsize
-    if count != ref.count:
-        problem = f"expected a storage of {ref.count:,} elements, found {count:,}"
-        raise _damaged(reader, at, problem)
-    reader.check_range(start, nbytes)
-    return Region(reader.source, start, nbytes, nbytes)

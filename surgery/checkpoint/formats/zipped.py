@@ -36,7 +36,6 @@ class Member:
     """One entry of the directory. ``header`` is where its local header begins."""
 
     name: str
-    raw_name: bytes
     flags: int
     method: int
     stored: int
@@ -88,12 +87,13 @@ class Archive:
         )
 
     def _data_start(self, member: Member) -> int:
-        size = LOCAL.size + len(member.raw_name)
+        raw_name = member.name.encode("utf-8", "surrogateescape")
+        size = LOCAL.size + len(raw_name)
         header = self._read(member.header, size)
         fields = LOCAL.unpack_from(header)
         signature, method, name_length, extra_length = fields[0], fields[3], fields[9], fields[10]
         found = signature, header[LOCAL.size :], name_length, method
-        if found != (b"PK\x03\x04", member.raw_name, len(member.raw_name), member.method):
+        if found != (b"PK\x03\x04", raw_name, len(raw_name), member.method):
             raise _damaged(
                 self._reader, f"the header of {printable(member.name)} disagrees with the directory"
             )
@@ -167,11 +167,10 @@ def _entry(reader: Reader, data: bytes, at: int) -> tuple[Member, int]:
     extra_end = name_end + extra_length
     if signature != b"PK\x01\x02" or extra_end + comment_length > len(data):
         raise _damaged(reader, f"its directory is wrong at entry byte {at:,}")
-    raw_name = data[at + ENTRY.size : name_end]
-    name = raw_name.decode("utf-8", "backslashreplace")
+    name = data[at + ENTRY.size : name_end].decode("utf-8", "surrogateescape")
     if _IN_EXTRA in (stored, size, header):
         size, stored, header = _wide(reader, data[name_end:extra_end], (size, stored, header))
-    member = Member(name, raw_name, flags, method, stored, size, header, crc)
+    member = Member(name, flags, method, stored, size, header, crc)
     return member, extra_end + comment_length
 
 

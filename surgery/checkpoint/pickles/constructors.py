@@ -53,10 +53,9 @@ def storage_dtype(storage_type: object) -> str | None:
 def is_known(name: str) -> bool:
     """Whether a global means something here; every other one is listed as opaque."""
     return (
-        constructor(name) is not None
-        or name in _REFERENCES
+        name in _CONSTRUCTORS
+        or name.startswith((_REBUILD, "torch.per_"))  # per_...: how a tensor is quantised
         or storage_dtype(Global(name)) is not None
-        or name.startswith("torch.per_")  # how a tensor is quantised
         or (name.startswith("torch.") and name.removeprefix("torch.") in _DTYPES)
     )
 
@@ -81,20 +80,15 @@ def _is_flat(value: Any) -> bool:
     return type(value) in _FLAT or (type(value) is int and value.bit_length() <= _WIDEST_KEY)
 
 
-def fill(mapping: dict[Any, Any], pairs: Any) -> None:
-    """Set ``pairs`` (a mapping, or a sequence of two-element sequences) in ``mapping``."""
-    rows = pairs.items() if isinstance(pairs, dict) else pairs
-    if not isinstance(pairs, dict | list | tuple):
-        return
-    for row in rows:
-        if isinstance(row, list | tuple) and len(row) == 2:
-            mapping[as_key(row[0])] = row[1]
-
-
 def _mapping(args: Arguments) -> Ordered:
+    """Of a mapping, or of a sequence of pairs; defaultdict's factory comes first."""
     result = Ordered()
-    for pairs in args[-1:]:  # defaultdict's factory comes first
-        fill(result, pairs)
+    pairs = args[-1] if args else ()
+    if isinstance(pairs, dict):
+        result.update(pairs)
+    for row in pairs if isinstance(pairs, list | tuple) else ():
+        if isinstance(row, list | tuple) and len(row) == 2:
+            result[as_key(row[0])] = row[1]
     return result
 
 
@@ -185,9 +179,9 @@ def _parameter(args: Arguments) -> Any:
 def _from_type(args: Arguments) -> Any:
     """``_rebuild_from_type_v2(function, type, arguments, attributes)``: the function's tensor."""
     match args:
-        case (Global(name), _, tuple() as inner, *_) if name.startswith(_REBUILD):
-            make = constructor(name)
-            assert make is not None
+        case (Global(name), _, tuple() as inner, *_) if name.startswith(_REBUILD) and (
+            make := constructor(name)
+        ):
             return make(inner)
         case _:
             return Unreadable("a tensor subclass of its own making")
@@ -215,7 +209,8 @@ _NEVER_NEGATED = ("bool", "float8", "float4", "uint16", "uint32", "uint64")
 _DTYPES = frozenset(DTYPE_BITS) | frozenset(QUANTISED_BITS)
 
 _REBUILD = "torch._utils._rebuild_"
-_CONSTRUCTORS: Mapping[str, Constructor] = {
+#: None for classes that pickles name only to say what something is.
+_CONSTRUCTORS: Mapping[str, Constructor | None] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor,
@@ -240,17 +235,6 @@ _CONSTRUCTORS: Mapping[str, Constructor] = {
     "builtins.complex": _complex,
     "_codecs.encode": _bytes,
     "copyreg._reconstructor": _reconstructed,
+    **dict.fromkeys(("builtins.object", "builtins.int", "builtins.float", "builtins.str")),
+    **dict.fromkeys(("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")),
 }
-
-#: Classes that pickles name only to say what something is.
-_REFERENCES = frozenset(
-    {
-        "builtins.object",
-        "builtins.int",
-        "builtins.float",
-        "builtins.str",
-        "torch.Tensor",
-        "torch.nn.parameter.Parameter",
-        "torch.nn.parameter.Buffer",
-    }
-)

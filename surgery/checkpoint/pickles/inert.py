@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from surgery.specs import DTYPE_BITS
@@ -33,6 +35,9 @@ STORAGE_DTYPES = {
 }
 
 
+_NONE: Mapping[Any, Any] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Global:
     """A class or function that the pickle names (``"torch.float32"``). It was not imported."""
@@ -52,7 +57,7 @@ class Opaque:
     def __init__(self, name: str) -> None:
         self.name = name
         self.entries: dict[Any, Any] = {}
-        self.attributes: dict[Any, Any] = {}
+        self.attributes: Mapping[Any, Any] = _NONE
 
 
 class Ordered(dict[Any, Any]):
@@ -62,7 +67,7 @@ class Ordered(dict[Any, Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attributes: dict[Any, Any] = {}
+        self.attributes: Mapping[Any, Any] = _NONE  # one for all: every tensor has one of these
 
 
 @dataclass(frozen=True, slots=True)

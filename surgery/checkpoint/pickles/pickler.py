@@ -13,6 +13,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from surgery.checkpoint.pickles.inert import STORAGE_DTYPES
@@ -95,13 +96,10 @@ class _Pickle:
                 self.out += b"}"
                 self._items(value)
             case list():
-                self.out += b"]("
-                self._all(value)
-                self.out += b"e"
+                self.out += b"]"
+                self._all(value, b"e")
             case tuple():
-                self.out += b"("
-                self._all(value)
-                self.out += b"t"
+                self._all(value, b"t")
 
     def ordered(self, entries: Mapping[Any, Any]) -> None:
         self._global("collections OrderedDict")
@@ -109,15 +107,13 @@ class _Pickle:
         self._items(entries)
 
     def _items(self, entries: Mapping[Any, Any]) -> None:
-        self.out += b"("
-        for key, value in entries.items():
-            self.value(key)
-            self.value(value)
-        self.out += b"u"
+        self._all(chain.from_iterable(entries.items()), b"u")
 
-    def _all(self, values: Iterable[Any]) -> None:
+    def _all(self, values: Iterable[Any], then: bytes) -> None:
+        self.out += b"("
         for value in values:
             self.value(value)
+        self.out += then
 
     def _integer(self, value: int) -> None:
         if 0 <= value < 1 << 8:

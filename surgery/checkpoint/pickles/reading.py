@@ -7,8 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from surgery.checkpoint.pickles.inert import Malformed
-from surgery.checkpoint.pickles.machine import Machine
-from surgery.checkpoint.pickles.opcodes import OPCODES
+from surgery.checkpoint.pickles.machine import OPCODES, Machine
 from surgery.errors import CheckpointError
 from surgery.wording import printable
 
@@ -31,23 +30,47 @@ def unpickle(
     """
     file = BytesIO(data)
     machine = Machine(file, persistent)
-    read, position, opcodes = file.read, file.tell, OPCODES  # looked up once, not for every opcode
-    at = 0
     try:
-        while (code := read(1)) != _STOP:
-            if code not in opcodes:
-                raise Malformed(f"opcode 0x{code.hex()} is not read" if code else "no end of it")
-            read_argument, operation = opcodes[code]
-            if read_argument is None:
-                operation(machine)
-            else:
-                operation(machine, read_argument(file))
-            at = position()
-        return machine.pop(), tuple(machine.opaque), file.tell()
+        _run(machine)
+        return machine.stack.pop(), tuple(machine.opaque), file.tell()
     except (ValueError, OverflowError, LookupError) as error:
         missing = "less on the stack, or in the memo, than it takes"
         why = missing if isinstance(error, LookupError) else printable(error)
-        problem = f"{label}: damaged at byte {start + at:,}: {why}"
-        if file.tell() < len(data):
+        end = file.tell()
+        problem = f"{label}: damaged at byte {start + _last_opcode(file):,}: {why}"
+        if end < len(data):
             raise CheckpointError(problem) from error
         raise CutShort(f"{problem}; have {start + len(data):,} bytes") from error
+
+
+def _run(machine: Machine) -> None:
+    """Everything up to STOP."""
+    file, read, opcodes = machine.file, machine.file.read, OPCODES  # looked up once
+    while (code := read(1)) != _STOP:
+        try:
+            read_argument, operation = opcodes[code]
+        except KeyError:
+            problem = f"opcode 0x{code.hex()} is not read" if code else "no end of it"
+            raise Malformed(problem) from None
+        if operation is None:
+            assert read_argument is not None
+            machine.stack.append(read_argument(file))
+        elif read_argument is None:
+            operation(machine)
+        else:
+            operation(machine, read_argument(file))
+
+
+def _last_opcode(file: BytesIO) -> int:
+    """Where the opcode begins that was read last, in whole or in part."""
+    at, end = 0, file.tell()
+    file.seek(0)
+    try:
+        while file.tell() < end:
+            at = file.tell()
+            read_argument, _ = OPCODES.get(file.read(1), (None, None))
+            if read_argument is not None:
+                read_argument(file)
+    except (ValueError, OverflowError):  # as before
+        pass
+    return at

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from surgery.checkpoint.places import Place
-from surgery.checkpoint.source import OneAtATime, Reader
+from surgery.checkpoint.source import OneAtATime
 from surgery.checkpoint.tensors.casting import cast
 from surgery.checkpoint.tensors.reading import flat_pieces, memory, read_tensor
 from surgery.checkpoint.writing.values import Values
@@ -25,7 +25,12 @@ def fill(target: torch.Tensor, values: Values, sources: OneAtATime) -> int:
         return 0
     with torch.no_grad():
         if isinstance(values, Place) and TensorSpec.of("", values) == TensorSpec.of("", target):
-            _read_into(target, values, sources.reader(values.region.source))
+            reader = sources.reader(values.region.source)
+            if values.is_plain and _is_plain_memory(target):  # no byte is copied twice
+                reader.read_into(values.region.start + values.start, memory(target))
+                torch.autograd.graph.increment_version(target)  # as by any operation in place
+            else:
+                target.copy_(read_tensor(values, reader))
             return 0
         if target.is_contiguous():
             return _put_pieces(target.view(-1), flat_pieces(values))
@@ -33,17 +38,6 @@ def fill(target: torch.Tensor, values: Values, sources: OneAtATime) -> int:
         broken = _put_pieces(whole.view(-1), flat_pieces(values))
         target.copy_(whole)
         return broken
-
-
-def _read_into(target: torch.Tensor, place: Place, reader: Reader) -> None:
-    """Where both lie in order the file is read straight into the target's memory: no byte is
-    copied twice. Autograd notices, as it would any operation in place.
-    """
-    if place.is_plain and _is_plain_memory(target):
-        reader.read_into(place.region.start + place.start, memory(target))
-        torch.autograd.graph.increment_version(target)
-    else:
-        target.copy_(read_tensor(place, reader))
 
 
 def _put_pieces(flat: torch.Tensor, pieces: Iterable[torch.Tensor]) -> int:

@@ -15,6 +15,7 @@ from surgery.checkpoint.contents.finding import (
     module_versions,
     others,
 )
+from surgery.checkpoint.holding import tied
 from surgery.checkpoint.tensors.arrays import with_tensors
 from surgery.checkpoint.writing.draft import Draft
 from surgery.errors import CheckpointError
@@ -43,11 +44,8 @@ class Tensors:
     @cached_property
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """Names that show the very same elements; an empty tensor is tied to nothing."""
-        groups: dict[tuple[object, ...], list[str]] = {}
-        for name, value in self._tensors.items():
-            if value.numel():
-                groups.setdefault(_identity(value), []).append(name)
-        return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+        values = self._tensors.items()
+        return tied((name, _identity(value)) for name, value in values if value.numel())
 
     def tensor(self, name: str) -> torch.Tensor:
         return self._tensors[name]

@@ -52,17 +52,15 @@ def _optimizer(value: Mapping[Any, Any], thaw: _Thaw) -> dict[str, Any]:
     state, groups = value["state"], value["param_groups"]
     if not isinstance(state, dict) or not isinstance(groups, list):
         raise _Unthawed(f"{summary(state)} and {summary(groups)} in place of its groups")
-    return {"state": thaw(state), "param_groups": [_group(group, thaw) for group in groups]}
-
-
-def _group(group: Any, thaw: _Thaw) -> dict[str, Any]:
-    if not isinstance(group, dict):
-        raise _Unthawed(f"{summary(group)} in place of a group")
-    plain: dict[str, Any] = {}
-    for key, value in group.items():
-        with suppress(_Unthawed):
-            plain[str(key)] = thaw(value)
-    return plain
+    plain: list[dict[str, Any]] = []
+    for group in groups:
+        if not isinstance(group, dict):
+            raise _Unthawed(f"{summary(group)} in place of a group")
+        plain.append({})
+        for key, setting in group.items():
+            with suppress(_Unthawed):
+                plain[-1][str(key)] = thaw(setting)
+    return {"state": thaw(state), "param_groups": plain}
 
 
 class _Thaw:

@@ -16,7 +16,7 @@ from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
-from surgery.checkpoint.folders import INDEX_SUFFIX
+from surgery.checkpoint.formats.shard_set import INDEX_SUFFIX
 from surgery.checkpoint.source import denied
 from surgery.checkpoint.writing.draft import Draft
 from surgery.checkpoint.writing.values import Values
