@@ -5,7 +5,7 @@ Everything that can be refused is refused before the first value is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +23,7 @@ from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import TensorSpec
 from surgery.transfers.gathering import gathered, refuse_torn_ties
 from surgery.transfers.plan import TransferOutcome, TransferPlan
+from surgery.transfers.recipe_tensors import whole
 from surgery.wording import shape_text
 
 
@@ -72,14 +73,10 @@ def _ready(values: Mapping[str, Values]) -> dict[str, Values]:
     with OneAtATime() as sources:
         for value in values.values():
             if isinstance(value, Computed):
-                read[value] = _joined([*flat_pieces(value)]).reshape(value.shape)
+                read[value] = whole(value, value.dtype)
             elif isinstance(value, Place) and not value.is_plain and value not in read:
                 read[value] = read_tensor(value, sources.reader(value.region.source))
     return {name: read.get(value, value) for name, value in values.items()}
-
-
-def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat([*pieces])
 
 
 def _refuse_changed(values: Mapping[str, Values]) -> None:
