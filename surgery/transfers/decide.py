@@ -30,17 +30,10 @@ if TYPE_CHECKING:
 
 
 @collector_paused()
-def decide(
-    request: TransferRequest,
-    source: SourceSpec,
-    target: Target,
-    ends: Ends,
-    code: Code = UNKNOWN,
-) -> TransferPlan:
-    """Where every tensor of ``target`` comes from.
+def decide(request: TransferRequest, ends: Ends, code: Code = UNKNOWN) -> TransferPlan:
+    """Where every tensor of the target comes from, by the names at both ends.
 
     ``code`` is further evidence for structure: of the source as long as nothing is renamed.
-    ``ends`` carry the plan out.
 
     Raises :class:`~surgery.errors.SurgeryError` for a resizer that was named and fits nothing and
     for a hint that decides nothing, :class:`~surgery.errors.MappingError` for lines of the mapping
@@ -48,7 +41,7 @@ def decide(
     target, :class:`~surgery.errors.SelectorError` for a pattern of ``fresh`` that is no tensor's,
     and :class:`~surgery.errors.CheckpointError` for sources that no renaming can bring back.
     """
-    spec = target.spec
+    source, target, spec = ends.names, ends.target, ends.target.spec
     refuse_flattened(source.specs)
     _refuse_unknown_fresh(request, target)
     mapping = read_mapping(request.mapping)
