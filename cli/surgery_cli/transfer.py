@@ -12,6 +12,7 @@ from surgery.errors import SurgeryError
 from surgery_cli.console import (
     note_shard,
     print_json,
+    print_note,
     print_text,
     print_written,
     progress,
@@ -171,6 +172,8 @@ def transfer(
     note_shard(old)
     with progress(f"reading {old}, building {new_arch}"):
         planned = plan(request)
+    if request.keep_open and not planned.open:
+        print_note("note: --keep-open changes nothing, since no tensor is left open")
     heading = (f"{planned.source_label} -> {architecture}",)
     beside: dict[str, Any] = {"architecture": architecture.label}
     if why is not None:

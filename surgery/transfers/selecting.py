@@ -44,8 +44,10 @@ def names_selected(
     return [frozenset(target.tensors[at].name for at in indices) for indices in meant]
 
 
-def no_tensor(selector: Selector, target: ModelSpec) -> str:
-    """One line for a selector that means no tensor of the target, with what may be meant."""
-    paths = dict.fromkeys(path for name in target.by_name for path in paths_of(unwrap_name(name)))
-    near = did_you_mean(selector.text, paths, 3)
+def no_tensor(selector: Selector, target: ModelSpec, words: Iterable[str] = ()) -> str:
+    """One line for a selector that means no tensor of the target, with what may be meant: a path,
+    or one of the ``words`` that might stand there.
+    """
+    paths = (path for name in target.by_name for path in paths_of(unwrap_name(name)))
+    near = did_you_mean(selector.text, dict.fromkeys((*words, *paths)), 3)
     return f"no tensor of the target is called {selector.text!r}{near}"

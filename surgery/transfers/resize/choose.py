@@ -123,7 +123,8 @@ class Choice:
             elif option.is_exact or step.source.shape != step.target.shape:
                 why.append(f"{step.target.name}: {self._why(option, step, step.source)}")
         if not meant and option.selector:
-            return [no_tensor(option.selector, self.target)]
+            words = () if option.resizer else RESIZERS
+            return [no_tensor(option.selector, self.target, words)]
         return why or [f"what {option.text} selects has the same shape on both sides"]
 
     def _why(self, option: Resize, step: Step, source: TensorSpec) -> str:
