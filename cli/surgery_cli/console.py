@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from surgery.errors import SurgeryError
 from surgery.showing import Shown
 from surgery.wording import first_lines, printable
+
+if TYPE_CHECKING:
+    from surgery.report.tables import Report
 
 #: Lines of an error's details that a person gets; JSON has all of them.
 _MOST_DETAILS = 100
@@ -35,8 +38,12 @@ def show(
         return
     from surgery.report import report_of
 
+    print_report(report_of(result, **options))
+
+
+def print_report(report: Report) -> None:
+    """A report, in colour and as wide as the terminal where stdout is one."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    report = report_of(result, **options)
     print_text(report.text(width, colour=width is not None and _wants_colour()))
 
 

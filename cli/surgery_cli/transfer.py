@@ -13,6 +13,7 @@ from surgery_cli.console import (
     note_shard,
     print_json,
     print_note,
+    print_report,
     print_text,
     print_written,
     progress,
@@ -177,9 +178,13 @@ def transfer(
     heading = (f"{planned.source_label} -> {architecture}",)
     beside: dict[str, Any] = {"architecture": architecture.label}
     if why is not None:
-        from surgery.report.transfers import Origins
+        from surgery.report.transfers import origins_report
 
-        show(Origins(why, planned.select(why)), as_json=as_json)
+        steps = planned.select(why)
+        if as_json:
+            print_json({"steps": [step.to_dict() for step in steps]})
+        else:
+            print_report(origins_report(why, steps))
         return
     if written is None and not as_json:
         show(planned, as_json=False, heading=heading)  # a person sees what is refused, too

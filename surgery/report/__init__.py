@@ -20,14 +20,12 @@ REPORTS = {
     "ConversionOutcome": "contents.conversion_report",
     "Difference": "differences.difference_report",
     "Identification": "identifications.identification_report",
-    "Origins": "transfers.origins_report",
     "ParamGroups": "groups.groups_report",
     "Proof": "proof.proof_report",
     "ScheduleCurve": "schedules.schedule_report",
     "TransferOutcome": "transfers.outcome_report",
     "TransferPlan": "transfers.plan_report",
     "Verification": "contents.verification_report",
-    "Why": "groups.why_report",
 }
 
 

@@ -15,13 +15,13 @@ from surgery.matching.names import match_names
 from surgery.matching.recipes.recipe import Recipe, View
 from surgery.matching.recipes.words import in_words
 from surgery.networks.selection import name_the_head
+from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec, is_real
 from surgery.transfers.plan import Ends, TransferPlan
 from surgery.transfers.renamed import Renamed, refuse_flattened, renamed_by
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import names_selected, no_tensor
 from surgery.transfers.step import Evidence, Method, Step, Unused
-from surgery.transfers.target import Target
 from surgery.wording import printable, shape_text
 from surgery.wrappers import unwrap_name, unwrap_names
 
@@ -41,7 +41,7 @@ def decide(request: TransferRequest, ends: Ends, code: Code = UNKNOWN) -> Transf
     target, :class:`~surgery.errors.SelectorError` for a pattern of ``fresh`` that is no tensor's,
     and :class:`~surgery.errors.CheckpointError` for sources that no renaming can bring back.
     """
-    source, target, spec = ends.names, ends.target, ends.target.spec
+    source, target, spec = ends.names, ends.target.drawn, ends.target.drawn.spec
     refuse_flattened(source.specs)
     _refuse_unknown_fresh(request, target)
     mapping = read_mapping(request.mapping)
@@ -112,7 +112,7 @@ def _with_ties(decision: _Decision) -> Matches:
     return replace(decision.matches, by_target=by_target)
 
 
-def _head_tensors(target: Target, steps: Sequence[Step]) -> tuple[str, ...]:
+def _head_tensors(target: Blueprint, steps: Sequence[Step]) -> tuple[str, ...]:
     """The tensors of the target's heads, which may be new; looked for where anything is."""
     if not any(step.state == "fresh" and not step.recomputed for step in steps):
         return ()
@@ -121,7 +121,7 @@ def _head_tensors(target: Target, steps: Sequence[Step]) -> tuple[str, ...]:
     return tuple(name for name, clean in names.items() if clean.startswith(paths))
 
 
-def _refuse_unknown_fresh(request: TransferRequest, target: Target) -> None:
+def _refuse_unknown_fresh(request: TransferRequest, target: Blueprint) -> None:
     """A pattern that means no tensor is a slip, and would accept nothing."""
     selectors = request.accepted_fresh
     heads = target.find_heads() or None if name_the_head(selectors) else None

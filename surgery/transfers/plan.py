@@ -145,14 +145,14 @@ class TransferPlan(Shown):
         what cannot be read or written.
         """
         self.refuse_unaccepted()
-        target = self.ends.target
+        target = self.ends.target.drawn
         kept = [s.target.name for s in self.steps if s.method and s.method.initial]
         own = target.initial((*self.names("fresh", "open"), *kept))
         taken = gathered(self.steps, self.ends.readable, own)
         refuse_torn_ties(self.ties, self.by_target, taken)
         known = {**own, **taken}
         states = {name: step.state for name, step in self.by_target.items()}
-        record = Record(target.label, states, target.spec).to_metadata()
+        record = Record(self.target_label, states, target.spec).to_metadata()
         values = {name: known[name] for name in self.by_target}
         written = write(
             Draft(values, self.ties, target.versions, target.extras, record),

@@ -56,7 +56,7 @@ def _open_source(request: TransferRequest) -> Weights | SourceSpec:
 
 def _code(request: TransferRequest, names: SourceSpec, target: Target) -> Code:
     """What is known of the code of both sides; orders are looked for where they matter."""
-    order = target.find_order
+    order = target.drawn.find_order
     if is_module(request.source):
         if request.source_arch is not None:
             raise SurgeryError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from surgery.errors import SelectorError, did_you_mean
 from surgery.networks.selection import Answers
@@ -20,23 +20,23 @@ def selected(
     ``heads`` are the paths of the head's layers, for ``:head``; None where nothing tells them.
     """
     selector = parse_selector(text)
-    answers = Answers(target, {step.target.name: step.state for step in steps}, heads)
-    answers.check(selector)
-    subjects = Subjects(answers.tensors())
-    found = {target.tensors[at].name for at in subjects.meant_by(selector).indices}
+    status = {step.target.name: step.state for step in steps}
+    (found,) = names_selected(target, [selector], heads, status)
     if not found:
         raise SelectorError(no_tensor(selector, target))
     return tuple(step for step in steps if step.target.name in found)
 
 
 def names_selected(
-    target: ModelSpec, selectors: Iterable[Selector], heads: Sequence[str] | None = None
+    target: ModelSpec,
+    selectors: Sequence[Selector],
+    heads: Sequence[str] | None = None,
+    status: Mapping[str, str] | None = None,
 ) -> list[frozenset[str]]:
     """For each selector the names of the tensors that it means. Raises SelectorError where it asks
-    what names, shapes, modules and ``heads`` do not say.
+    what names, shapes, modules, ``heads`` and ``status`` do not say.
     """
-    selectors = list(selectors)
-    answers = Answers(target, heads=heads)
+    answers = Answers(target, status, heads)
     for selector in selectors:
         answers.check(selector)
     subjects = Subjects(answers.tensors() if selectors else ())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeGuard
 
 from surgery.errors import SurgeryError
 from surgery.head_names import heads_by_name
@@ -24,20 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``label`` is what a record calls it, ``spec`` what the plan is made for, with the dtypes
-    that were asked for. ``find_heads`` gives the paths of its heads, ``find_order`` those of its
-    modules as they run, both () where that cannot be said; ``initial`` its own values of some
-    tensors. ``versions`` are those of its modules by path, ``extras`` the entries of its state
-    dict that are no tensors. ``architecture`` is None where none was named.
+    """``label`` is what a record calls it; ``drawn`` has the dtypes that were asked for.
+    ``architecture`` is None where none was named.
     """
 
     label: str
-    spec: ModelSpec
-    find_heads: Callable[[], tuple[str, ...]]
-    initial: Callable[[Iterable[str]], Mapping[str, torch.Tensor | Place]]
-    find_order: Callable[[], tuple[str, ...]] = tuple
-    versions: Mapping[str, int] = field(default_factory=dict)
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Blueprint
     architecture: Architecture | None = None
 
 
@@ -59,7 +52,8 @@ def open_target(request: TransferRequest) -> Target:
             num_classes=request.num_classes,
             seed=request.seed,
         )
-        return _of(architecture.label, drawn, request.dtype, architecture)
+        drawn = replace(drawn, spec=_in_dtype(drawn.spec, request.dtype))
+        return Target(architecture.label, drawn, architecture)
     if is_module(given):
         from surgery.networks.live import blueprint_of
 
@@ -68,7 +62,7 @@ def open_target(request: TransferRequest) -> Target:
                 "dtype is for new files; a live model keeps its own: convert it before "
                 "(model.half())"
             )
-        return _of(type(given).__name__, blueprint_of(given))
+        return Target(type(given).__name__, blueprint_of(given))
     if isinstance(given, ModelSpec):
         spec = given
     elif (specs := specs_in(given)) is not None:
@@ -80,22 +74,8 @@ def open_target(request: TransferRequest) -> Target:
             f"not {name}"
         )
     spec = _in_dtype(spec, request.dtype)
-    return Target("the target", spec, lambda: heads_by_name(spec.tensors, spec.ties), _no_values)
-
-
-def _of(
-    label: str, drawn: Blueprint, dtype: str | None = None, architecture: Architecture | None = None
-) -> Target:
-    return Target(
-        label,
-        _in_dtype(drawn.spec, dtype),
-        drawn.find_heads,
-        drawn.initial,
-        drawn.find_order,
-        drawn.versions,
-        drawn.extras,
-        architecture,
-    )
+    find_heads = partial(heads_by_name, spec.tensors, spec.ties)
+    return Target("the target", Blueprint(spec, find_heads, {}, {}, _no_values, tuple))
 
 
 def is_module(value: object) -> TypeGuard[nn.Module]:
