@@ -22,7 +22,7 @@ from surgery.collecting import collector_paused
 from surgery.errors import SurgeryError
 from surgery.matching.matches import OpenGroup
 from surgery.record import Record
-from surgery.showing import Shown
+from surgery.showing import Shown, json_of
 from surgery.specs import ModelSpec, SourceSpec
 from surgery.transfers.gathering import gathered, refuse_torn_ties
 from surgery.transfers.request import TransferRequest
@@ -215,19 +215,17 @@ class TransferPlan(Shown):
     @collector_paused()
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        return {
-            "loaded_fraction": self.loaded_fraction,
-            "steps": [step.to_dict() for step in self.steps],
-            "unused": [
-                {"source": u.source.to_row(), "reason": u.reason, "expected": u.expected}
-                for u in self.unused
-            ],
-            "unread": [[name, reason] for name, reason in self.unread],
-            "parameters": list(self.parameters),
-            "ties": [list(names) for names in self.ties],
-            "open": [group.to_dict() for group in self.open],
-            "head": list(self.head),
-        }
+        names = (
+            "loaded_fraction",
+            "steps",
+            "unused",
+            "unread",
+            "parameters",
+            "ties",
+            "open",
+            "head",
+        )
+        return {name: json_of(getattr(self, name)) for name in names}
 
     def __repr__(self) -> str:
         return (
@@ -281,17 +279,9 @@ class TransferOutcome(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as JSON values."""
-        return {
-            "loaded_fraction": self.loaded_fraction,
-            "loaded": list(self.loaded),
-            "computed": list(self.computed),
-            "resized": list(self.resized),
-            "fresh": list(self.fresh),
-            "unused": list(self.unused),
-            "overflowed": [[name, count] for name, count in self.overflowed],
-            "files": [str(file) for file in self.files],
-            "plan": self.plan.to_dict(),
-        }
+        states = ("loaded", "computed", "resized", "fresh", "unused")
+        names = ("loaded_fraction", *states, "overflowed", "files", "plan")
+        return {name: json_of(getattr(self, name)) for name in names}
 
     def __repr__(self) -> str:
         computed = f"{len(self.computed)} computed, " if self.computed else ""
