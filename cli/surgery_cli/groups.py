@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from surgery.errors import SurgeryError
-from surgery_cli.console import print_json, print_note, print_report, print_text, progress, show
+from surgery_cli.console import print_json, print_note, print_text, progress, show
 from surgery_cli.look import look_at, resolve
 from surgery_cli.options import output_options, refuse_existing, rules_options
 
@@ -51,14 +50,10 @@ def groups(why: str | None, init: bool, force: bool, as_json: bool, **named: Any
         return
     look, resolved = resolve(**named)
     if why is not None:
-        from surgery.report.groups import why_report
+        from surgery.report.groups import Why
         from surgery.tuning import why as why_of
 
-        fired = why_of(resolved, why)
-        if as_json:
-            print_json({"parameter": why, "fired": list(map(asdict, fired))})
-        else:
-            print_report(why_report(why, fired))
+        show(Why(why, why_of(resolved, why)), as_json=as_json)
         return
     beside = {"architecture": look.described[0]}
     show(resolved, as_json=as_json, beside=beside, heading=look.described)

@@ -26,6 +26,7 @@ REPORTS = {
     "TransferOutcome": "transfers.outcome_report",
     "TransferPlan": "transfers.plan_report",
     "Verification": "contents.verification_report",
+    "Why": "groups.why_report",
 }
 
 

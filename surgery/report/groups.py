@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from surgery.collapse import patterns
 from surgery.report.tables import Cell, Columns, Report, Table, number
+from surgery.showing import Shown
 from surgery.tuning import Firing, Group, ParamGroups, Rule, Rules
 from surgery.tuning.history import When
 from surgery.wording import bytes_text, counted, value_text
@@ -101,13 +104,23 @@ def _reading(rule: Rule) -> str:
     return ", ".join(dict.fromkeys(atom.kind for atom in rule.selector.atoms))
 
 
-def why_report(parameter: str, actions: Sequence[Firing]) -> Report:
-    """What :func:`surgery.tuning.why` found for a parameter: the lines that name it, in order, and
-    each attribute's value after its line.
-    """
+@dataclass(frozen=True, slots=True)
+class Why(Shown):
+    """What :func:`surgery.tuning.why` found for a parameter: every action on it, in order."""
+
+    parameter: str
+    actions: tuple[Firing, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The actions as JSON values."""
+        return {"parameter": self.parameter, "fired": [asdict(each) for each in self.actions]}
+
+
+def why_report(why: Why) -> Report:
+    """The lines that name one parameter, in order, and each attribute's value after its line."""
     rows = [
         (str(each.line or ""), each.text, each.action, each.attribute, value_text(each.value))
-        for each in actions
+        for each in why.actions
     ]
     columns = (number("line"), "rule", "action", "attribute", "value")
-    return Report([parameter], [Table("rules applied, in order", columns, rows)])
+    return Report([why.parameter], [Table("rules applied, in order", columns, rows)])
