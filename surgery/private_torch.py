@@ -61,12 +61,6 @@ def memory_of(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def is_view(operator: Operator) -> bool:
-    """Whether it only looks at the same memory in another way; such ones read nothing."""
-    returns = operator._schema.returns
-    return bool(returns) and all(r.alias_info and not r.alias_info.is_write for r in returns)
-
-
 def writes_to_itself(operator: Operator) -> bool:
     """Whether it writes values into its first argument, and leaves the shape as it is:
     ``normal_``, not ``resize_``, ``t_`` or ``unsqueeze_``.

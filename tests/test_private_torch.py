@@ -28,7 +28,6 @@ from surgery.private_torch import (
     foreach_norm,
     foreach_sqrt,
     hooks_of,
-    is_view,
     is_wrapper,
     memory_of,
     metadata_of,
@@ -113,7 +112,7 @@ def test_views_share_their_memory_and_copies_do_not():
     ids=str,
 )
 def test_what_operators_do_to_memory(operator, view, writes):
-    assert (is_view(operator), writes_to_itself(operator)) == (view, writes)
+    assert (operator.is_view, writes_to_itself(operator)) == (view, writes)
 
 
 def test_leaves_of_nested_arguments():

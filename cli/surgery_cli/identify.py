@@ -56,8 +56,8 @@ def identify_command(file: Path, most: int, key: str | None, as_json: bool) -> i
                 print_note(_ONCE.format(total=total))
             advance(done, total)
 
-        known = survey(progress=progress)
-    found = identify(checkpoint.specs, known.outlines, most=most, unknown=known.failed)
+        outlines = survey(progress=progress)
+    found = identify(checkpoint.specs, outlines, most=most)
     heading = (f"{file} ({checkpoint.format})",)
     show(found, as_json=as_json, beside={"path": str(file)}, heading=heading)
     return 0 if found.fits else NOTHING_FITS

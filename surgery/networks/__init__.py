@@ -4,5 +4,5 @@ What imports no torch: ``architectures`` finds what a name means, by the ``origi
 each); ``blueprints`` gives an architecture's names, shapes and heads (``unfilled``), from what is
 ``remembered`` where that is enough; ``identification`` and ``survey`` say which architecture a
 file is. What does: ``building``, ``deferred`` (initial values that nobody reads are never made),
-``live`` (the same of a live model), ``describe``, ``inputs``, ``running_order``, ``outlining``.
+``describe`` (the same of a live model), ``inputs``, ``running_order``, ``outlining``.
 """

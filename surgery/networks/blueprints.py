@@ -17,6 +17,7 @@ from surgery.json_values import fields, texts, whole_numbers
 from surgery.networks.architectures import Architecture
 from surgery.networks.origins import ORIGINS
 from surgery.networks.origins.like import Like
+from surgery.networks.origins.origin import Library
 from surgery.networks.remembered import arguments_key, open_memory
 from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec
@@ -49,38 +50,38 @@ def blueprint(
                 f"{architecture.label} has its names and shapes from a file; it takes no "
                 "arguments and no number of classes"
             )
-        return _of_file(origin, architecture.name)
+        return _of_file(origin, architecture)
 
     def build() -> Blueprint:
         from surgery.networks.building import build_deferred
 
         return build_deferred(architecture, arguments, num_classes, seed)
 
-    if not origin.is_remembered:
+    if not isinstance(origin, Library):
         return build()
     spelled = arguments_key(origin.arguments(architecture.name, arguments))
     if spelled is None:
         return build()
     # A seed makes values only.
     key = ("signature", origin.name, architecture.name, spelled, num_classes)
-    return _remembered_or_built(architecture.label, build, key)
+    return _remembered_or_built(architecture, build, key)
 
 
-def _of_file(origin: Like, name: str) -> Blueprint:
+def _of_file(origin: Like, architecture: Architecture) -> Blueprint:
     """What is not loaded keeps that checkpoint's values."""
-    checkpoint = origin.opened(name)
+    checkpoint = origin.opened(architecture.name)
     return Blueprint(
+        architecture.label,
         ModelSpec.from_tensors(checkpoint.specs, ties=checkpoint.ties),
         partial(heads_by_name, checkpoint.specs, checkpoint.ties),
-        checkpoint.versions,
-        extras={},
         initial=lambda names: {name: checkpoint.place(name) for name in names},
-        find_order=tuple,
+        versions=checkpoint.versions,
+        architecture=architecture,
     )
 
 
 def _remembered_or_built(
-    label: str, build: Callable[[], Blueprint], key: tuple[Any, ...]
+    architecture: Architecture, build: Callable[[], Blueprint], key: tuple[Any, ...]
 ) -> Blueprint:
     memory = open_memory()
     remembered = memory.recall(*key)
@@ -104,8 +105,8 @@ def _remembered_or_built(
             other = next((t for t in spec.tensors if now.get(t.name) != t), None)
             was = f" ({other.name} was {other.shape} {other.dtype})" if other else ""
             raise ArchitectureError(
-                f"{label} is not the model that was remembered of it{was}; that is forgotten "
-                "now, run this again"
+                f"{architecture.label} is not the model that was remembered of it{was}; that is "
+                "forgotten now, run this again"
             )
         return built
 
@@ -114,12 +115,13 @@ def _remembered_or_built(
         return checked().initial(names) if names else {}
 
     return Blueprint(
+        architecture.label,
         spec,
         lambda: heads,
-        versions,
-        extras={},
-        initial=initial,
+        initial,
         find_order=lambda: checked().find_order(),
+        versions=versions,
+        architecture=architecture,
     )
 
 

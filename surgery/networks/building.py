@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
-from surgery.errors import ArchitectureError, did_you_mean
+from surgery.errors import ArchitectureError
 from surgery.heads import replace_head
 from surgery.networks.architectures import Architecture
 from surgery.networks.deferred import DeferredInit
-from surgery.networks.live import blueprint_of
+from surgery.networks.describe import blueprint_of
 from surgery.networks.origins import ORIGINS
-from surgery.networks.origins.own_code import named_errors
+from surgery.networks.origins.raised import named_errors
 from surgery.networks.unfilled import Blueprint
 
 Factory = Callable[..., Any]
@@ -55,6 +54,8 @@ def build_deferred(
     """The model without values: each is made when :attr:`Blueprint.initial` is called for it."""
     with DeferredInit(seed) as init:
         model = build(architecture, arguments=arguments, num_classes=num_classes)
+    with named_errors(architecture.label):
+        drawn = blueprint_of(model)
     state = model.state_dict()
 
     def initial(names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -62,7 +63,7 @@ def build_deferred(
         init.fill(values.values())
         return values
 
-    return replace(blueprint_of(model), initial=initial)
+    return replace(drawn, label=architecture.label, initial=initial, architecture=architecture)
 
 
 def _callable(architecture: Architecture, found: Any) -> Factory:
@@ -93,7 +94,8 @@ def _with_classes(
         architecture, factory, {**arguments, "num_classes": wanted} if named else arguments
     )
     if not named or wanted != num_classes:
-        replace_head(model, num_classes)
+        with named_errors(architecture.label):
+            replace_head(model, num_classes)
     return model
 
 
@@ -108,33 +110,9 @@ def _has_parameter(factory: Factory, name: str) -> bool:
 
 def _call(architecture: Architecture, factory: Factory, arguments: dict[str, Any]) -> nn.Module:
     with named_errors(architecture.label):
-        _check_arguments(architecture, factory, arguments)
         model = factory(**arguments)
     if not isinstance(model, nn.Module):
         raise ArchitectureError(
             f"{architecture.label} returned a {type(model).__name__}; expected a torch.nn.Module"
         )
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    if lazy := [name for name, value in tensors if is_lazy(value)]:
-        raise ArchitectureError(
-            f"{architecture.label} has lazy layers, whose shapes are not known before the first "
-            f"input; run the model once in the factory ({lazy[0]})"
-        )
     return model
-
-
-def _check_arguments(
-    architecture: Architecture, factory: Factory, arguments: Mapping[str, Any]
-) -> None:
-    try:
-        signature = inspect.signature(factory)
-        signature.bind(**arguments)
-    except ValueError:  # a builtin without a signature: the call itself will show
-        return
-    except TypeError as error:
-        wrong = next((name for name in arguments if name not in signature.parameters), "")
-        hint = did_you_mean(wrong, signature.parameters) if wrong else ""
-        raise ArchitectureError(
-            f"{architecture.label} takes {signature}, not "
-            f"({', '.join(f'{k}={v!r}' for k, v in arguments.items())}): {error}{hint}"
-        ) from error

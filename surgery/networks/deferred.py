@@ -25,7 +25,6 @@ from surgery.private_torch import (
     TO_MEMORY,
     DispatchMode,
     Operator,
-    is_view,
     memory_of,
     tree_leaves,
     writes_to_itself,
@@ -80,7 +79,7 @@ class DeferredInit(DispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if self._filling or is_view(func):
+        if self._filling or func.is_view:  # that reads nothing
             return func(*args, **kwargs)
         if _fills_itself(func, args, kwargs):
             self._fill_or_defer(args[0], self._seeded(func, args, kwargs))

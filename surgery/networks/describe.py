@@ -1,31 +1,57 @@
-"""A live module to its :class:`~surgery.specs.ModelSpec`: names, shapes and types, no values."""
+"""A live module to its :class:`~surgery.specs.ModelSpec`: names, shapes and types, no values; and
+to a :class:`~surgery.networks.unfilled.Blueprint`, with the values that it holds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache, partial
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from surgery.checkpoint.tensors.memory import versions_of
 from surgery.errors import SurgeryError
+from surgery.heads import head_paths
 from surgery.heads.places import inner_model, names_by_tensor
+from surgery.networks.running_order import running_order
+from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec, ModuleSpec, ParameterSpec, TensorSpec
+
+
+def blueprint_of(model: nn.Module) -> Blueprint:
+    """Its values are the model's as it is when they are wanted; nothing in it is changed.
+
+    Raises as :func:`describe` does.
+    """
+    spec = describe(model)
+    state = model.state_dict()
+    return Blueprint(
+        type(model).__name__,
+        spec,
+        cache(partial(head_paths, model)),  # some heads are only seen in a run
+        initial=lambda names: {name: state[name] for name in names},
+        find_order=partial(running_order, model),
+        versions=versions_of(state),
+        extras={name: state[name] for name in state if name not in spec.by_name},
+    )
 
 
 def describe(model: nn.Module) -> ModelSpec:
     """What planning needs to know of ``model``; the model and its values stay untouched.
 
-    Raises :class:`~surgery.errors.SurgeryError` for lazy parameters, which have no shape yet.
+    Raises :class:`~surgery.errors.SurgeryError` for lazy layers, which have no shapes yet.
 
     >>> describe(torch.nn.Linear(3, 2)).tensors
     (TensorSpec(name='weight', shape=(2, 3), dtype='float32'),
      TensorSpec(name='bias', shape=(2,), dtype='float32'))
     """
-    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
-    if lazy:
+    own = (*model.named_parameters(), *model.named_buffers())
+    if lazy := [name for name, tensor in own if is_lazy(tensor)]:
         raise SurgeryError(
-            f"{lazy[0]} is lazy and has no shape yet: run one batch through the model first"
+            f"{lazy[0]} is lazy and has no shape yet: run one batch through the model first, in "
+            "the factory where one makes it"
         )
     # State dicts also carry a module's ``_extra_state``, which may be anything.
     entries = model.state_dict(keep_vars=True).items()

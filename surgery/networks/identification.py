@@ -1,5 +1,7 @@
 """Which known architecture a file's names and shapes are, by outlines of them all.
 
+An outline is names and shapes alone, small enough to keep 1,500 of them.
+
 Wrapper segments are looked through, and so is whatever the network is nested below (``model.``,
 ``backbone.``): the prefix below which most of the architecture is found. The head is compared
 by itself, since another number of classes, or none, is still the same architecture.
@@ -9,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from surgery.head_names import is_within
-from surgery.networks.remembered import Outline
+from surgery.json_values import fields, items, text, texts, whole_number
 from surgery.showing import Shown
 from surgery.specs import TensorSpec
 from surgery.wrappers import unwrap_names
@@ -33,6 +35,35 @@ _LONGEST_PREFIX = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What a state dict of ``architecture`` (``"timm:resnet50"``) is called and how large it is.
+
+    ``tensors`` are the floating ones by name, without wrapper segments: counters and index tables
+    come and go between releases, and say nothing that the weights do not. ``heads`` are the paths
+    of the head's layers, empty where they are not known or there are none. ``problem`` says why
+    the architecture could not be built; then there are neither.
+    """
+
+    architecture: str
+    tensors: Mapping[str, Shape]
+    heads: tuple[str, ...] = ()
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values that :meth:`from_dict` turns back into an equal outline."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Outline:
+        """The inverse. Any other data raise ValueError."""
+        label, tensors, heads, why = fields(data, "architecture", "tensors", "heads", "problem")
+        if not isinstance(tensors, dict):
+            raise ValueError("expected an object of shapes")
+        shapes = {name: tuple(map(whole_number, items(size))) for name, size in tensors.items()}
+        return cls(text(label), shapes, texts(heads), text(why))
+
+
+@dataclass(frozen=True, slots=True)
 class Differing:
     """A tensor that is not the same on both sides.
 
@@ -43,16 +74,6 @@ class Differing:
     name: str
     in_file: Shape | None
     in_architecture: Shape | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The tensor as JSON values."""
-        return {
-            "name": self.name,
-            "in_file": None if self.in_file is None else list(self.in_file),
-            "in_architecture": (
-                None if self.in_architecture is None else list(self.in_architecture)
-            ),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +122,8 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as JSON values."""
-        return {
-            "architectures": list(self.architectures),
-            "share": self.share,
-            "of_architecture": self.of_architecture,
-            "of_file": self.of_file,
-            "prefix": self.prefix,
-            "head": self.head,
-            "fits": self.fits,
-            "differing": [tensor.to_dict() for tensor in self.differing],
-        }
+        shares = {name: getattr(self, name) for name in ("share", "of_architecture", "of_file")}
+        return {**asdict(self), **shares, "fits": self.fits}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +147,9 @@ class Identification(Shown):
     def to_dict(self) -> dict[str, Any]:
         """The identification as JSON values."""
         return {
+            **asdict(self),
             "fits": self.fits,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
-            "tensors": self.tensors,
-            "known": self.known,
             "unknown": dict(self.unknown),
         }
 
@@ -147,20 +159,28 @@ def identify(
     outlines: Sequence[Outline],
     *,
     most: int = 5,
-    unknown: Iterable[tuple[str, str]] = (),
 ) -> Identification:
     """The ``most`` candidates nearest to a file, with a hundredth of either in common.
 
-    ``unknown`` is handed on. The result does not depend on the order of either side.
+    The result does not depend on the order of either side.
     """
     file = _File.of(specs, set().union(*(outline.tensors for outline in outlines)))
-    scores = [score for outline in outlines if (score := _score(file, outline)) is not None]
+    found = filter(None, (_candidate(file, outline) for outline in outlines))
+    same: dict[tuple[Any, ...], list[Candidate]] = {}
+    for each in sorted(found, key=_best_first):
+        same.setdefault((_rank(each), each.prefix, frozenset(each.differing)), []).append(each)
+    unknown = tuple((each.architecture, each.problem) for each in outlines if each.problem)
     return Identification(
-        tuple(_candidate(file, same) for same in _nearest(scores, most)),
+        tuple(map(_as_one, list(same.values())[:most])),
         len(file.shapes),
-        len(outlines),
-        tuple(unknown),
+        len(outlines) - len(unknown),
+        unknown,
     )
+
+
+def _as_one(same: Sequence[Candidate]) -> Candidate:
+    """The first of those whose bodies are the same, under the names of all."""
+    return replace(same[0], architectures=tuple(each.architectures[0] for each in same))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +228,7 @@ def _splits(name: str) -> list[tuple[str, str]]:
     return [(name[:end], name[end:]) for end in ends]
 
 
-#: One outline's candidate, whose ``differing`` is not known yet, and the outline.
-_Score = tuple[Candidate, Outline]
-
-_HEADS = ("same", "none", "missing", "other")
-
-
-def _score(file: _File, outline: Outline) -> _Score | None:
+def _candidate(file: _File, outline: Outline) -> Candidate | None:
     """How far one outline agrees, below its best prefix; None where that is next to nothing."""
     shared = outline.tensors.items() & file.nested.keys()
     found: Counter[str] = Counter()
@@ -224,18 +238,38 @@ def _score(file: _File, outline: Outline) -> _Score | None:
     if not any(found.values()):
         return None
     prefix = min(found, key=lambda prefix: (-found[prefix], len(prefix), prefix))
-    heads = sum(file.elements(prefix + path) for path in outline.heads)
+    body = {n: s for n, s in outline.tensors.items() if not is_within(n, outline.heads)}
+    heads = [prefix + path for path in outline.heads]
     candidate = Candidate(
         (outline.architecture,),
         prefix,
         matched=found[prefix],
-        body=sum(map(math.prod, _body(outline).values())),
-        present=file.below[""] - heads,
+        body=sum(map(math.prod, body.values())),
+        present=file.below[""] - sum(map(file.elements, heads)),
         head=_head(file, outline, prefix),
         differing=(),
     )
-    common = max(candidate.of_architecture, candidate.of_file)
-    return (candidate, outline) if common >= _WORTH_NAMING else None
+    if max(candidate.of_architecture, candidate.of_file) < _WORTH_NAMING:
+        return None
+    return replace(candidate, differing=tuple(_differing(file, prefix, body, heads)))
+
+
+def _differing(
+    file: _File, prefix: str, body: Mapping[str, Shape], heads: Sequence[str]
+) -> Iterator[Differing]:
+    """What the architecture has in another shape or alone, in its order; then what only the file
+    has.
+    """
+    for name, shape in body.items():
+        if (found := file.shapes.get(prefix + name)) != shape:
+            yield Differing(name, found, shape)
+    expected = {prefix + name for name in body}
+    for name, shape in file.shapes.items():
+        if name not in expected and not is_within(name, heads):
+            yield Differing(name, shape, None)
+
+
+_HEADS = ("same", "none", "missing", "other")
 
 
 def _head(file: _File, outline: Outline, prefix: str) -> str:
@@ -258,45 +292,7 @@ def _rank(candidate: Candidate) -> tuple[Any, ...]:
     )
 
 
-def _nearest(scores: Iterable[_Score], most: int) -> list[list[_Score]]:
-    """The best ``most`` of different ranks, bodies or heads, each with all that are the same; the
-    shortest names first.
-    """
-    same: dict[tuple[Any, ...], list[_Score]] = {}
-    for candidate, outline in sorted(scores, key=_best_first):
-        key = _rank(candidate), frozenset(_body(outline).items())
-        same.setdefault(key, []).append((candidate, outline))
-    return list(same.values())[:most]
-
-
-def _best_first(score: _Score) -> tuple[Any, ...]:
-    candidate, outline = score
-    name = outline.architecture
-    return _rank(candidate), len(name.partition(":")[2]), name
-
-
-def _body(outline: Outline) -> dict[str, Shape]:
-    tensors = outline.tensors.items()
-    return {name: shape for name, shape in tensors if not is_within(name, outline.heads)}
-
-
-def _candidate(file: _File, same: Sequence[_Score]) -> Candidate:
-    """The first one, under the names of all, with what differs: in the architecture's order,
-    then what only the file has.
-    """
-    best, outline = same[0]
-    body = _body(outline)
-    names = {best.prefix + name for name in body}
-    expected = [
-        Differing(name, shape, body[name])
-        for name in body
-        if (shape := file.shapes.get(best.prefix + name)) != body[name]
-    ]
-    heads = [best.prefix + path for path in outline.heads]
-    others = [
-        Differing(name, shape, None)
-        for name, shape in file.shapes.items()
-        if name not in names and not is_within(name, heads)
-    ]
-    labels = tuple(outline.architecture for _, outline in same)
-    return replace(best, architectures=labels, differing=(*expected, *others))
+def _best_first(candidate: Candidate) -> tuple[Any, ...]:
+    """Of those that are equal the shortest name."""
+    (label,) = candidate.architectures
+    return _rank(candidate), len(label.partition(":")[2]), label

@@ -21,23 +21,19 @@ TOKENS = 12
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One input, and what to call it. ``more`` goes to those models that have such an argument."""
+    """One input, and what to call it."""
 
     tensor: torch.Tensor
     text: str
-    more: Mapping[str, torch.Tensor]
 
     def keywords(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Those of ``more`` that this model wants, where it encodes and decodes."""
-        config = getattr(model, "config", None)
-        if not getattr(config, "is_encoder_decoder", False):
-            return {}
-        takes = inspect.signature(model.forward).parameters
-        return {name: value for name, value in self.more.items() if name in takes}
+        """What a model that encodes and decodes wants besides: the tokens to go on from."""
+        decodes = "decoder_input_ids" in inspect.signature(model.forward).parameters
+        return {"decoder_input_ids": self.tensor.flip(1)} if decodes else {}
 
 
 def examples(
-    models: Sequence[nn.Module], shape: tuple[int, ...] | None = None, seed: int = 0
+    models: Sequence[nn.Module], shape: tuple[int, ...] | None = None
 ) -> Iterator[Example]:
     """Inputs to try in turn, the cheapest first; ``shape`` (without the batch) leaves one.
 
@@ -46,7 +42,7 @@ def examples(
     shapes = [shape] if shape else dict.fromkeys(_shapes(models))
     vocabulary = _vocabulary(models)
     for each in shapes:
-        yield _tokens(each, vocabulary, seed) if vocabulary else _numbers(each, seed)
+        yield _tokens(each, vocabulary) if vocabulary else _numbers(each)
 
 
 def own_shapes(models: tuple[nn.Module, nn.Module]) -> list[tuple[int, ...]]:
@@ -58,22 +54,20 @@ def own_shapes(models: tuple[nn.Module, nn.Module]) -> list[tuple[int, ...]]:
     return [(layer.in_channels, *size) for size in sorted(sizes)]
 
 
-def _numbers(shape: tuple[int, ...], seed: int) -> Example:
+def _numbers(shape: tuple[int, ...]) -> Example:
     # Two at a time show an axis taken for the batch; a large image is expensive enough.
     batch = 1 if max(shape) > SMALL_SIDE else 2
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     values = torch.randn((batch, *shape), generator=generator, dtype=torch.float64)
-    return Example(values, f"{batch} x {'x'.join(map(str, shape))} random numbers", {})
+    return Example(values, f"{batch} x {'x'.join(map(str, shape))} random numbers")
 
 
-def _tokens(shape: tuple[int, ...], vocabulary: int, seed: int) -> Example:
-    generator = torch.Generator().manual_seed(seed)
+def _tokens(shape: tuple[int, ...], vocabulary: int) -> Example:
+    generator = torch.Generator().manual_seed(0)
     # The first numbers often mean padding, which is masked.
     first = min(3, vocabulary - 1)
     ids = torch.randint(first, vocabulary, (2, *shape), generator=generator)
-    return Example(
-        ids, f"2 x {'x'.join(map(str, shape))} random tokens", {"decoder_input_ids": ids.flip(1)}
-    )
+    return Example(ids, f"2 x {'x'.join(map(str, shape))} random tokens")
 
 
 def _shapes(models: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:

@@ -48,8 +48,8 @@ def _entered(twin: nn.Module, example: Example) -> tuple[str, ...]:
     if shown.is_floating_point():
         floating = (p.dtype for p in twin.parameters() if p.is_floating_point())
         shown = shown.to(next(floating, torch.get_default_dtype()))
-    more = {name: value.to("meta") for name, value in example.keywords(twin).items()}
     try:
+        more = {name: value.to("meta") for name, value in example.keywords(twin).items()}
         with torch.no_grad():
             twin(shown, **more)
     except Exception:  # anybody's code may fail in any way: the order is then not known

@@ -242,7 +242,7 @@ def statuses(transfer: object | None, spec: ModelSpec) -> Mapping[str, str] | No
     known: dict[str, str] = {}
     complete = False
     for part in transfer if isinstance(transfer, (list, tuple)) else (transfer,):
-        status, before = _account_of(part, spec)
+        status, before = _account_of(part)
         known.update(_unwrapped(status))
         if before is not None:
             complete = True
@@ -255,7 +255,7 @@ def statuses(transfer: object | None, spec: ModelSpec) -> Mapping[str, str] | No
     return known
 
 
-def _account_of(given: Any, spec: ModelSpec) -> _Account:
+def _account_of(given: Any) -> _Account:
     if isinstance(given, Mapping):
         unknown = sorted({str(value) for value in given.values()} - {*STATES})
         if unknown:
@@ -268,9 +268,8 @@ def _account_of(given: Any, spec: ModelSpec) -> _Account:
         if steps is None:
             return status, None
         return status, {step.target.name: step.target.shape for step in steps}
-    layers = getattr(given, "layers", None)
-    if isinstance(layers, tuple) and all(hasattr(layer, "path") for layer in layers):
-        return _fresh_below([layer.path for layer in layers], spec), None
+    if hasattr(given, "new_parameters"):
+        return dict.fromkeys(given.new_parameters, "fresh"), None
     if hasattr(given, "specs") and hasattr(given, "metadata"):
         record = read_record(given.metadata, given.specs)
         if record is None:
@@ -286,18 +285,6 @@ def _account_of(given: Any, spec: ModelSpec) -> _Account:
         "surgery.open_checkpoint), or several of these in a list; found "
         f"{text if len(text) <= 60 else f'a {type(given).__name__}'}"
     )
-
-
-def _fresh_below(paths: Iterable[str], spec: ModelSpec) -> dict[str, str]:
-    """Every name of the parameters that one of the paths covers."""
-    below = tuple(f"{path}." if path else "" for path in paths)
-    clean = unwrap_names(alias for each in spec.parameters for alias in each.aliases)
-    return {
-        clean[alias]: "fresh"
-        for parameter in spec.parameters
-        if any(clean[alias].startswith(below) for alias in parameter.aliases)
-        for alias in parameter.aliases
-    }
 
 
 Value = TypeVar("Value")

@@ -21,15 +21,15 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
 from typing import IO, cast
 
 from surgery.collecting import collector_paused
 from surgery.errors import ArchitectureError
-from surgery.json_values import items, texts
+from surgery.json_values import items
 from surgery.networks.architectures import list_architectures
-from surgery.networks.remembered import Memory, Outline, open_memory
+from surgery.networks.identification import Outline
+from surgery.networks.remembered import Memory, open_memory
 
 #: Answers after which all of them are kept again, which takes a second.
 _OFTEN = 100
@@ -45,21 +45,9 @@ _LEAN = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 Progress = Callable[[int, int], None]
 
 
-#: What is known of an architecture: its outline, or its name and why it could not be built.
-Answer = Outline | tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """Outlines, and the architectures that could not be built, each with the reason."""
-
-    outlines: tuple[Outline, ...]
-    failed: tuple[tuple[str, str], ...]
-
-
 def survey(
     labels: Iterable[str] | None = None, *, progress: Progress = lambda done, total: None
-) -> Survey:
+) -> tuple[Outline, ...]:
     """The outlines of these architectures (``"timm:resnet50"``), of all where none are given.
 
     ``progress`` is called while any have to be built. Raises
@@ -73,44 +61,31 @@ def survey(
         missing = [label for label in labels if label not in known]
         if missing:
             _build(missing, known, memory, progress)
-    answers = [known[label] for label in labels]
-    return Survey(
-        tuple(answer for answer in answers if isinstance(answer, Outline)),
-        tuple(answer for answer in answers if not isinstance(answer, Outline)),
-    )
+    return tuple(known[label] for label in labels)
 
 
-def _recall(memory: Memory) -> dict[str, Answer]:
+def _recall(memory: Memory) -> dict[str, Outline]:
     """What is remembered, by the architecture; nothing where any of it cannot be read."""
     try:
-        return dict(map(_read, items(memory.recall("outlines"))))
+        outlines = map(Outline.from_dict, items(memory.recall("outlines")))
+        return {outline.architecture: outline for outline in outlines}
     except ValueError:
         return {}
 
 
-def _read(answer: object) -> tuple[str, Answer]:
-    """What a process has said, and of which architecture. Any other data raise ValueError."""
-    if isinstance(answer, list):
-        label, problem = texts(answer)
-        return label, (label, problem)
-    outline = Outline.from_dict(answer)
-    return outline.architecture, outline
-
-
-def _keep(memory: Memory, known: Mapping[str, Answer]) -> None:
-    answers = known.values()
-    memory.keep([a.to_dict() if isinstance(a, Outline) else list(a) for a in answers], "outlines")
+def _keep(memory: Memory, known: Mapping[str, Outline]) -> None:
+    memory.keep([outline.to_dict() for outline in known.values()], "outlines")
 
 
 def _build(
-    labels: Sequence[str], known: dict[str, Answer], memory: Memory, progress: Progress
+    labels: Sequence[str], known: dict[str, Outline], memory: Memory, progress: Progress
 ) -> None:
     """Add what the processes say to what is known, which is kept however this ends."""
     progress(0, len(labels))
     try:
-        with closing(_answers(labels)) as answers:
-            for done, (label, answer) in enumerate(answers, start=1):
-                known[label] = answer
+        with closing(_outlines(labels)) as outlines:
+            for done, outline in enumerate(outlines, start=1):
+                known[outline.architecture] = outline
                 if done % _OFTEN == 0:
                     _keep(memory, known)
                 progress(done, len(labels))
@@ -118,75 +93,72 @@ def _build(
         _keep(memory, known)
 
 
-#: What the processes say: of an architecture, or at its end, each with the problems it had.
-_Said = queue.SimpleQueue[tuple[str, Answer] | list[str]]
+#: What the processes say: of an architecture, or at its end, each with the problem it had.
+_Said = queue.SimpleQueue[Outline | str]
 
 
-def _answers(labels: Sequence[str]) -> Generator[tuple[str, Answer], None, None]:
+def _outlines(labels: Sequence[str]) -> Generator[Outline, None, None]:
     """What the processes say of each architecture, in the order in which it comes."""
     count = min(MOST_WORKERS, os.cpu_count() or 1, len(labels))
     said: _Said = queue.SimpleQueue()
-    problems: list[str] = []
+    ended: list[str] = []
     with ExitStack() as stack:  # no process is left behind, whatever happens
         for at in range(count):
             stack.enter_context(_worker(labels[at::count], said))
-        while count:
+        while len(ended) < count:
             match said.get():
-                case tuple() as answer:
-                    yield answer
-                case ended:
-                    problems += ended
-                    count -= 1
-    if problems:
+                case Outline() as outline:
+                    yield outline
+                case problem:
+                    ended.append(problem)
+    if any(ended):
         raise ArchitectureError(
             "not every architecture could be looked at; what was built is remembered, so run "
             "this again",
-            problems,
+            filter(None, ended),
         )
 
 
 @contextmanager
 def _worker(labels: Sequence[str], said: _Said) -> Iterator[None]:
     """A process that looks at these architectures, in order."""
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as errors:
+        asked.write(json.dumps(labels).encode())
+        asked.seek(0)
+        with subprocess.Popen(
+            # -P: the folder in which the command is run is nobody's library.
+            [sys.executable, "-P", "-m", "surgery.networks.outlining"],
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | _LEAN | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            # Ctrl-C is for whoever started the survey, who ends the others.
+            start_new_session=True,
+        ) as process:
+            reading = threading.Thread(
+                target=_read, args=(process, labels, errors, said), daemon=True
+            )
+            reading.start()
+            try:
+                yield
+            finally:
+                process.kill()
+                reading.join()
 
-    def read() -> None:
-        answered = 0
-        for line in cast("IO[bytes]", process.stdout):
-            if line.endswith(b"\n"):
-                said.put(_read(json.loads(line)))
-                answered += 1
-        said.put(_problems(labels[answered:], process.wait(), errors))
 
-    with tempfile.TemporaryFile() as errors, _process(errors) as process:
-        reading = threading.Thread(target=read, daemon=True)
-        reading.start()
-        try:
-            # One that has ended says why by itself.
-            with suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as stdin:
-                stdin.write(json.dumps(labels).encode())
-            yield
-        finally:
-            process.kill()
-            reading.join()
-
-
-def _problems(left: Sequence[str], code: int, errors: IO[bytes]) -> list[str]:
-    """Where a process ended before it was through, and the last that it wrote to stderr."""
-    if not left:
-        return []
+def _read(
+    process: subprocess.Popen[bytes], labels: Sequence[str], errors: IO[bytes], said: _Said
+) -> None:
+    """Hand on what a process says; and where it ended before it was through, with the last that
+    it wrote to stderr.
+    """
+    answered = 0
+    for line in cast("IO[bytes]", process.stdout):
+        if line.endswith(b"\n"):
+            said.put(Outline.from_dict(json.loads(line)))
+            answered += 1
+    code = process.wait()
     errors.seek(0)
     last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-    return [f"{left[0]}: its process ended with exit code {code}: {last}"]
-
-
-def _process(errors: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        # -P: the folder in which the command is run is nobody's library.
-        [sys.executable, "-P", "-m", "surgery.networks.outlining"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env=os.environ | _LEAN | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        # Ctrl-C is for whoever started the survey, who ends the others.
-        start_new_session=True,
-    )
+    early = f"its process ended with exit code {code}: {last}"
+    said.put(f"{labels[answered]}: {early}" if answered < len(labels) else "")

@@ -15,17 +15,13 @@ from __future__ import annotations
 
 from surgery.errors import ProofRefused
 from surgery.proof.proof import Proof
-from surgery.proof.sentences import compared_text, proof_lines
 
 __all__ = ["Proof", "refuse_unproven"]
 
 
 def refuse_unproven(proof: Proof) -> None:
-    """Raise :class:`~surgery.errors.ProofRefused` where the proof does not hold."""
-    if proof.holds:
-        return
-    raise ProofRefused(
-        f"the proof failed: {proof.verdict}; nothing was written",
-        (compared_text(proof), *proof_lines(proof)),
-        proof.to_dict(),
-    )
+    """Raise :class:`~surgery.errors.ProofRefused`, with the report, where it does not hold."""
+    if not proof.holds:
+        _, *details = filter(None, str(proof).splitlines())
+        message = f"the proof failed: {proof.verdict}; nothing was written"
+        raise ProofRefused(message, details, proof.to_dict())

@@ -9,11 +9,11 @@ import torch
 
 from surgery.errors import SurgeryError
 from surgery.networks.inputs import Example, examples, own_shapes
-from surgery.proof.movements import UNHEARD, effect, end_moves, hidden, run_both, seen_at_last
+from surgery.proof.movements import UNHEARD, effect, end_moves, run_both
 from surgery.proof.parts import parts_of
-from surgery.proof.proof import TOLERANCE, Proof, Trial
+from surgery.proof.proof import TOLERANCE, UNSEEN, Proof
 from surgery.proof.running import run
-from surgery.proof.settings import differing_settings, first_difference
+from surgery.proof.settings import differences
 from surgery.proof.sides import Side, Sides
 from surgery.proof.values import (
     is_inexact,
@@ -55,18 +55,20 @@ def _compared(sides: Sides, example: Example) -> Proof:
     gradients at a time are memory enough.
     """
     parts = parts_of(sides.target.recipes)
-    both = run_both(sides, random_values(sides.own), parts, example)
-    random, moves, loud = both.points, both.movements(parts), both.effects
-    del both
-    both = run_both(sides, sides.own, parts, example)
+    values = random_values(sides.own)
+    random, loud = run_both(sides, "random values", values, parts, example)[:2]
+    own, quiet = run_both(sides, "the checkpoint's own values", sides.own, parts, example)[:2]
+    pairs = [*zip(loud, quiet, strict=True)]
     return Proof(
         sides.source.label,
         sides.target.label,
         example.text,
-        Trial("random values", random),
-        Trial("the checkpoint's own values", both.points),
-        seen_at_last(moves, both.movements(parts)),
-        hidden=hidden(loud, both.effects),
+        random,
+        own,
+        # Random values may drive an activation so far that nothing moves it any more: then the
+        # checkpoint's own have the word.
+        tuple(last if first.verdict == UNSEEN else first for first, last in pairs),
+        hidden=tuple(first.source for first, last in pairs if first.heard and not last.heard),
         notes=tuple(_notes(sides)),
         resized=tuple(sides.target.resized.items()),
     )
@@ -75,18 +77,14 @@ def _compared(sides: Sides, example: Example) -> Proof:
 def _explained(proof: Proof, sides: Sides, example: Example) -> Proof:
     """Whether tensors are mixed up or the networks differ, and in what."""
     parts = parts_of(sides.target.recipes, even=True)
-    both = run_both(sides, values_by_shape(sides.own, parts), parts, example)
-    by_shape = Trial("one value for all tensors of a shape", both.points)
-    notes = (*proof.notes, *_of_chance(sides, example))
+    values = values_by_shape(sides.own, parts)
+    named = "one value for all tensors of a shape"
+    by_shape, movements, calls = run_both(sides, named, values, parts, example)
+    proof = replace(proof, by_shape=by_shape, notes=(*proof.notes, *_of_chance(sides, example)))
     if by_shape.agrees:
-        return replace(proof, by_shape=by_shape, notes=notes, movements=both.misplaced(parts))
-    return replace(
-        proof,
-        by_shape=by_shape,
-        notes=notes,
-        settings=differing_settings(*sides.both, *both.calls),
-        first=first_difference(*both.calls),
-    )
+        return replace(proof, movements=movements)
+    settings, first = differences(*sides.both, *calls)
+    return replace(proof, settings=settings, first=first)
 
 
 def _fitting(sides: Sides, shape: tuple[int, ...] | None) -> tuple[Sides, Example]:

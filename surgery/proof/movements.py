@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from surgery.networks.inputs import Example
-from surgery.proof.outputs import main_output
-from surgery.proof.parts import Part, by_part
+from surgery.proof.parts import Part
 from surgery.proof.proof import (
     BEHIND,
     EQUALLY,
@@ -18,8 +16,9 @@ from surgery.proof.proof import (
     UNSEEN,
     Movement,
     Point,
+    Trial,
 )
-from surgery.proof.running import Named, Run, as_leaves, gradients, run
+from surgery.proof.running import Named, Run, as_leaves, gradients, main_output, run
 from surgery.proof.settings import place_of, shared_calls
 from surgery.proof.sides import Sides
 from surgery.proof.values import relative_difference, size_of, squeezed
@@ -31,80 +30,64 @@ UNHEARD = 1e-10
 ROUNDING = 1e-12
 
 Gradients = Mapping[str, torch.Tensor]
-#: How far each tensor moves the source and the target.
-Effects = Mapping[str, tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Both:
-    """One set of values through both networks.
-
-    ``moves`` and ``effects`` are by the names of parts: how the compared points move in either,
-    and how far. ``ends`` is how far all moves that the networks return, where that is more.
-    """
-
-    points: tuple[Point, ...]
-    moves: tuple[Gradients, Gradients]
-    effects: Effects
-    ends: Effects
-    calls: tuple[Sequence[Call], Sequence[Call]]
-
-    def movements(self, parts: Iterable[Part]) -> tuple[Movement, ...]:
-        """What moving each part alone did, by the gradients of what was compared."""
-        loudest = max((max(pair) for pair in self.effects.values()), default=0.0)
-        moved = (part for part in parts if part.name in self.effects)
-        return tuple(self._movement(part, loudest) for part in moved)
-
-    def _movement(self, part: Part, loudest: float) -> Movement:
-        name, effect = part.name, max(self.effects[part.name])
-        if effect <= UNHEARD * loudest:
-            # It may move what the whole network returns, though not what could be compared.
-            behind = max(self.ends.get(name, (0.0,))) > UNHEARD
-            return Movement(name, part.targets, BEHIND if behind else UNSEEN)
-        difference = _difference(*(moves[name] for moves in self.moves))
-        noise = ROUNDING * loudest / effect
-        verdict = EQUALLY if difference <= TOLERANCE + noise else OTHERWISE
-        return Movement(name, part.targets, verdict, difference)
-
-    def misplaced(self, parts: Iterable[Part]) -> tuple[Movement, ...]:
-        """With one value for each shape: whose place in the target a part has.
-
-        A part in its place moves the target as it moves the source; one in another's place moves
-        it as that other moves the source.
-        """
-        ours, theirs = self.moves
-        return tuple(
-            replace(move, acts_as=tuple(_acts_as(ours, theirs[move.source])))
-            if move.verdict == OTHERWISE
-            else move
-            for move in self.movements(parts)
-        )
 
 
 def run_both(
-    sides: Sides, values: Mapping[str, torch.Tensor], parts: Sequence[Part], example: Example
-) -> Both:
-    """Both networks on these values, and what a proof needs of it."""
+    sides: Sides,
+    named: str,
+    values: Mapping[str, torch.Tensor],
+    parts: Sequence[Part],
+    example: Example,
+) -> tuple[Trial, tuple[Movement, ...], list[Sequence[Call]]]:
+    """Both networks on these values: what was compared, what moving each part alone did to it, and
+    what either called.
+    """
     leaves = as_leaves(values)
     runs = [run(side, leaves, example) for side in sides.both]
-    points = _comparable(*runs)
-    scales = [size_of(value) for _, value in points[0]]
-    ours, theirs = (by_part(parts, gradients(shown, leaves, scales)) for shown in points)
-    given = by_part(parts, values)
-    ends: Effects = {}
-    if any(shown is not each.outputs for shown, each in zip(points, runs, strict=True)):
-        first, last = (by_part(parts, end_moves(each, leaves)) for each in runs)
-        ends = _effects(first, last, given)
-    return Both(
-        tuple(
-            Point(name, other, squeezed(one), relative_difference(one, two))
-            for (name, one), (other, two) in zip(*points, strict=True)
-        ),
-        (ours, theirs),
-        _effects(ours, theirs, given),
-        ends,
-        (runs[0].calls, runs[1].calls),
+    shown = _comparable(*runs)
+    points = tuple(
+        Point(name, other, squeezed(one), relative_difference(one, two))
+        for (name, one), (other, two) in zip(*shown, strict=True)
     )
+    scales = [size_of(value) for _, value in shown[0]]
+    moves = [gradients(each, leaves, scales) for each in shown]
+    whole = all(each is found.outputs for each, found in zip(shown, runs, strict=True))
+    ends = [] if whole else [end_moves(found, leaves) for found in runs]
+    trial = Trial(named, points)
+    found = _movements(parts, leaves, moves, ends, mixed_up=trial.agrees)
+    return trial, tuple(found), [each.calls for each in runs]
+
+
+def _movements(
+    parts: Sequence[Part],
+    values: Mapping[str, torch.Tensor],
+    moves: Sequence[Gradients],
+    ends: Sequence[Gradients],
+    *,
+    mixed_up: bool,
+) -> Iterator[Movement]:
+    """What moving each part alone did, by the gradients of what was compared in either network,
+    and of all that they return (``ends``) where that is more.
+
+    Where what both give agrees, a part that is not in its place moves the target as another one
+    moves the source: that one's place it has.
+    """
+    parts = [part for part in parts if part.source in moves[0]]
+    effects = [max(_effect(part, each, values) for each in moves) for part in parts]
+    loudest = max(effects, default=0.0)
+    for part, far in zip(parts, effects, strict=True):
+        if far <= UNHEARD * loudest:
+            # It may move what the whole network returns, though not what could be compared.
+            behind = any(_effect(part, each, values) > UNHEARD for each in ends)
+            yield Movement(part.name, part.targets, BEHIND if behind else UNSEEN)
+            continue
+        ours, theirs = (part.of(each[part.source]) for each in moves)
+        difference = _difference(ours, theirs)
+        if difference <= TOLERANCE + ROUNDING * loudest / far:
+            yield Movement(part.name, part.targets, EQUALLY, difference)
+        else:
+            acts_as = tuple(_acts_as(parts, moves[0], theirs)) if mixed_up else ()
+            yield Movement(part.name, part.targets, OTHERWISE, difference, acts_as)
 
 
 def end_moves(found: Run, leaves: Mapping[str, torch.Tensor]) -> Gradients:
@@ -117,11 +100,8 @@ def effect(gradient: torch.Tensor, value: torch.Tensor) -> float:
     return float(gradient.norm()) * size_of(value)
 
 
-def _effects(ours: Gradients, theirs: Gradients, values: Gradients) -> Effects:
-    return {
-        name: (effect(ours[name], values[name]), effect(theirs[name], values[name]))
-        for name in ours
-    }
+def _effect(part: Part, moves: Gradients, values: Mapping[str, torch.Tensor]) -> float:
+    return effect(part.of(moves[part.source]), part.of(values[part.source]))
 
 
 def _comparable(source: Run, target: Run) -> tuple[Named, Named]:
@@ -145,31 +125,16 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm()) / larger if larger else 0.0
 
 
-def _acts_as(ours: Gradients, acting: torch.Tensor) -> Iterator[str]:
+def _acts_as(parts: Sequence[Part], ours: Gradients, acting: torch.Tensor) -> Iterator[str]:
     shape = squeezed(acting)
-    for name, gradient in ours.items():
+    other = acting.reshape(shape)
+    for part in parts:
+        gradient = part.of(ours[part.source])
         if squeezed(gradient) != shape:
             continue
-        one, other = gradient.reshape(shape), acting.reshape(shape)
+        one = gradient.reshape(shape)
         square = len(shape) == 2 and shape[0] == shape[1]
         if _difference(one, other) <= TOLERANCE * 1e3:
-            yield name
+            yield part.name
         elif square and _difference(one.T, other) <= TOLERANCE * 1e3:
-            yield f"{name}, transposed"
-
-
-def seen_at_last(random: Iterable[Movement], own: Iterable[Movement]) -> tuple[Movement, ...]:
-    """Random values may drive an activation so far that nothing moves it: the checkpoint's own
-    then have the word.
-    """
-    by_source = {move.source: move for move in own}
-    return tuple(by_source[move.source] if move.verdict == UNSEEN else move for move in random)
-
-
-def hidden(loud: Effects, quiet: Effects) -> tuple[str, ...]:
-    """Tensors that random values showed and that the checkpoint's own hide."""
-    most = max((pair[0] for pair in loud.values()), default=0.0)
-    own = max((pair[0] for pair in quiet.values()), default=0.0)
-    return tuple(
-        name for name in loud if loud[name][0] > UNHEARD * most and quiet[name][0] <= UNHEARD * own
-    )
+            yield f"{part.name}, transposed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import gcd
@@ -78,11 +78,6 @@ def parts_of(recipes: Mapping[str, Recipe], *, even: bool = False) -> tuple[Part
     return tuple(
         part for source, rows in taken.items() for part in _cut(rows, heights.get(source, 0))
     )
-
-
-def by_part(parts: Iterable[Part], values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Values by the names of parts, those of sources that are there."""
-    return {part.name: part.of(values[part.source]) for part in parts if part.source in values}
 
 
 def _height(recipe: Recipe, rows: tuple[Part, ...]) -> int:

@@ -72,6 +72,11 @@ class Movement:
     difference: float = 0.0
     acts_as: tuple[str, ...] = ()
 
+    @property
+    def heard(self) -> bool:
+        """Whether it moves what was compared."""
+        return self.verdict in (EQUALLY, OTHERWISE)
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

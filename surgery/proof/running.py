@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from torch import nn
 from torch.func import functional_call
 
 from surgery.networks.inputs import Example
-from surgery.proof.doubling import in_float64
-from surgery.proof.outputs import tensors_in
 from surgery.proof.parts import taken_by
 from surgery.proof.sides import Side
 from surgery.proof.values import is_inexact
-from surgery.proof.watching import Call, Watch
+from surgery.proof.watching import Call, Watch, in_float64
 from surgery.transfers.recipe_tensors import make_tensor
 
 Named = list[tuple[str, torch.Tensor]]
+
+#: What the main output is called, where an output has names: transformers, then torchvision.
+_MAIN = ("logits", "last_hidden_state", "out")
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,46 @@ def run(side: Side, values: Mapping[str, torch.Tensor], example: Example, *, see
     }
     taken = {name: _made(side, name, values) for name in side.recipes if name in first}
     keys = {id(value): _key(side, name) for name, value in taken.items()}
-    watch = Watch(keys, map(id, foreign.values()), [example.tensor, *example.more.values()])
+    more = example.keywords(side.model)
+    watch = Watch(keys, map(id, foreign.values()), [example.tensor, *more.values()])
     with torch.random.fork_rng(devices=[]), _forgetting(side.model), in_float64(watch):
         torch.manual_seed(seed)
         output = functional_call(
             side.model,
             {**taken, **foreign},
             (example.tensor,),
-            example.keywords(side.model),
+            more,
             strict=False,
         )
-    outputs = list(tensors_in(output))
+    outputs = list(_tensors_in(output))
     clean = [(name, value) for name, value in outputs if not watch.touched(value)]
     points = outputs if len(clean) == len(outputs) else [*clean, *_features(watch, example)]
     return Run(outputs, points, watch.calls, foreign)
+
+
+def _tensors_in(output: Any, name: str = "output") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of real or complex numbers in an output, each with where it is."""
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point() or output.is_complex():
+            yield name, output
+    elif isinstance(output, Mapping):  # transformers' ModelOutput is one
+        for key, value in output.items():
+            yield from _tensors_in(value, str(key))
+    elif dataclasses.is_dataclass(output):
+        for field in dataclasses.fields(output):
+            yield from _tensors_in(getattr(output, field.name), field.name)
+    elif isinstance(output, list | tuple):
+        for at, value in enumerate(output):
+            yield from _tensors_in(value, f"{name}[{at}]")
+
+
+def main_output(outputs: Named) -> Named:
+    """The one that others are beside: by its name, else the first."""
+    named = dict(outputs)
+    for name in _MAIN:
+        if name in named:
+            return [(name, named[name])]
+    return outputs[:1]
 
 
 @contextmanager
@@ -125,20 +153,17 @@ def gradients(
     leaves = {name: value for name, value in values.items() if value.requires_grad}
     total = torch.zeros((), dtype=torch.float64)
     for at, ((_, point), scale) in enumerate(zip(points, scales, strict=True)):
-        generator = torch.Generator().manual_seed(at)
-        flat = point.reshape(-1)
-        direction = torch.randn(flat.shape, generator=generator, dtype=torch.float64)
         # Real and imaginary parts, where there are both, pull in different directions.
-        total = total + (flat.real * direction).sum() / (scale * flat.numel() ** 0.5)
-        if flat.is_complex():
-            total = total + (flat.imag * direction.flip(0)).sum() / (scale * flat.numel() ** 0.5)
+        real = torch.view_as_real(point.resolve_conj()) if point.is_complex() else point
+        generator = torch.Generator().manual_seed(at)
+        direction = torch.randn(real.numel(), generator=generator, dtype=torch.float64)
+        total = total + (real.reshape(-1) * direction).sum() / (scale * real.numel() ** 0.5)
     if not total.requires_grad or not leaves:
         return {name: torch.zeros_like(value) for name, value in leaves.items()}
-    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, retain_graph=True)
-    return {
-        name: torch.zeros_like(value) if gradient is None else gradient
-        for (name, value), gradient in zip(leaves.items(), found, strict=True)
-    }
+    found = torch.autograd.grad(
+        total, [*leaves.values()], retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(leaves, found, strict=True))
 
 
 def as_leaves(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -32,10 +32,11 @@ def place_of(call: Call) -> str:
     return (owners.pop() if len(owners) == 1 else "") or " + ".join(call.key)
 
 
-def differing_settings(
+def differences(
     source: Side, target: Side, ours: Sequence[Call], theirs: Sequence[Call]
-) -> tuple[Setting, ...]:
-    """Where calls on the same tensors have other arguments, or other functions before them.
+) -> tuple[tuple[Setting, ...], str]:
+    """Where calls on the same tensors have other arguments, or other functions before them; and
+    the first whose results differ, in words, empty where none does.
 
     In the target's order. What only one side calls on its tensors (fused projections) is not
     compared, nor what comes before calls that are fed the same. Then what modules that own mapped
@@ -52,23 +53,21 @@ def differing_settings(
         found.append(Setting("the end", "called last", _list(end), _list(last)))
     shown = {(setting.place, setting.name) for setting in found}
     attributes = _of_modules(source, target)
-    return (*found, *(one for one in attributes if (one.place, one.name) not in shown))
+    found += [one for one in attributes if (one.place, one.name) not in shown]
+    return tuple(found), next(filter(None, (_answered(*pair) for pair in shared)), "")
 
 
-def first_difference(source: Sequence[Call], target: Sequence[Call]) -> str:
-    """The first call on the same tensors whose results differ, in words; empty where none does."""
-    for one, other in shared_calls(source, target):
-        result = relative_difference(one.gave, other.gave)
-        # As many numbers on other axes, channels last on one side: nothing that can be compared.
-        shapes = {squeezed(call.gave) for call in (one, other)}
-        turned = one.gave.numel() == other.gave.numel() and len(shapes) > 1
-        if result > TOLERANCE and one.clean and other.clean and not turned:
-            fed = "the same" if _fed_alike(one, other) else "something else"
-            return (
-                f"{other.name} of {place_of(other)}: it is fed {fed} and answers otherwise "
-                f"(by {result:.1e})"
-            )
-    return ""
+def _answered(one: Call, other: Call) -> str:
+    """By how much the results differ, in words; empty where they do not, or cannot be compared."""
+    result = relative_difference(one.gave, other.gave)
+    # As many numbers on other axes, channels last on one side: nothing that can be compared.
+    shapes = {squeezed(call.gave) for call in (one, other)}
+    turned = one.gave.numel() == other.gave.numel() and len(shapes) > 1
+    if result <= TOLERANCE or turned or not (one.clean and other.clean):
+        return ""
+    fed = "the same" if _fed_alike(one, other) else "something else"
+    place = place_of(other)
+    return f"{other.name} of {place}: it is fed {fed} and answers otherwise (by {result:.1e})"
 
 
 def _fed_alike(one: Call, other: Call) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -76,28 +76,27 @@ def make_sides(
     the plan uses: it is not the checkpoint's architecture.
     """
     exact = [step for step in plan.steps if _is_exact(step)]
-    specs = [spec for step in exact for spec in step.sources]
-    resized = [(step, step.method.name) for step in plan.steps if step.method]
-    resizers = {spec: resizer for step, resizer in resized for spec in step.sources}
-    left = (unused.source for unused in plan.unused)
+    used = [spec for step in exact for spec in step.sources]
+    after = {step.target.name: step.method.name for step in plan.steps if step.method}
+    resized = {
+        spec: step.method.name for step in plan.steps if step.method for spec in step.sources
+    }
     ties = weights.ties if weights else ()
-    names = SourceSpec(tuple(dict.fromkeys((*specs, *resizers, *left))), ties)
-    own_plan, note = _own_plan(names, source, specs, labels[0])
-    placed = {step.target.name: step.source.name for step in own_plan.steps if step.source}
-    live = _tensors_of(source)
-    held = {name: live[place] for place, name in placed.items()}
-    tensor = weights.tensor if weights else held.__getitem__
-    equal = (_equal(group, tensor) for each in (own_plan, plan) for group in _ties_of(each))
-    one = _one_name_each((*ties, *equal))
-    used = {one.get(spec.name, spec.name) for spec in specs}
+    tied = {name for names in ties for name in names}
     # An index that the target computes is computed by the source too: in float64, on both sides.
-    expected = {unused.source.name for unused in plan.unused if unused.expected}
-    by_name = {spec.name: resizer for spec, resizer in resizers.items()}
-    before = {place: by_name[name] for place, name in placed.items() if name in by_name}
-    after = {step.target.name: resizer for step, resizer in resized}
+    left = (u.source for u in plan.unused if not u.expected or u.source.name in tied)
+    names = SourceSpec(tuple(dict.fromkeys((*used, *resized, *left))), ties)
+    own_plan, note = _own_plan(names, source, used, labels[0])
+    placed = {step.target.name: step.source for step in own_plan.steps if step.source}
+    before = {place: resized[spec] for place, spec in placed.items() if spec in resized}
+    live = _tensors_of(source)
+    held = {spec.name: live[place] for place, spec in placed.items()}
+    tensor = weights.tensor if weights else held.__getitem__
+    one = _one_name_each((*ties, *_ties_of(own_plan, tensor), *_ties_of(plan, tensor)))
+    known = {one.get(spec.name, spec.name) for spec in used}
     return Sides(
-        _side(labels[0], source, own_plan, one, used, expected, before),
-        _side(labels[1], target, plan, one, used, set(), after),
+        _side(labels[0], source, own_plan, one, known, before),
+        _side(labels[1], target, plan, one, known, after),
         _own_values(exact, one, tensor),
         note,
     )
@@ -109,7 +108,6 @@ def _side(
     plan: TransferPlan,
     one: Mapping[str, str],
     used: set[str],
-    expected: set[str],
     resized: Mapping[str, str],
 ) -> Side:
     live = _tensors_of(model)
@@ -122,7 +120,7 @@ def _side(
             if name not in live:
                 raise SurgeryError(f"{label} has no parameter or buffer {name}")
             recipes[name] = recipe
-        elif step.target.is_floating and name in live and not _is_left(step, expected):
+        elif step.target.is_floating and name in live and not step.recomputed:
             foreign.append(name)
     taken = {id(live[name]) for name in recipes}
     alone = tuple(name for name in foreign if id(live[name]) not in taken)
@@ -141,34 +139,28 @@ def _is_exact(step: Step) -> bool:
     return step.recipe is not None and step.method is None and step.recipe.moves
 
 
-def _is_left(step: Step, expected: set[str]) -> bool:
-    """Whether nobody misses its values: an index, or what the checkpoint alone has a use for."""
-    if step.recipe is None:
-        return step.recomputed
-    return step.recipe.is_copy and step.recipe.sources[0].name in expected
-
-
 def _renamed(step: Step, one: Mapping[str, str]) -> Recipe:
     """Its recipe, of the one name that each of the checkpoint's tensors goes by."""
     assert step.recipe is not None
     return step.recipe.with_sources(lambda spec: replace(spec, name=one.get(spec.name, spec.name)))
 
 
-def _ties_of(plan: TransferPlan) -> list[tuple[str, ...]]:
-    """The checkpoint's names that end, each by itself, in one tensor of the target."""
+def _ties_of(
+    plan: TransferPlan, tensor: Callable[[str], torch.Tensor]
+) -> Iterator[tuple[str, ...]]:
+    """The checkpoint's names that end, each by itself, in one tensor of the target; those that
+    hold what the first does, since one tensor cannot hold two values.
+    """
     copies = {
         step.target.name: step.recipe.sources[0].name
         for step in plan.steps
         if step.recipe and step.recipe.is_copy and _is_exact(step)
     }
-    groups = [dict.fromkeys(copies[n] for n in names if n in copies) for names in plan.ties]
-    return [tuple(names) for names in groups if len(names) > 1]
-
-
-def _equal(names: tuple[str, ...], tensor: Callable[[str], torch.Tensor]) -> tuple[str, ...]:
-    """The first of the names and those of equal values: one tensor cannot hold two."""
-    first = tensor(names[0])
-    return tuple(name for name in names if torch.equal(tensor(name), first))
+    for names in plan.ties:
+        group = [*dict.fromkeys(copies[name] for name in names if name in copies)]
+        if len(group) > 1:
+            first = tensor(group[0])
+            yield tuple(name for name in group if torch.equal(tensor(name), first))
 
 
 def _one_name_each(ties: Iterable[tuple[str, ...]]) -> dict[str, str]:

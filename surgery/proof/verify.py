@@ -13,9 +13,9 @@ from surgery.errors import SurgeryError
 from surgery.networks.architectures import Architecture, find_architecture
 from surgery.networks.building import build
 from surgery.proof.compare import prove
-from surgery.proof.doubling import Widen, in_float64
 from surgery.proof.proof import Proof
 from surgery.proof.sides import make_sides
+from surgery.proof.watching import Widen, in_float64
 from surgery.transfers.plan import TransferPlan
 
 

@@ -41,7 +41,7 @@ def decide(request: TransferRequest, ends: Ends, code: Code = UNKNOWN) -> Transf
     target, :class:`~surgery.errors.SelectorError` for a pattern of ``fresh`` that is no tensor's,
     and :class:`~surgery.errors.CheckpointError` for sources that no renaming can bring back.
     """
-    source, target, spec = ends.names, ends.target.drawn, ends.target.drawn.spec
+    source, target, spec = ends.names, ends.target, ends.target.spec
     refuse_flattened(source.specs)
     _refuse_unknown_fresh(request, target)
     mapping = read_mapping(request.mapping)

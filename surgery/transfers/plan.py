@@ -21,6 +21,7 @@ from surgery.checkpoint.writing.draft import Draft
 from surgery.collecting import collector_paused
 from surgery.errors import SurgeryError
 from surgery.matching.matches import OpenGroup
+from surgery.networks.unfilled import Blueprint
 from surgery.record import Record
 from surgery.showing import Shown, json_of
 from surgery.specs import ModelSpec, SourceSpec
@@ -28,7 +29,6 @@ from surgery.transfers.gathering import gathered, refuse_torn_ties
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import selected
 from surgery.transfers.step import Step, Unused
-from surgery.transfers.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +45,7 @@ class Ends:
 
     source: Weights | SourceSpec
     names: SourceSpec
-    target: Target
+    target: Blueprint
     plan: Callable[[TransferRequest], TransferPlan]
     refuse: Callable[[TransferPlan], None]
 
@@ -145,14 +145,14 @@ class TransferPlan(Shown):
         what cannot be read or written.
         """
         self.refuse_unaccepted()
-        target = self.ends.target.drawn
+        target = self.ends.target
         kept = [s.target.name for s in self.steps if s.method and s.method.initial]
         own = target.initial((*self.names("fresh", "open"), *kept))
         taken = gathered(self.steps, self.ends.readable, own)
         refuse_torn_ties(self.ties, self.by_target, taken)
         known = {**own, **taken}
         states = {name: step.state for name, step in self.by_target.items()}
-        record = Record(self.target_label, states, target.spec).to_metadata()
+        record = Record(target.label, states, target.spec).to_metadata()
         values = {name: known[name] for name in self.by_target}
         written = write(
             Draft(values, self.ties, target.versions, target.extras, record),

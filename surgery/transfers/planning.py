@@ -9,12 +9,13 @@ from surgery.errors import SurgeryError
 from surgery.matching.by_structure import UNKNOWN, Code
 from surgery.networks.architectures import find_architecture
 from surgery.networks.blueprints import blueprint
+from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec, SourceSpec, specs_in
 from surgery.transfers.decide import decide
 from surgery.transfers.plan import Ends, TransferPlan
 from surgery.transfers.refusal import refuse
 from surgery.transfers.request import TransferRequest
-from surgery.transfers.target import Target, is_module, open_target
+from surgery.transfers.target import is_module, open_target
 from surgery.wrappers import unwrap_name, unwrap_names
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def plan(request: TransferRequest) -> TransferPlan:
 
 
 def plan_between(
-    request: TransferRequest, source: Weights | SourceSpec, target: Target
+    request: TransferRequest, source: Weights | SourceSpec, target: Blueprint
 ) -> TransferPlan:
     """The same between ends that are open."""
     names = source if isinstance(source, SourceSpec) else names_of(source)
@@ -54,16 +55,16 @@ def _open_source(request: TransferRequest) -> Weights | SourceSpec:
     return open_source(cast("SourceLike", source), request.key)
 
 
-def _code(request: TransferRequest, names: SourceSpec, target: Target) -> Code:
+def _code(request: TransferRequest, names: SourceSpec, target: Blueprint) -> Code:
     """What is known of the code of both sides; orders are looked for where they matter."""
-    order = target.drawn.find_order
+    order = target.find_order
     if is_module(request.source):
         if request.source_arch is not None:
             raise SurgeryError(
                 "source_arch (--source-arch) names what a file was saved from, and the source "
                 "is a live model"
             )
-        from surgery.networks.live import blueprint_of
+        from surgery.networks.describe import blueprint_of
 
         live = blueprint_of(request.source)
         return Code(live.spec, live.find_order, order)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeGuard
 
 from surgery.errors import SurgeryError
 from surgery.head_names import heads_by_name
-from surgery.networks.architectures import Architecture, find_architecture
+from surgery.networks.architectures import find_architecture
 from surgery.networks.blueprints import blueprint
 from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec, TensorSpec, is_real, specs_in
@@ -23,18 +22,7 @@ if TYPE_CHECKING:
     from surgery.checkpoint.places import Place
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """``label`` is what a record calls it; ``drawn`` has the dtypes that were asked for.
-    ``architecture`` is None where none was named.
-    """
-
-    label: str
-    drawn: Blueprint
-    architecture: Architecture | None = None
-
-
-def open_target(request: TransferRequest) -> Target:
+def open_target(request: TransferRequest) -> Blueprint:
     """Raises :class:`~surgery.errors.SurgeryError` for what is no target, and
     :class:`~surgery.errors.ArchitectureError` for what cannot be built.
     """
@@ -45,24 +33,22 @@ def open_target(request: TransferRequest) -> Target:
             "named; build the model with them"
         )
     if isinstance(given, str):
-        architecture = find_architecture(given)
         drawn = blueprint(
-            architecture,
+            find_architecture(given),
             arguments=request.arguments,
             num_classes=request.num_classes,
             seed=request.seed,
         )
-        drawn = replace(drawn, spec=_in_dtype(drawn.spec, request.dtype))
-        return Target(architecture.label, drawn, architecture)
+        return replace(drawn, spec=_in_dtype(drawn.spec, request.dtype))
     if is_module(given):
-        from surgery.networks.live import blueprint_of
+        from surgery.networks.describe import blueprint_of
 
         if request.dtype is not None:
             raise SurgeryError(
                 "dtype is for new files; a live model keeps its own: convert it before "
                 "(model.half())"
             )
-        return Target(type(given).__name__, blueprint_of(given))
+        return blueprint_of(given)
     if isinstance(given, ModelSpec):
         spec = given
     elif (specs := specs_in(given)) is not None:
@@ -74,8 +60,7 @@ def open_target(request: TransferRequest) -> Target:
             f"not {name}"
         )
     spec = _in_dtype(spec, request.dtype)
-    find_heads = partial(heads_by_name, spec.tensors, spec.ties)
-    return Target("the target", Blueprint(spec, find_heads, {}, {}, _no_values, tuple))
+    return Blueprint("the target", spec, lambda: heads_by_name(spec.tensors, spec.ties), _no_values)
 
 
 def is_module(value: object) -> TypeGuard[nn.Module]:

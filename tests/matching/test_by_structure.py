@@ -337,9 +337,8 @@ def test_the_architecture_that_a_file_was_saved_from_tells_as_much(tmp_path):
 def test_order_is_asked_for_only_where_something_goes_by_it():
     asked = []
     request = TransferRequest(source=Split().state_dict(), target=Fused(), match="structure")
-    target = open_target(request)
-    drawn = replace(target.drawn, find_order=lambda: asked.append(1) or ())
-    plan_between(request, open_source(request.source), replace(target, drawn=drawn))
+    target = replace(open_target(request), find_order=lambda: asked.append(1) or ())
+    plan_between(request, open_source(request.source), target)
     assert not asked
 
 

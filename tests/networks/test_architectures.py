@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import timm
@@ -29,6 +30,7 @@ def own_file(tmp_path):
     path.write_text(
         "import torch\n"
         "from dataclasses import dataclass\n"
+        "from functools import partial\n"
         "from helper import WIDTH\n"
         "def make(num_classes=3, width=WIDTH):\n"
         "    last = torch.nn.Linear(width, num_classes)\n"
@@ -54,7 +56,14 @@ def own_file(tmp_path):
         "    return Late(2, 2)\n"
         "def lazy():\n"
         "    return torch.nn.Sequential(torch.nn.LazyLinear(3))\n"
+        "def lazy_statistics():\n"
+        "    return torch.nn.Sequential(torch.nn.LazyBatchNorm1d(affine=False))\n"
         "net = fixed()\n"
+        "half_made = partial(make, num_classes=4)\n"
+        "class Maker:\n"
+        "    def __call__(self, width: int = WIDTH):\n"
+        "        return make(width=width)\n"
+        "maker = Maker()\n"
     )
     (tmp_path / "helper.py").write_text("WIDTH = 6\n")
     (tmp_path / "later.py").write_text("from torch.nn import Linear as Late\n")
@@ -173,22 +182,38 @@ class TestOwnFactories:
             pytest.param("number", {}, "is a int; expected a function or class", id="no-function"),
             pytest.param("wrong", {}, "returned a int; expected a torch.nn.Module", id="no-module"),
             pytest.param(
-                "broken", {}, r"broken raised ValueError: no such \(nets\.py:10\)", id="raises"
+                "broken", {}, r"broken raised ValueError: no such \(nets\.py:11\)", id="raises"
             ),
             pytest.param("leaves", {}, r"leaves raised SystemExit: 0 \(nets", id="exits"),
-            pytest.param("lazy", {}, r"lazy layers.*\(0\.weight\)", id="lazy"),
+            pytest.param(
+                "lazy", {}, r"py:lazy: 0\.weight is lazy.*run .* in the factory", id="lazy"
+            ),
+            pytest.param(
+                "lazy_statistics", {}, r"lazy_statistics: 0\.running_mean is lazy", id="buffers"
+            ),
             pytest.param(
                 "make",
                 {"widht": 3},
                 r"takes \(num_classes=3, width=6\).*mean width\?",
                 id="argument",
             ),
+            pytest.param(
+                "half_made", {"widht": 3}, r"make takes \(num_cl.*mean width\?", id="partial"
+            ),
+            pytest.param(
+                "maker", {"widht": 3}, r"__call__ takes \(width=6\).*mean width\?", id="callable"
+            ),
+            pytest.param("needs", {}, r"missing 1.*; needs takes \(num_classes\)$", id="missing"),
         ],
     )
     def test_what_goes_wrong_is_one_line(self, own_file, name, arguments, message):
         with pytest.raises(ArchitectureError, match=message) as caught:
-            build(find_architecture(f"{own_file}:{name}"), arguments=arguments)
+            blueprint(find_architecture(f"{own_file}:{name}"), arguments=arguments)
         assert "\n" not in str(caught.value)
+
+    def test_a_head_that_cannot_be_replaced_names_the_architecture(self, own_file):
+        with pytest.raises(ArchitectureError, match=r"py:lazy: the model is not initialised yet"):
+            build(find_architecture(f"{own_file}:lazy"), num_classes=3)
 
     def test_files_and_modules_that_are_not_there(self, tmp_path):
         with pytest.raises(ArchitectureError, match="there is no file"):
@@ -212,9 +237,35 @@ class TestOwnFactories:
         assert build(find_architecture("nets:fixed"))[1].out_features == 3
 
 
-def test_unknown_arguments_of_a_librarys_model_are_named():
-    with pytest.raises(ArchitectureError, match="timm:resnet18 raised TypeError.*widht"):
-        build(Architecture("timm", "resnet18"), arguments={"widht": 3})
+@pytest.mark.parametrize(
+    ("name", "argument", "constructor", "nearest"),
+    [
+        pytest.param("timm:resnet18", "base_widht", "ResNet", "base_width", id="timm"),
+        pytest.param("timm:vit_tiny_patch16_224", "deph", "VisionTransformer", "depth", id="vit"),
+        pytest.param("torchvision:resnet18", "group", "ResNet", "groups", id="torchvision"),
+    ],
+)
+def test_unknown_arguments_of_a_librarys_model_are_named(name, argument, constructor, nearest):
+    """The factory takes any keyword, and hands it to a class: that one's signature counts."""
+    with pytest.raises(ArchitectureError) as caught:
+        build(find_architecture(name), arguments={argument: 3})
+    message = caught.value.message
+    assert message.startswith(f"{name} raised TypeError: {constructor}")
+    assert f"unexpected keyword argument '{argument}'" in message
+    assert f"{constructor} takes (" in message
+    assert message.endswith(f"did you mean {nearest}?")
+
+
+def test_an_argument_that_a_base_class_refuses(monkeypatch):
+    class Wide(TinyNet):
+        def __init__(self, **more):
+            super().__init__(**more)
+
+    module = ModuleType("kept_here")
+    module.Wide = Wide
+    monkeypatch.setitem(sys.modules, "kept_here", module)
+    with pytest.raises(ArchitectureError, match=r"TinyNet takes \(.*did you mean width\?"):
+        build(find_architecture("kept_here:Wide"), arguments={"widht": 3})
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])

@@ -28,7 +28,7 @@ VALUE = {"names": ["resnet50", "vit"], "count": 2}
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "trusted_code", lambda: HERE)
+    monkeypatch.setattr(memory, "installed_code", lambda: HERE)
     held = Memory(tmp_path / "cache", HERE)
     held.keep(VALUE, "key")
     return held
@@ -141,11 +141,11 @@ class TestEntries:
     def test_other_code_in_the_same_place_is_swept_away(self, kept, monkeypatch):
         edited = Memory(kept.folder, Code(HERE.place, "2" * 32))
         elsewhere = Memory(kept.folder, Code("3" * 16, "2" * 32))
-        monkeypatch.setattr(memory, "trusted_code", lambda: elsewhere.code)
+        monkeypatch.setattr(memory, "installed_code", lambda: elsewhere.code)
         elsewhere.keep("elsewhere", "key")
         assert edited.recall("key") is None
         assert kept.recall("key") == VALUE  # another environment's, left alone
-        monkeypatch.setattr(memory, "trusted_code", lambda: edited.code)
+        monkeypatch.setattr(memory, "installed_code", lambda: edited.code)
         edited.keep("edited", "key")
         assert kept.recall("key") is None
         assert [edited.recall("key"), elsewhere.recall("key")] == ["edited", "elsewhere"]
@@ -176,7 +176,7 @@ class TestEntries:
             "import sys; from pathlib import Path\n"
             "from surgery.networks.remembered.code import Code\n"
             "from surgery.networks.remembered import Memory, memory\n"
-            "memory.trusted_code = lambda: held.code\n"
+            "memory.installed_code = lambda: held.code\n"
             f"held = Memory(Path({str(tmp_path / 'cache')!r}), Code('0' * 16, '1' * 32))\n"
             "for _ in range(150): held.keep(sys.argv[1] * 3000, 'key')\n"
         )
@@ -323,7 +323,7 @@ class TestTrust:
 
     def test_code_that_was_changed_while_it_ran_is_not_kept(self, kept, monkeypatch):
         kept.keep(1, "before")
-        monkeypatch.setattr(memory, "trusted_code", lambda: None)
+        monkeypatch.setattr(memory, "installed_code", lambda: None)
         kept.keep(2, "after")
         assert [kept.recall("before"), kept.recall("after")] == [1, None]
 
@@ -370,7 +370,8 @@ class TestKeys:
 class TestFolder:
     @pytest.fixture(autouse=True)
     def _trusted(self, monkeypatch):
-        monkeypatch.setattr("surgery.networks.remembered.memory.trusted_code", lambda: HERE)
+        for asked in ("installed_code", "trusted_code"):
+            monkeypatch.setattr(memory, asked, lambda: HERE)
 
     def test_the_users_own(self, monkeypatch, tmp_path):
         monkeypatch.delenv("SURGERY_CACHE_DIR")

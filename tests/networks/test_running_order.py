@@ -7,6 +7,7 @@ import torch
 from attention_twins import Fused
 from tiny_models import TiedLanguageModel, TinyNet, same_bits, snapshot
 from torch import nn
+from transformers import T5Config, T5Model
 
 from surgery.networks.running_order import running_order
 
@@ -32,6 +33,12 @@ def test_modules_in_the_order_in_which_they_run():
 def test_pictures_tokens_and_rows():
     assert running_order(TinyNet())[:4] == ("", "stem", "bn", "blocks.0")
     assert running_order(TiedLanguageModel()) == ("", "embed", "body", "lm_head")
+
+
+def test_a_network_that_encodes_and_decodes():
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
+    order = running_order(T5Model(T5Config(**sizes)))
+    assert 0 < order.index("encoder.block.0") < order.index("decoder.block.0")
 
 
 def test_a_network_made_for_one_size():

@@ -20,7 +20,6 @@ from surgery.errors import SurgeryError
 from surgery.matching.recipes.recipe import View, Zeros, join_rows
 from surgery.proof import refuse_unproven
 from surgery.proof.proof import OTHERWISE
-from surgery.proof.sentences import proof_lines
 from surgery.proof.verify import prove_plan
 from surgery.transfers.planning import plan as plan_of
 from surgery.transfers.request import TransferRequest
@@ -178,7 +177,7 @@ def test_q_and_k_joined_the_wrong_way_round():
     acting = {move.source: (move.targets, move.acts_as) for move in proof.movements if move.acts_as}
     assert acting["query.weight"] == (("qkv.weight",), ("key.weight",))
     assert acting["key.weight"] == (("qkv.weight",), ("query.weight",))
-    assert "qkv.weight takes query.weight, and acts as key.weight" in "\n".join(proof_lines(proof))
+    assert "qkv.weight takes query.weight, and acts as key.weight" in str(proof)
 
 
 def test_q_and_k_taken_apart_the_wrong_way_round():

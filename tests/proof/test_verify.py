@@ -19,7 +19,6 @@ import surgery
 from surgery.errors import SurgeryError
 from surgery.proof import refuse_unproven
 from surgery.proof.proof import BEHIND, OTHERWISE
-from surgery.proof.sentences import proof_lines
 
 
 def verify(source, target, mapping=None, **settings):
@@ -100,7 +99,7 @@ def test_two_swapped_tensors_are_named(one, other):
     assert found[one].acts_as == (other,)
     assert found[other].acts_as == (one,)
     assert proof.verdict == "2 tensors are in another's place"
-    assert f"{other} takes {one}, and acts as {other}" in "\n".join(proof_lines(proof))
+    assert f"{other} takes {one}, and acts as {other}" in str(proof)
 
 
 def test_a_cycle_of_three():
@@ -244,6 +243,15 @@ def test_another_head_compares_features(classes):
     assert {move.source for move in proof.movements} >= {"norm.weight", "mix.bias"}
     swapped = {"^norm.weight$": "norm.bias", "^norm.bias$": "norm.weight"}
     assert not verify(randomise(Net()), Net(classes=classes), swapped).holds
+
+
+def test_a_head_that_is_left_out_as_asked_compares_features():
+    proof = verify(randomise(Net()), Net(), "fc -> (unused)\n")
+    assert proof.holds
+    assert [(point.source, point.target) for point in proof.random.points] == [
+        ("features", "features")
+    ]
+    assert "not transferred in the source: fc.weight, fc.bias" in str(proof)
 
 
 def test_what_acts_behind_a_fresh_layer_is_not_called_proven():
@@ -421,7 +429,7 @@ def test_two_tensors_cannot_become_one():
     proof = verify(source, TiedLanguageModel())
     assert not proof.holds
     assert {move.source for move in proof.against} == {"embed.weight", "lm_head.weight"}
-    assert "embed.weight takes embed.weight, and moves the two" in "\n".join(proof_lines(proof))
+    assert "embed.weight takes embed.weight, and moves the two" in str(proof)
     with torch.no_grad():
         source.lm_head.weight.copy_(source.embed.weight)
     assert verify(source, TiedLanguageModel()).holds

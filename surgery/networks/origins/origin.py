@@ -16,8 +16,6 @@ class Origin:
     #: What ``Architecture.origin`` says, and how a person writes it.
     name: ClassVar[str]
     form: ClassVar[str]
-    #: Whether what it builds depends on installed code and arguments alone.
-    is_remembered: ClassVar[bool] = False
 
     def names(self, memory: Memory) -> tuple[str, ...]:
         """All names that can be built; none where there is no list."""
@@ -53,9 +51,9 @@ _PRETRAINED = ("pretrained", "pretrained_backbone", "weights", "weights_backbone
 
 
 class Library(Origin):
-    """An installed library. It is asked for its names once; then they are remembered."""
-
-    is_remembered = True
+    """An installed library: what it builds depends on its code and the arguments alone, and is
+    remembered like its names.
+    """
 
     def listed(self) -> list[str]:
         """The library's own list of names."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from surgery.errors import ArchitectureError, did_you_mean
 from surgery.networks.origins.origin import Origin
+from surgery.networks.origins.raised import named_errors
 from surgery.wording import printable
 
 
@@ -63,25 +64,6 @@ class OwnCode(Origin):
                 f"{place} has no {attribute!r}{did_you_mean(attribute, public)}"
             )
         return getattr(module, attribute)
-
-
-@contextmanager
-def named_errors(what: str) -> Iterator[None]:
-    """Whatever code raises becomes one line that names ``what`` and the place it was raised at."""
-    try:
-        yield
-    except ArchitectureError:
-        raise
-    except (Exception, SystemExit) as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        file = Path(trace.tb_frame.f_code.co_filename).name if trace else ""
-        place = f" ({file}:{trace.tb_lineno})" if trace else ""
-        first_line = next(iter(str(error).splitlines()), "")
-        raise ArchitectureError(
-            f"{what} raised {type(error).__name__}: {first_line}{place}"
-        ) from error
 
 
 def _existing(path: str) -> Path:

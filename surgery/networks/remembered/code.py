@@ -45,7 +45,7 @@ def installed_code() -> Code | None:
     try:
         folders = {package: _folder(package) for package in _PACKAGES}
         lines = [
-            f"{package}/{line}"
+            line
             for package, folder in folders.items()
             for line in (_version(folder), *_files(folder, _PACKAGES[package]))
         ]
@@ -53,7 +53,7 @@ def installed_code() -> Code | None:
         return None
     places = [f"{package}={folder}" for package, folder in folders.items()]
     state = [sys.version, *places, *sorted(lines)]
-    return Code(_digest("\n".join(places), 8), _digest("\n".join(state), 16))
+    return Code(_digest(places, 8), _digest(state, 16))
 
 
 def trusted_code() -> Code | None:
@@ -100,7 +100,7 @@ def _folder(package: str) -> str:
 def _version(folder: str) -> str:
     """By what the file says: images of containers may be made with all times the same."""
     file = Path(folder, "version.py")
-    return f"version {file.read_bytes()!r}" if file.is_file() else "no version"
+    return f"{folder} version {file.read_bytes()!r}" if file.is_file() else f"{folder} no version"
 
 
 def _files(folder: str, inner: tuple[str, ...]) -> Iterator[str]:
@@ -110,26 +110,18 @@ def _files(folder: str, inner: tuple[str, ...]) -> Iterator[str]:
     set the other one back.
     """
     seen: set[tuple[int, int]] = set()
-    waiting = [(os.path.join(folder, part), part) for part in inner]  # noqa: PTH118 - a hot path
-    while waiting:
-        place, path = waiting.pop()
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.endswith(".py"):
-                    now = entry.stat()
-                    times = f"{now.st_mtime_ns} {now.st_ctime_ns}"
-                    yield f"{path}/{entry.name} {now.st_size} {times}"
-                elif entry.is_dir() and entry.name != "__pycache__" and _is_new(entry, seen):
-                    waiting.append((entry.path, f"{path}/{entry.name}"))
+    for part in inner:
+        for place, folders, names in os.walk(f"{folder}/{part}", followlinks=True):
+            here = os.stat(place)  # noqa: PTH116 - a hot path
+            if (here.st_dev, here.st_ino) in seen or place.endswith("__pycache__"):
+                folders.clear()  # a link that leads back to a folder above would never end
+                continue
+            seen.add((here.st_dev, here.st_ino))
+            for path in (f"{place}/{name}" for name in names if name.endswith(".py")):
+                now = os.stat(path)  # noqa: PTH116
+                yield f"{path} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
 
 
-def _is_new(folder: os.DirEntry[str], seen: set[tuple[int, int]]) -> bool:
-    """Links are followed, and one that leads back to a folder above would never end."""
-    now = folder.stat()
-    known = (now.st_dev, now.st_ino) in seen
-    seen.add((now.st_dev, now.st_ino))
-    return not known
-
-
-def _digest(text: str, size: int) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=size).hexdigest()
+def _digest(lines: list[str], size: int) -> str:
+    text = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=size).hexdigest()

@@ -47,13 +47,11 @@ _ENTRY_NAME = re.compile(r"surgery-([0-9a-f]{16})-([0-9a-f]{32})-[0-9a-f]{32}\.e
 class Memory:
     """Values by key, for the code that is installed now; without a folder it remembers nothing.
 
-    The parts of a key, and the values, are JSON. ``fresh`` says that what is kept comes from a
-    process of its own, and not from this one.
+    The parts of a key, and the values, are JSON.
     """
 
     folder: Path | None = None
     code: Code | None = None
-    fresh: bool = False
 
     def recall(self, *key: Any) -> Any | None:
         """What was kept under the key; None where nothing was, where it is damaged, or where
@@ -71,7 +69,7 @@ class Memory:
         other code in the same place is removed.
         """
         text = _key_text(key)
-        if self.code is None or _code(self.fresh) != self.code:
+        if self.code is None or installed_code() != self.code:
             return
         with suppress(OSError, CheckpointError):
             path = self._path(text)
@@ -113,11 +111,11 @@ class Memory:
 def open_memory(*, fresh: bool = False) -> Memory:
     """The user's memory. Opening it creates nothing and reads nothing.
 
-    ``fresh``: what is kept in it comes from a process of its own, so that it does not matter
+    ``fresh``: what will be kept in it comes from a process of its own, so that it does not matter
     what this one has imported. A folder that another user can write to is not believed, with a
     warning.
     """
-    code = _code(fresh)
+    code = installed_code() if fresh else trusted_code()
     folder = _folder() if code else None
     if folder is None:
         return Memory()
@@ -131,7 +129,7 @@ def open_memory(*, fresh: bool = False) -> Memory:
                 stacklevel=3,
             )
             return Memory()
-    return Memory(folder, code, fresh)
+    return Memory(folder, code)
 
 
 def arguments_key(arguments: Mapping[str, Any]) -> str | None:
@@ -154,10 +152,6 @@ def is_users_own(path: Path) -> bool:
     if not hasattr(os, "getuid"):  # Windows: a profile's folders are its user's
         return True
     return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _code(fresh: bool) -> Code | None:
-    return installed_code() if fresh else trusted_code()
 
 
 def _folder() -> Path | None:
