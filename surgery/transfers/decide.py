@@ -201,36 +201,37 @@ class _Decision:
         if match is None:
             return self.without_match(tensor)
         misfit = self.misfit(match)
-        if match.recipe:
-            return self.fresh(tensor, match, misfit) if misfit else self.loaded(tensor, match)
-        found = self.resized_from_any(tensor, match, misfit)
-        if isinstance(found, Step):
-            return found
-        if not misfit:
-            return self.loaded(tensor, match)
-        return self.fresh(tensor, match, "; ".join(filter(None, (misfit, found))))
+        found = self.resizer(match, misfit)
+        if not isinstance(found, str):
+            match, method, reason = found
+            return self.taking(tensor, match, View.of(self.spec(match)), "resized", method, reason)
+        if misfit:
+            why = "; ".join(filter(None, (misfit, found)))
+            known = is_index(tensor.name)
+            return Step(tensor, None, "fresh", why, counterpart=self.spec(match), recomputed=known)
+        recipe = match.recipe or View.of(self.spec(match))
+        # A counter of another layer is merely loaded.
+        moved = self.moved.get(tensor.name) if tensor.is_floating else None
+        state = "resized" if moved else "loaded" if recipe.moves else "computed"
+        return self.taking(tensor, match, recipe, state, moved)
 
-    def resized_from_any(self, tensor: TensorSpec, own: Match, misfit: str) -> Step | str:
-        """The step of a resizer that fits the tensor's match, or that of another of its names
-        where its own does not fit; else why none fits its own.
+    def resizer(self, own: Match, misfit: str) -> tuple[Match, Method, str] | str:
+        """The resizer that fits a target's own match, or that of another of its names where its own
+        does not fit, and what it does; else why none fits its own.
         """
-        if self.choice is None:
+        if self.choice is None or own.recipe:
             return ""
-        names = [name for names in self.target.ties if tensor.name in names for name in names]
+        names = [name for names in self.target.ties if own.target in names for name in names]
         others = [self.matches.by_target.get(name) for name in names if misfit]
         why = []
         for match in (own, *(other for other in others if other and other != own)):
-            fit = self.choice.find(self.case(match))
+            # A tied head is a vocabulary, too: its tensor goes by the name that was matched.
+            target = self.target.by_name[match.tied_to or match.target]
+            fit = self.choice.find((match.source, self.spec(match), target))
             if not isinstance(fit, str):
-                return self.resized(tensor, match, *fit)
+                return match, *fit
             why.append(fit)
         return why[0]
-
-    def case(self, match: Match) -> tuple[str, TensorSpec, TensorSpec]:
-        """What a resizer looks at: the source's name and spec, and the target's tensor under the
-        name that was matched, since a tied head is a vocabulary, too.
-        """
-        return match.source, self.spec(match), self.target.by_name[match.tied_to or match.target]
 
     def spec(self, match: Match) -> TensorSpec:
         return self.sources[match.source].spec
@@ -251,45 +252,28 @@ class _Decision:
             return f"shape differs: {shapes}"
         return _uncastable(source, target)
 
-    def loaded(self, tensor: TensorSpec, match: Match) -> Step:
-        recipe = match.recipe or View.of(self.spec(match))
-        # A counter of another layer is merely loaded.
-        method = self.moved.get(tensor.name) if tensor.is_floating else None
-        why = [*self.via(match)]
-        why += [] if recipe.is_copy else [in_words(recipe)]
-        state = "resized" if method else "loaded" if recipe.moves else "computed"
-        return self.taking(tensor, match, recipe, state, why, method)
-
-    def resized(self, tensor: TensorSpec, match: Match, method: Method, reason: str) -> Step:
-        why = (reason, *self.via(match))
-        return self.taking(tensor, match, View.of(self.spec(match)), "resized", why, method)
-
     def taking(
         self,
         tensor: TensorSpec,
         match: Match,
         recipe: Recipe,
         state: str,
-        why: Iterable[str],
         method: Method | None,
+        reason: str = "",
     ) -> Step:
-        tier = "lines" if self.sources[match.source].lines else match.tier
-        step = Step(tensor, recipe, state, "", Evidence(tier, match.evidence), method)
-        cast = (f"cast {step.cast}",) if step.cast else ()
-        return replace(step, reason=", ".join((*why, *cast)))
-
-    def via(self, match: Match) -> Iterator[str]:
-        """How the names of a match were brought together."""
-        if match.via:
-            yield match.via
-        yield from (f"renamed by line {line}" for line in self.sources[match.source].lines)
-        if match.tied_to:
-            yield f"tied to {match.tied_to}"
-
-    def fresh(self, tensor: TensorSpec, match: Match, reason: str) -> Step:
-        known = is_index(tensor.name)
-        counterpart = self.spec(match)
-        return Step(tensor, None, "fresh", reason, counterpart=counterpart, recomputed=known)
+        """The step that gives the tensor what ``recipe`` makes, and how its match came about."""
+        lines = self.sources[match.source].lines
+        evidence = Evidence("lines" if lines else match.tier, match.evidence)
+        step = Step(tensor, recipe, state, "", evidence, method)
+        why = (
+            reason,
+            match.via,
+            *(f"renamed by line {line}" for line in lines),
+            match.tied_to and f"tied to {match.tied_to}",
+            "" if recipe.is_copy else in_words(recipe),
+            step.cast and f"cast {step.cast}",
+        )
+        return replace(step, reason=", ".join(filter(None, why)))
 
     def without_match(self, tensor: TensorSpec) -> Step:
         if reason := self.open.get(tensor.name):
