@@ -19,15 +19,16 @@ from surgery.checkpoint.weights import Weights
 from surgery.checkpoint.writer import write
 from surgery.checkpoint.writing.draft import Draft
 from surgery.collecting import collector_paused
-from surgery.errors import SurgeryError
+from surgery.errors import SelectorError, SurgeryError
 from surgery.matching.matches import OpenGroup
 from surgery.networks.unfilled import Blueprint
+from surgery.patterns import parse_selector
 from surgery.record import Record
 from surgery.showing import Shown, json_of
 from surgery.specs import ModelSpec, SourceSpec
 from surgery.transfers.gathering import gathered, refuse_torn_ties
 from surgery.transfers.request import TransferRequest
-from surgery.transfers.selecting import selected
+from surgery.transfers.selecting import names_selected, no_tensor
 from surgery.transfers.step import Step, Unused
 
 if TYPE_CHECKING:
@@ -48,13 +49,6 @@ class Ends:
     target: Blueprint
     plan: Callable[[TransferRequest], TransferPlan]
     refuse: Callable[[TransferPlan], None]
-
-    @property
-    def source_kind(self) -> str:
-        """The format of the source's file and the key of its state dict, as far as it has them."""
-        if not isinstance(self.source, Checkpoint):
-            return ""
-        return ", ".join(filter(None, (self.source.format, self.source.key)))
 
     @property
     def readable(self) -> Weights:
@@ -101,8 +95,10 @@ class TransferPlan(Shown):
     @property
     def source_label(self) -> str:
         """What the source is called, and what was found there: ``old.pt (torch zip, model)``."""
-        called, kind = self.request.source_label, self.ends.source_kind
-        return f"{called} ({kind})" if kind else called
+        called, source = self.request.source_label, self.ends.source
+        if not isinstance(source, Checkpoint):
+            return called
+        return f"{called} ({', '.join(filter(None, (source.format, source.key)))})"
 
     def apply(self, model: nn.Module) -> TransferOutcome:
         """Do it to a live model, in place, as :func:`surgery.transfer` does.
@@ -210,7 +206,12 @@ class TransferPlan(Shown):
 
         Raises :class:`~surgery.errors.SelectorError` where it names none.
         """
-        return selected(self.steps, self.target, selector, self.head_paths or None)
+        parsed = parse_selector(selector)
+        states = {name: step.state for name, step in self.by_target.items()}
+        (found,) = names_selected(self.target, [parsed], self.head_paths or None, states)
+        if not found:
+            raise SelectorError(no_tensor(parsed, self.target))
+        return tuple(step for step in self.steps if step.target.name in found)
 
     @collector_paused()
     def to_dict(self) -> dict[str, Any]:

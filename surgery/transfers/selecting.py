@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from surgery.errors import SelectorError, did_you_mean
+from surgery.errors import did_you_mean
 from surgery.networks.selection import Answers
-from surgery.patterns import Selector, Subjects, parse_selector
+from surgery.patterns import Selector, Subjects
 from surgery.specs import ModelSpec
-from surgery.transfers.step import Step
 from surgery.wrappers import paths_of, unwrap_name
-
-
-def selected(
-    steps: Sequence[Step], target: ModelSpec, text: str, heads: Sequence[str] | None = None
-) -> tuple[Step, ...]:
-    """The steps in their order. Raises SelectorError where the selector names no target.
-
-    ``heads`` are the paths of the head's layers, for ``:head``; None where nothing tells them.
-    """
-    selector = parse_selector(text)
-    status = {step.target.name: step.state for step in steps}
-    (found,) = names_selected(target, [selector], heads, status)
-    if not found:
-        raise SelectorError(no_tensor(selector, target))
-    return tuple(step for step in steps if step.target.name in found)
 
 
 def names_selected(
@@ -33,8 +17,10 @@ def names_selected(
     heads: Sequence[str] | None = None,
     status: Mapping[str, str] | None = None,
 ) -> list[frozenset[str]]:
-    """For each selector the names of the tensors that it means. Raises SelectorError where it asks
-    what names, shapes, modules, ``heads`` and ``status`` do not say.
+    """For each selector the names of the tensors that it means.
+
+    ``heads`` are the paths of the head's layers, ``status`` every tensor's state; both are None
+    where nothing tells them. Raises SelectorError for a selector that asks what is not known.
     """
     answers = Answers(target, status, heads)
     for selector in selectors:
