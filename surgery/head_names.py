@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from surgery.specs import TensorSpec
 from surgery.wrappers import unwrap_name, unwrap_names
+
+Shape = tuple[int, ...]
 
 #: What people call a head, as a word of a path's last two segments (``lm_head``, ``cls_score``),
 _HEAD_WORDS = frozenset(
@@ -47,18 +48,6 @@ def last_of_each_parent(paths: Iterable[str]) -> list[str]:
     return list({path.rpartition(".")[0] or path: path for path in paths}.values())
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A module by its path, and its weight's shape; () where it has no matrix of that name."""
-
-    path: str
-    weight: tuple[int, ...] = ()
-
-    @property
-    def rows(self) -> int:
-        return self.weight[0]
-
-
 def heads_by_name(
     tensors: Iterable[TensorSpec], ties: Iterable[Sequence[str]] = ()
 ) -> tuple[str, ...]:
@@ -74,37 +63,36 @@ def heads_by_name(
     >>> heads_by_name(describe(torchvision.models.vgg11()).tensors)
     ('classifier.6',)
     """
-    layers = _layers(tensors)
-    helpers = [layer for layer in layers if is_auxiliary(layer.path) and layer.weight]
-    mains = [layer for layer in layers if not is_auxiliary(layer.path)]
-    backwards = list(takewhile(lambda layer: _is_surely_called_a_head(layer.path), reversed(mains)))
-    called = [layer for layer in reversed(backwards) if layer.weight]
-    heads = _ends(called)
+    weights = _weights(tensors)
+    mains = [path for path in weights if not is_auxiliary(path)]
+    called = list(takewhile(_is_surely_called_a_head, reversed(mains)))[::-1]
+    before = mains[: len(mains) - len(called)]
+    heads = _ends({path: weights[path] for path in called if weights[path]})
     if not heads or not _are_one_head(heads):
         return ()
-    rows = heads[0].rows
-    before = mains[: len(mains) - len(backwards)]
-    shapes = {layer.weight for layer in heads}
+    rows = next(iter(heads.values()))[:1]
     tied = [unwrap_name(name) for names in ties if len(names) > 1 for name in names]
     if (
-        any(layer.weight in shapes for layer in before)
-        or any(layer.weight[:1] == (rows,) and is_called_a_head(layer.path) for layer in before)
-        or any(is_within(name, [layer.path for layer in heads]) for name in tied)
+        any(weights[path] in heads.values() for path in before)
+        or any(weights[path][:1] == rows and is_called_a_head(path) for path in before)
+        or any(is_within(name, heads) for name in tied)
     ):
         return ()
-    helping = last_of_each_parent(layer.path for layer in helpers if layer.rows == rows)
-    return (*(layer.path for layer in heads), *helping)
+    helpers = (path for path in weights if is_auxiliary(path) and weights[path][:1] == rows)
+    return (*heads, *last_of_each_parent(helpers))
 
 
-def _layers(tensors: Iterable[TensorSpec]) -> list[_Layer]:
-    """The modules that own floating tensors of more than one element, in order."""
+def _weights(tensors: Iterable[TensorSpec]) -> dict[str, Shape]:
+    """The modules that own floating tensors of more than one element, in order: the path of each,
+    and the shape of its weight; () where that is no matrix.
+    """
     own = {t.name: t.shape for t in tensors if t.is_floating and t.numel > 1}
-    found: dict[str, _Layer] = {}
+    found: dict[str, Shape] = {}
     for name, clean in unwrap_names(own).items():
         path, _, leaf = clean.rpartition(".")
         matrix = own[name] if leaf == "weight" and len(own[name]) > 1 else ()
-        found[path] = _Layer(path, matrix or found.get(path, _Layer(path)).weight)
-    return list(found.values())
+        found[path] = matrix or found.get(path, ())
+    return found
 
 
 def _is_surely_called_a_head(path: str) -> bool:
@@ -113,22 +101,22 @@ def _is_surely_called_a_head(path: str) -> bool:
     return is_called_a_head(parent if parent and leaf[-1:].isdigit() else path)
 
 
-def _ends(called: Sequence[_Layer]) -> list[_Layer]:
+def _ends(called: dict[str, Shape]) -> dict[str, Shape]:
     """Those whose rows none of the later ones takes in: of ``classifier.0, 3, 6`` the last."""
-    ends: list[_Layer] = []
+    ends: dict[str, Shape] = {}
     taken: set[int] = set()
-    for layer in reversed(called):
-        if layer.rows not in taken:
-            ends.append(layer)
-        taken.add(layer.weight[1])
-    return ends[::-1]
+    for path, weight in reversed(called.items()):
+        if weight[0] not in taken:
+            ends[path] = weight
+        taken.add(weight[1])
+    return dict(reversed(ends.items()))
 
 
-def _are_one_head(heads: Sequence[_Layer]) -> bool:
+def _are_one_head(heads: Mapping[str, Shape]) -> bool:
     """Class rows for each place by itself, as many in each; the others learn from a teacher."""
-    words = [{w for s in layer.path.lower().split(".") for w in s.split("_")} for layer in heads]
+    words = [{w for s in path.lower().split(".") for w in s.split("_")} for path in heads]
     return (
-        all(math.prod(layer.weight[2:]) == 1 for layer in heads)
-        and len({layer.rows for layer in heads}) == 1
+        all(math.prod(weight[2:]) == 1 for weight in heads.values())
+        and len({weight[0] for weight in heads.values()}) == 1
         and all(each & _TEACHER_WORDS for each in words[1:])
     )

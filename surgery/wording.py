@@ -5,7 +5,7 @@ fill it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 #: Characters of the longest word that a message holds whole, and of the longest text.
 LONGEST_WORD, LONGEST_TEXT = 400, 2000
@@ -57,6 +57,17 @@ def first_lines(lines: Sequence[str], most: int) -> list[str]:
     """The first lines, and how many more there are."""
     more = len(lines) - most
     return [*lines[:most], *([f"... and {more:,} more"] if more > 0 else [])]
+
+
+def first_difference(
+    there: Mapping[str, object], here: Mapping[str, object], missing: str = "missing"
+) -> str:
+    """The first name of which two records say different things, with both; empty without one."""
+    names = [name for name in {**here, **there} if there.get(name) != here.get(name)]
+    if not names:
+        return ""
+    name, more = names[0], f" ({len(names) - 1} more differ)" if len(names) > 1 else ""
+    return f"{name} is {there.get(name, missing)} there and {here.get(name, missing)} here{more}"
 
 
 def value_text(value: object) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery.errors import SurgeryError
+from surgery.errors import SelectorError, SurgeryError
 from surgery_cli.console import print_json, print_note, print_text, progress, show
-from surgery_cli.look import look_at, resolve
+from surgery_cli.look import Look, look_at, resolve
 from surgery_cli.options import output_options, refuse_existing, rules_options
+
+if TYPE_CHECKING:
+    from surgery.report.groups import Why
+    from surgery.tuning import ParamGroups
 
 
 @click.command(
@@ -22,6 +26,7 @@ Examples:
   surgery groups new.safetensors --rules rules.txt
   surgery groups timm:resnet50 --num-classes 10 --from old.pt --rules rules.txt
   surgery groups --rules rules.txt --why layer4.0.bn1.weight
+  surgery groups --rules rules.txt --why 'layer[34] & :bias'
 
 \b
 A rules file:
@@ -34,7 +39,9 @@ A rules file:
 """
 )
 @rules_options
-@click.option("--why", metavar="NAME", help="Show the lines that fired for one parameter.")
+@click.option(
+    "--why", metavar="SELECTOR", help="Show the lines that fired for these parameters, in order."
+)
 @click.option("--init", is_flag=True, help="Write a commented starting rules file for MODEL.")
 @click.option("--force", is_flag=True, help="With --init, replace an existing rules file.")
 @output_options
@@ -50,13 +57,22 @@ def groups(why: str | None, init: bool, force: bool, as_json: bool, **named: Any
         return
     look, resolved = resolve(**named)
     if why is not None:
-        from surgery.report.groups import Why
-        from surgery.tuning import why as why_of
-
-        show(Why(why, why_of(resolved, why)), as_json=as_json)
+        show(_why(look, resolved, why), as_json=as_json)
         return
     beside = {"architecture": look.described[0]}
     show(resolved, as_json=as_json, beside=beside, heading=look.described)
+
+
+def _why(look: Look, groups: ParamGroups, selector: str) -> Why:
+    from surgery.networks.selection import select
+    from surgery.report.groups import Why
+    from surgery.tuning import why
+
+    try:  # a name is one whatever it looks like, and with its wrappers too
+        return Why(selector, {selector: why(groups, selector)})
+    except SelectorError:
+        names = select(look.spec, selector, transfer=look.status, heads=look.heads)
+    return Why(selector, {name: why(groups, name) for name in names})
 
 
 def _init(

@@ -8,11 +8,10 @@ note: make the optimizer after this, one made before holds the old head's parame
 >>> swap.apply(model)
 
 Read from the top: ``plan`` decides, ``swap`` is the value and does it. ``find`` says who is
-trusted to name the head: ``libraries`` that know their models, or ``structure``, which asks
-``output`` where the output comes from; ``candidates`` is what these share. Below all of them are
-``places``, where layers sit behind what wrappers insert, and ``layers``, what a class layer is
-and how one is rebuilt. What needs no model stands on the ground: ``surgery.head_names`` and
-``surgery.class_rows``, which says which classes are carried over.
+trusted to name the head: ``libraries`` that know their models, or ``output``, which follows the
+forward. Below are ``places``, where layers sit behind what wrappers insert, and ``layers``, what a
+class layer is and how one is rebuilt. What needs no model stands on the ground:
+``surgery.head_names`` and ``surgery.class_rows``, which says which classes are carried over.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,34 +20,23 @@ COUNT_NAMES = ("num_classes", "n_classes", "nb_classes", "num_labels", "n_labels
 WIDTH_NAMES = ("out_features", "out_channels")
 
 
-class ClassShape(NamedTuple):
-    """``inputs`` features go into a layer, ``classes`` come out; ``pointwise`` where each place
-    of the input is classified by itself: a Linear, or a convolution with a kernel of 1.
-    """
-
-    inputs: int
-    classes: int
-    bias: bool
-    pointwise: bool
-
-
-def class_shape(module: nn.Module) -> ClassShape | None:
-    """None where the first axis of the layer's weight is not its output.
+def class_shape(module: nn.Module) -> tuple[int, int, bool] | None:
+    """(features in, classes out, whether each place of the input is classified by itself, as by a
+    Linear or a convolution with a kernel of 1); None where the first axis of the layer's weight is
+    not its output.
 
     Read from the layer's settings, not from its weight: a parametrised weight is computed on
     access, and a lazy or quantised one has another shape.
     """
     layer: Any = module
-    has_bias = own_parameters(module).get("bias") is not None
     if isinstance(module, nn.Linear):
-        return ClassShape(layer.in_features, layer.out_features, has_bias, pointwise=True)
+        return layer.in_features, layer.out_features, True
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        pointwise = math.prod(layer.kernel_size) == 1
-        return ClassShape(layer.in_channels, layer.out_channels, has_bias, pointwise)
+        return layer.in_channels, layer.out_channels, math.prod(layer.kernel_size) == 1
     return None
 
 
-def why_not_rebuildable(module: nn.Module, shape: ClassShape) -> str | None:
+def why_not_rebuildable(module: nn.Module, inputs: int, classes: int) -> str | None:
     """Why no layer like ``module`` can be made with other rows; None where one can.
 
     Each reason names a way in which a layer that looks plain would come back broken.
@@ -65,28 +54,29 @@ def why_not_rebuildable(module: nn.Module, shape: ClassShape) -> str | None:
     if getattr(module, "groups", 1) != 1:
         return "a grouped convolution shares its inputs out among its rows"
     plain = weight.is_floating_point() or weight.is_complex()
-    if not plain or tuple(weight.shape[:2]) != (shape.classes, shape.inputs):
+    if not plain or tuple(weight.shape[:2]) != (classes, inputs):
         found = f"{'x'.join(map(str, weight.shape))} {str(weight.dtype).removeprefix('torch.')}"
         return f"{kind} stores its weight as {found} (quantised or sharded): swap before that"
     if "forward" in vars(module):
         return "its forward was replaced on the instance, and would go on calling the old layer"
-    return _foreign_state(module, shape)
+    return _foreign_state(module, classes)
 
 
-def _foreign_state(module: nn.Module, shape: ClassShape) -> str | None:
+def _foreign_state(module: nn.Module, classes: int) -> str | None:
     """A subclass's own tensors are carried over, unless they too hold one entry per class."""
     kind = type(module).__name__
     for name, child in module.named_children():
         return f"{kind} holds another module, {name} ({type(child).__name__})"
     for name, tensor in {**own_parameters(module), **own_buffers(module)}.items():
-        per_class = tensor is not None and shape.classes in tensor.shape
+        per_class = tensor is not None and classes in tensor.shape
         if per_class and name not in ("weight", "bias"):
-            return f"{kind} cannot be rebuilt: {name} also has {shape.classes} entries"
+            return f"{kind} cannot be rebuilt: {name} also has {classes} entries"
     return None
 
 
 def rebuild(
     layer: nn.Module,
+    old_classes: int,
     classes: int,
     kept: Sequence[tuple[int, int]],
     initialise: Callable[[nn.Module], object] | None,
@@ -97,10 +87,17 @@ def rebuild(
     those of ``layer``, which itself stays untouched. Fresh rows come from the layer's own
     ``reset_parameters``, then from ``initialise`` where the architecture has an opinion.
     """
-    new = _detached_copy(layer, classes)
+    new = copy.copy(layer)
+    # The copy shares its registries with the original: these two it gets for itself.
+    parameters = {
+        name: _parameter_like(old, classes if name in ("weight", "bias") else None)
+        for name, old in own_parameters(layer).items()
+    }
+    buffers = {n: None if old is None else old.clone() for n, old in own_buffers(layer).items()}
+    set_own(new, parameters, buffers)
+    set_count(new, old_classes, classes, (*COUNT_NAMES, *WIDTH_NAMES))
     with torch.no_grad():
-        layer_init: Any = new
-        layer_init.reset_parameters()
+        cast("Any", new).reset_parameters()
         if initialise is not None:
             initialise(new)
         for name in ("weight", "bias") if kept else ():
@@ -108,21 +105,6 @@ def rebuild(
             if rows is not None and old_rows is not None:
                 to, out_of = map(list, zip(*kept, strict=True))
                 rows[to] = old_rows[out_of]
-    return new
-
-
-def _detached_copy(layer: nn.Module, classes: int) -> nn.Module:
-    """``copy.copy`` shares a module's registries with the original: these two get their own."""
-    shape = class_shape(layer)
-    assert shape is not None
-    new = copy.copy(layer)
-    parameters = {
-        name: _parameter_like(old, classes if name in ("weight", "bias") else None)
-        for name, old in own_parameters(layer).items()
-    }
-    buffers = {n: None if old is None else old.clone() for n, old in own_buffers(layer).items()}
-    set_own(new, parameters, buffers)
-    set_count(new, shape.classes, classes, (*COUNT_NAMES, *WIDTH_NAMES))
     return new
 
 

@@ -45,7 +45,7 @@ class Output:
         """How many class rows it has and nothing else, in one layer or in equals that are summed,
         not joined; None for any other output.
         """
-        widths = {place.shape.classes for place in self.layers}
+        widths = {place.classes for place in self.layers}
         alone = len(self.layers) == 1 or not self.joined
         return widths.pop() if not self.others and len(widths) == 1 and alone else None
 
@@ -103,7 +103,7 @@ def _walk_back(end: fx.Node, model: nn.Module, places: Mapping[str, Place]) -> O
     pending, seen = [end], {end}
     while pending:
         node = pending.pop()
-        joined |= _function_name(node) in _JOINS
+        joined |= node.op == "call_function" and getattr(node.target, "__name__", "") in _JOINS
         if node.op == "call_module" and str(node.target) in known:
             slots.add(str(node.target))
         elif _has_own_values(node, model):
@@ -118,25 +118,16 @@ def _walk_back(end: fx.Node, model: nn.Module, places: Mapping[str, Place]) -> O
 
 def _has_own_values(node: fx.Node, model: nn.Module) -> bool:
     """Single numbers, a learned temperature, do not count: they know no classes."""
-    if node.op == "placeholder":
-        return True
+    tensors: Iterable[torch.Tensor] = ()
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
-        return _any_vector((*module.parameters(), *module.buffers()))
-    if node.op == "get_attr":
-        return _any_vector((operator.attrgetter(str(node.target))(model),))
-    return False
-
-
-def _any_vector(tensors: Iterable[torch.Tensor]) -> bool:
-    return any(tensor.numel() > 1 for tensor in tensors)
+        tensors = (*module.parameters(), *module.buffers())
+    elif node.op == "get_attr":
+        tensors = (operator.attrgetter(str(node.target))(model),)
+    return node.op == "placeholder" or any(tensor.numel() > 1 for tensor in tensors)
 
 
 def _asks_for_shape(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in _SHAPE_METHODS
     return node.target is getattr and node.args[1] in _SHAPE_ATTRIBUTES
-
-
-def _function_name(node: fx.Node) -> str:
-    return getattr(node.target, "__name__", "") if node.op == "call_function" else ""

@@ -9,10 +9,9 @@ from torch import nn
 
 from surgery.class_rows import Labels, kept_rows, ordered_labels
 from surgery.errors import HeadError
-from surgery.heads.candidates import Chosen
 from surgery.heads.find import find_head
-from surgery.heads.places import wrappers_and_model
-from surgery.heads.swap import HeadSwap, planned_layers
+from surgery.heads.places import Place, wrappers_and_model
+from surgery.heads.swap import HeadSwap, planned_layer
 
 _OPTIMIZER_NOTE = "make the optimizer after this, one made before holds the old head's parameters"
 _FROZEN_NOTE = "the new head is frozen (requires_grad=False), as the old one was"
@@ -62,7 +61,7 @@ def plan_head(
     wrappers, inner = wrappers_and_model(model)
     found = find_head(inner, head, num_classes)
     _check_layers(found.layers)
-    layers = planned_layers(found, num_classes)
+    layers = tuple(planned_layer(place, num_classes) for place in found.layers)
     old = ordered_labels("old_labels", old_labels)
     new = ordered_labels("new_labels", new_labels)
     kept = kept_rows(layers[0].old_classes, num_classes, keep, old, new)
@@ -98,22 +97,18 @@ def _count(num_classes: object) -> int:
     return count
 
 
-def _check_layers(layers: Sequence[Chosen]) -> None:
+def _check_layers(layers: Sequence[Place]) -> None:
     """Layers of different widths are no one head; and all that stands in the way at once."""
-    problems = [str(chosen.place) for chosen in layers if chosen.place.obstacle]
+    problems = [str(place) for place in layers if place.obstacle]
     if problems:
         raise HeadError("the head cannot be replaced", problems)
-    widths = {chosen.place.shape.classes for chosen in layers}
-    if len(widths) > 1:
-        raise HeadError(
-            "the layers of one head have one number of classes",
-            [str(chosen.place) for chosen in layers],
-        )
+    if len({place.classes for place in layers}) > 1:
+        raise HeadError("the layers of one head have one number of classes", map(str, layers))
 
 
-def _notes(wrappers: Sequence[nn.Module], layers: Sequence[Chosen], num_classes: int) -> list[str]:
+def _notes(wrappers: Sequence[nn.Module], layers: Sequence[Place], num_classes: int) -> list[str]:
     notes = [_OPTIMIZER_NOTE]
-    parameters = [p for chosen in layers for p in chosen.place.module.parameters()]
+    parameters = [parameter for place in layers for parameter in place.module.parameters()]
     if num_classes and not any(parameter.requires_grad for parameter in parameters):
         notes.append(_FROZEN_NOTE)
     kinds = [type(wrapper).__name__ for wrapper in wrappers]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from surgery.class_rows import Pairs
 from surgery.errors import HeadError, did_you_mean
-from surgery.heads.candidates import Chosen, Head, is_transformers
 from surgery.heads.find import find_head
 from surgery.heads.layers import COUNT_NAMES, WIDTH_NAMES, rebuild, set_count
-from surgery.heads.libraries import is_timm_head
+from surgery.heads.libraries import is_timm_head, is_transformers
 from surgery.heads.places import Place, class_places, inner_model
+from surgery.wording import listed
 
 #: How many of the kept rows the text spells out; ``kept`` has them all.
 _SHOWN = 8
@@ -64,19 +64,6 @@ class HeadSwap:
     how: str
     notes: tuple[str, ...]
 
-    @property
-    def new_parameters(self) -> tuple[str, ...]:
-        """Names of the parameters that the new layers bring, as the model's author wrote them
-        (without wrappers); none where features are to come out. ``surgery.resolve_groups`` takes
-        ``dict.fromkeys(swap.new_parameters, "fresh")`` as ``transfer`` for rules that say ``:new``.
-        """
-        return tuple(
-            f"{layer.path}.{name}"
-            for layer in self.layers
-            for name in ("weight", *(["bias"] if layer.bias else []))
-            if layer.new_classes
-        )
-
     def apply(self, model: nn.Module) -> None:
         """Put the new head into ``model``, wrapped or not, with its counts and class names.
 
@@ -91,7 +78,13 @@ class HeadSwap:
         if self.num_classes == 0 and self.how == "timm":
             inner.reset_classifier(0)  # timm knows what else goes with a head
             return
-        fresh = [self._replacement(place, inner) for place in places]
+        initialise, classes = _initialiser(inner), self.num_classes
+        fresh = [
+            rebuild(place.module, place.classes, classes, self.kept, initialise)
+            if classes
+            else nn.Identity().train(place.module.training)
+            for place in places
+        ]
         counted = is_timm_head(inner, self.layers[0].path)
         for place, layer in zip(places, fresh, strict=True):
             self._put(inner, place, layer)
@@ -100,33 +93,19 @@ class HeadSwap:
         if is_transformers(inner):
             _update_config(inner, self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The swap as JSON values."""
-        return {
-            "num_classes": self.num_classes,
-            "how": self.how,
-            "layers": [asdict(layer) for layer in self.layers],
-            "kept": [{"new": new, "old": old} for new, old in self.kept],
-            "labels": list(self.labels),
-            "notes": list(self.notes),
-        }
-
     def __str__(self) -> str:
-        rows = [self._rows()] if self.num_classes else []
-        return "\n".join([*map(str, self.layers), *rows, *(f"note: {note}" for note in self.notes)])
-
-    def _rows(self) -> str:
-        if not self.kept:
-            return f"class rows carried over: none, all {self.num_classes} are fresh"
-        pairs = [f"{new} from {old}" for new, old in self.kept[:_SHOWN]]
-        more = ["..."] if len(self.kept) > _SHOWN else []
-        shown = ", ".join(pairs + more)
-        return f"class rows carried over: {len(self.kept)} of {self.num_classes} ({shown})"
+        rows = f"none, all {self.num_classes} are fresh"
+        if self.kept:
+            shown = listed([f"{new} from {old}" for new, old in self.kept], _SHOWN)
+            rows = f"{len(self.kept)} of {self.num_classes} ({shown})"
+        carried = [f"class rows carried over: {rows}"] if self.num_classes else []
+        notes = (f"note: {note}" for note in self.notes)
+        return "\n".join([*map(str, self.layers), *carried, *notes])
 
     def _add(self, inner: Any) -> None:
         """The head that timm puts on is initialised as any other new one is."""
         found = find_head(inner, None, self.num_classes)
-        if not found.absent or planned_layers(found, self.num_classes) != self.layers:
+        if tuple(planned_layer(place, self.num_classes) for place in found.layers) != self.layers:
             raise HeadError("this swap was planned for another model", map(str, self.layers))
         inner.reset_classifier(self.num_classes)
         initialise = _initialiser(inner)
@@ -143,21 +122,16 @@ class HeadSwap:
             if place is None:
                 problems.append(f"{layer.path}: not there{did_you_mean(layer.path, places)}")
             elif place.obstacle or layer != planned_layer(
-                Chosen(place, layer.reason, layer.auxiliary), self.num_classes
+                place.chosen(layer.reason, auxiliary=layer.auxiliary), self.num_classes
             ):
                 problems.append(f"planned was {layer}, and there is {place}")
         if problems:
             raise HeadError("this swap was planned for another model", problems)
         return [places[layer.path] for layer in self.layers]
 
-    def _replacement(self, place: Place, inner: nn.Module) -> nn.Module:
-        if self.num_classes == 0:
-            return nn.Identity().train(place.module.training)
-        return rebuild(place.module, self.num_classes, self.kept, _initialiser(inner))
-
     def _put(self, inner: nn.Module, place: Place, layer: nn.Module) -> None:
         """Under all its names; modules around it keep the old count of classes, or its width."""
-        old, width = place.shape.classes, self.num_classes or place.shape.inputs
+        old, width = place.classes, self.num_classes or place.inputs
         for slot in place.slots:
             *around, name = slot.split(".")
             holders = [inner.get_submodule(".".join(around[:n])) for n in range(len(around) + 1)]
@@ -167,23 +141,17 @@ class HeadSwap:
                 set_count(module, old, width, WIDTH_NAMES)
 
 
-def planned_layers(head: Head, num_classes: int) -> tuple[HeadLayer, ...]:
-    """The layers of ``head`` as they are and as they are to be, in its order."""
-    return tuple(planned_layer(chosen, num_classes, absent=head.absent) for chosen in head.layers)
-
-
-def planned_layer(chosen: Chosen, num_classes: int, *, absent: bool = False) -> HeadLayer:
-    """One of them; an ``absent`` one has no classes yet."""
-    place = chosen.place
+def planned_layer(place: Place, num_classes: int) -> HeadLayer:
+    """A layer of the head as it is and as it is to be."""
     return HeadLayer(
         path=place.path,
         kind=place.kind,
-        in_features=place.shape.inputs,
-        old_classes=0 if absent else place.shape.classes,
+        in_features=place.inputs,
+        old_classes=place.classes,
         new_classes=num_classes,
-        bias=place.shape.bias,
-        auxiliary=chosen.auxiliary,
-        reason=chosen.reason,
+        bias=place.bias,
+        auxiliary=place.auxiliary,
+        reason=place.reason,
     )
 
 

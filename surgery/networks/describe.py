@@ -111,7 +111,8 @@ def _module(path: str, module: nn.Module) -> ModuleSpec | None:
     shadowed = "requires_grad" in module.__dict__
     if not (owns_parameters or owns_buffers or shadowed):
         return None
-    types = _type_names(module)
+    bases = (base for base in type(module).__mro__ if issubclass(base, nn.Module))
+    types = tuple(base.__name__ for base in bases if base is not nn.Module)
     return ModuleSpec(
         path,
         types,
@@ -132,12 +133,4 @@ def _is_norm(module: nn.Module, types: tuple[str, ...]) -> bool:
     return any("norm" in name.lower() for name in types) and all(
         sum(size > 1 for size in parameter.shape) <= 1
         for parameter in module.parameters(recurse=False)
-    )
-
-
-def _type_names(module: nn.Module) -> tuple[str, ...]:
-    return tuple(
-        base.__name__
-        for base in type(module).__mro__
-        if issubclass(base, nn.Module) and base is not nn.Module
     )

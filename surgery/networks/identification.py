@@ -169,18 +169,17 @@ def identify(
     same: dict[tuple[Any, ...], list[Candidate]] = {}
     for each in sorted(found, key=_best_first):
         same.setdefault((_rank(each), each.prefix, frozenset(each.differing)), []).append(each)
+    best = (
+        replace(first, architectures=tuple(each.architectures[0] for each in (first, *others)))
+        for first, *others in list(same.values())[:most]
+    )
     unknown = tuple((each.architecture, each.problem) for each in outlines if each.problem)
     return Identification(
-        tuple(map(_as_one, list(same.values())[:most])),
+        tuple(best),
         len(file.shapes),
         len(outlines) - len(unknown),
         unknown,
     )
-
-
-def _as_one(same: Sequence[Candidate]) -> Candidate:
-    """The first of those whose bodies are the same, under the names of all."""
-    return replace(same[0], architectures=tuple(each.architectures[0] for each in same))
 
 
 @dataclass(frozen=True, slots=True)

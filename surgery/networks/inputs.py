@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -110,23 +109,18 @@ def _own_sizes(model: nn.Module) -> Iterator[tuple[int, int]]:
     """(height, width) as timm, torchvision and transformers each note it."""
     embed = getattr(model, "patch_embed", None)
     config = getattr(model, "config", None)
+    notes = getattr(model, "pretrained_cfg", None)
     for found in (
         getattr(embed, "img_size", None),
         getattr(model, "image_size", None),
         getattr(config, "image_size", None),
-        _of_timm(model),
+        (notes.get("input_size") or ())[1:] if isinstance(notes, Mapping) else None,
     ):
         match found:
             case int():
                 yield (found, found)
             case (int() as height, int() as width):
                 yield (height, width)
-
-
-def _of_timm(model: nn.Module) -> Any:
-    notes = getattr(model, "pretrained_cfg", None)
-    size = notes.get("input_size") if isinstance(notes, Mapping) else None
-    return tuple(size[1:]) if size else None
 
 
 def _first_layer(model: nn.Module) -> nn.Module | None:

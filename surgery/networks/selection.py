@@ -28,11 +28,13 @@ def select(
     selector: str | Selector,
     *,
     transfer: object | None = None,
+    heads: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
     """The names of the selected parameters, as ``named_parameters`` shows them, in its order.
 
     ``transfer`` is what :func:`surgery.transfer` returned, or anything else that
-    :func:`statuses` reads; ``:new``, ``:loaded``, ``:computed`` and ``:resized`` need it. A
+    :func:`statuses` reads; ``:new``, ``:loaded``, ``:computed`` and ``:resized`` need it. ``heads``
+    are the paths of the head, for ``:head``; a live model is asked for its own. A
     selector that selects no parameter is a :class:`SelectorError`, and so is a name, glob or type
     in it that no parameter has, behind a ``!`` too: ``layer1 & !bnn1`` is a slip.
 
@@ -42,7 +44,7 @@ def select(
     """
     spec = spec_of(model)
     selector = parse_selector(selector)
-    answers = Answers(spec, statuses(transfer, spec), heads_of(model, (selector,)))
+    answers = Answers(spec, statuses(transfer, spec), heads or heads_of(model, (selector,)))
     answers.check(selector)
     subjects = Subjects(answers.parameters())
     meaning = subjects.meant_by(selector)

@@ -131,8 +131,10 @@ def _corrections(step: Tensor, group: Mapping[str, Any]) -> tuple[float, float]:
 def _step_together(members: Iterable[tuple[Tensor, ...]], group: Mapping[str, Any]) -> None:
     """One operation over all members after the other; complex ones are pairs of reals."""
     beta1, beta2 = group["betas"]
-    columns = [[_real(tensor) for tensor in column] for column in zip(*members, strict=True)]
-    parameters, grads, exp_avgs, exp_avg_sqs, steps = columns
+    parameters, grads, exp_avgs, exp_avg_sqs, steps = (
+        [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in column]
+        for column in zip(*members, strict=True)
+    )
     if group["maximize"]:
         grads = list(foreach_mul(grads, -1))
     foreach_add_(steps, 1)
@@ -156,7 +158,3 @@ def _step_together(members: Iterable[tuple[Tensor, ...]], group: Mapping[str, An
     ]
     foreach_mul_(scales, factors)
     foreach_add_(parameters, foreach_mul(exp_avgs, scales))
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if torch.is_complex(tensor) else tensor

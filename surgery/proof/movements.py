@@ -18,10 +18,10 @@ from surgery.proof.proof import (
     Point,
     Trial,
 )
-from surgery.proof.running import Named, Run, as_leaves, gradients, main_output, run
+from surgery.proof.running import Named, Run, gradients, main_output, run
 from surgery.proof.settings import place_of, shared_calls
 from surgery.proof.sides import Sides
-from surgery.proof.values import relative_difference, size_of, squeezed
+from surgery.proof.values import is_inexact, relative_difference, size_of, squeezed
 from surgery.proof.watching import Call
 
 #: Below this share of the largest effect of any tensor, an effect is rounding.
@@ -42,7 +42,10 @@ def run_both(
     """Both networks on these values: what was compared, what moving each part alone did to it, and
     what either called.
     """
-    leaves = as_leaves(values)
+    leaves = {
+        name: value.detach().requires_grad_() if is_inexact(value) else value
+        for name, value in values.items()
+    }
     runs = [run(side, leaves, example) for side in sides.both]
     shown = _comparable(*runs)
     points = tuple(

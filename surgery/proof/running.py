@@ -16,7 +16,6 @@ from torch.func import functional_call
 from surgery.networks.inputs import Example
 from surgery.proof.parts import taken_by
 from surgery.proof.sides import Side
-from surgery.proof.values import is_inexact
 from surgery.proof.watching import Call, Watch, in_float64
 from surgery.transfers.recipe_tensors import make_tensor
 
@@ -164,11 +163,3 @@ def gradients(
         total, [*leaves.values()], retain_graph=True, allow_unused=True, materialize_grads=True
     )
     return dict(zip(leaves, found, strict=True))
-
-
-def as_leaves(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The values as the ends of a graph: those of real or complex numbers ask for gradients."""
-    return {
-        name: value.detach().requires_grad_() if is_inexact(value) else value
-        for name, value in values.items()
-    }

@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -188,18 +187,14 @@ def _normalised(
     return scaled if bias is None else scaled + bias.view(shape)
 
 
-@cache
-def _signatures() -> dict[Any, Callable[..., Any]]:
-    """Python signatures of all functions that can be overridden, those written in C included."""
-    return dict(get_testing_overrides())
-
-
 def _arguments(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Arguments by name, defaults included, as far as a signature is known."""
     try:
-        bound = inspect.signature(_signatures().get(func, func)).bind(*args, **kwargs)
+        # Python signatures of all that can be overridden, what is written in C included.
+        known = get_testing_overrides().get(func, func)
+        bound = inspect.signature(known).bind(*args, **kwargs)
     except (TypeError, ValueError):  # that of scaled_dot_product_attention lacks some
         return {**{f"argument {at}": value for at, value in enumerate(args)}, **kwargs}
     bound.apply_defaults()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,21 +106,46 @@ def _reading(rule: Rule) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Why(Shown):
-    """What :func:`surgery.tuning.why` found for a parameter: every action on it, in order."""
+    """What :func:`surgery.tuning.why` found for each parameter that a selector means: every action
+    on it, in order.
+    """
 
-    parameter: str
-    actions: tuple[Firing, ...]
+    selector: str
+    actions: Mapping[str, tuple[Firing, ...]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The actions as JSON values."""
-        return {"parameter": self.parameter, "fired": [asdict(each) for each in self.actions]}
+        """The actions as JSON values; of a single parameter at the top as well."""
+        found = [
+            {"parameter": name, "fired": [asdict(each) for each in fired]}
+            for name, fired in self.actions.items()
+        ]
+        alone = found[0] if len(found) == 1 else {}
+        return {**alone, "selector": self.selector, "parameters": found}
 
 
 def why_report(why: Why) -> Report:
-    """The lines that name one parameter, in order, and each attribute's value after its line."""
-    rows = [
-        (str(each.line or ""), each.text, each.action, each.attribute, value_text(each.value))
-        for each in why.actions
-    ]
+    """The lines that name the parameters, in order, and each attribute's value after its line; one
+    table for all parameters to which the same happened.
+    """
+    names: dict[tuple[Firing, ...], list[str]] = {}
+    for name, fired in why.actions.items():
+        names.setdefault(fired, []).append(name)
     columns = (number("line"), "rule", "action", "attribute", "value")
-    return Report([why.parameter], [Table("rules applied, in order", columns, rows)])
+    tables = [
+        Table(
+            f"{patterns(those)}: rules applied, in order",
+            columns,
+            [
+                (
+                    str(each.line or ""),
+                    each.text,
+                    each.action,
+                    each.attribute,
+                    value_text(each.value),
+                )
+                for each in fired
+            ],
+        )
+        for fired, those in names.items()
+    ]
+    return Report([why.selector], tables)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from surgery.report.groups import start_text
 from surgery.report.tables import Columns, Report, Table, number
-from surgery.training.curve import GroupCurve, ScheduleCurve
+from surgery.training.curve import ScheduleCurve
+from surgery.tuning import Group
 from surgery.wording import counted, value_text
 
 #: Rows that are wanted of a run, apart from what happens in it; events that all get a row; and
@@ -75,9 +76,9 @@ def _course_table(curve: ScheduleCurve, positions: Sequence[int]) -> Table:
     return Table("learning rates, each a group's own times the factor", columns, rows)
 
 
-def _distinct_curves(curve: ScheduleCurve) -> dict[str, GroupCurve]:
+def _distinct_curves(curve: ScheduleCurve) -> dict[str, Group]:
     """Groups that have one curve share a column, which names the first and counts the others."""
-    shared: dict[object, list[GroupCurve]] = {}
+    shared: dict[object, list[Group]] = {}
     for group in curve.groups:
         shared.setdefault((group.lr, group.first_epoch), []).append(group)
     return {

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from surgery.errors import TrainingError
 from surgery.showing import Shown
 from surgery.training.reference import Reference, count_durations, warmup_units
-from surgery.tuning import ParamGroups
-from surgery.tuning.history import When
+from surgery.tuning import Group, ParamGroups
 from surgery.tuning.schedule_line import ScheduleLine, Unit
 from surgery.wording import listed
-
-
-@dataclass(frozen=True, slots=True)
-class GroupCurve:
-    """A group that trains: its own learning rate, and from when on (``"train"``, or an epoch)."""
-
-    name: str
-    lr: float
-    when: When
-
-    @property
-    def first_epoch(self) -> int:
-        """The epoch in which it starts to train, counted from 0."""
-        return self.when if isinstance(self.when, int) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +32,9 @@ class ScheduleCurve(Shown):
     """The learning rates of a run of ``epochs`` times ``steps_per_epoch`` steps.
 
     ``factors`` are, for each unit of ``by``, the share of its own learning rate that every group
-    has. ``events`` are in the order of their positions, which count units. ``schedule`` is the
-    line, None where learning rates stay as they are. ``notes`` say what the curve cannot show.
+    has. ``groups`` are those that train. ``events`` are in the order of their positions, which
+    count units. ``schedule`` is the line, None where learning rates stay as they are. ``notes`` say
+    what the curve cannot show.
     """
 
     schedule: str | None
@@ -55,7 +43,7 @@ class ScheduleCurve(Shown):
     epochs: int
     steps_per_epoch: int
     factors: tuple[float, ...]
-    groups: tuple[GroupCurve, ...]
+    groups: tuple[Group, ...]
     events: tuple[Event, ...]
     notes: tuple[str, ...] = ()
 
@@ -73,9 +61,9 @@ class ScheduleCurve(Shown):
         """The epochs that have passed when a unit starts."""
         return position / self.units_per_epoch
 
-    def rate(self, group: GroupCurve, position: int) -> float | None:
+    def rate(self, group: Group, position: int) -> float | None:
         """The group's learning rate during a unit; None while it is frozen."""
-        if position < group.first_epoch * self.units_per_epoch:
+        if self.epoch_of(position) < group.first_epoch:
             return None
         return group.lr * self.factors[position]
 
@@ -85,7 +73,12 @@ class ScheduleCurve(Shown):
         return {
             **vars(self),
             "groups": [
-                {**asdict(group), "rates": [self.rate(group, start) for start in starts]}
+                {
+                    "name": group.name,
+                    "lr": group.lr,
+                    "when": group.when,
+                    "rates": [self.rate(group, start) for start in starts],
+                }
                 for group in self.groups
             ],
             "events": [
@@ -108,18 +101,19 @@ def schedule_curve(groups: ParamGroups, *, epochs: int, steps_per_epoch: int = 1
     >>> curve.restarts, curve.factors[:4]
     ((1.0, 3.0), (1.0, 1.0, 0.5, 1.0))
     """
+    if unknown := [group.name for group in groups.trained if math.isnan(group.lr)]:
+        raise TrainingError(
+            f"{listed(unknown)}: {groups.optimizer} makes its own learning rate, and has none to "
+            "show: base lr=... gives it one"
+        )
     line = groups.rules.schedule
     if line is not None:
         line = count_durations(line, epochs, steps_per_epoch)
     by: Unit = line.by if line else "epoch"
     per_epoch = 1 if by == "epoch" else steps_per_epoch
     factors = _factors(line, epochs * per_epoch) if line else (1.0,) * (epochs * per_epoch)
-    trained = tuple(
-        GroupCurve(group.name, float(dict(group.hyper)["lr"]), group.when)
-        for group in groups.trained
-    )
     turns = [*_turns(line, factors)] if line else []
-    events = [*turns, *_unfreezings(trained, epochs, per_epoch)]
+    events = [*turns, *_unfreezings(groups.trained, epochs, per_epoch)]
     return ScheduleCurve(
         schedule=line.text if line else None,
         kind=line.kind if line else None,
@@ -127,7 +121,7 @@ def schedule_curve(groups: ParamGroups, *, epochs: int, steps_per_epoch: int = 1
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         factors=factors,
-        groups=trained,
+        groups=groups.trained,
         events=tuple(sorted(events, key=lambda event: event.position)),
         notes=tuple(_notes(line, groups, epochs, len(factors), turns)),
     )
@@ -161,14 +155,12 @@ def _turns(line: ScheduleLine, factors: Sequence[float]) -> Iterator[Event]:
             yield Event(position, "drop", f"learning rates x {gamma:g}")
 
 
-def _unfreezings(
-    groups: Iterable[GroupCurve], epochs: int, units_per_epoch: int
-) -> Iterator[Event]:
+def _unfreezings(groups: Iterable[Group], epochs: int, units_per_epoch: int) -> Iterator[Event]:
     """One event for each epoch in which groups start to train."""
     starting: dict[int, list[str]] = {}
     for group in groups:
         if 0 < group.first_epoch < epochs:
-            starting.setdefault(group.first_epoch, []).append(group.name)
+            starting.setdefault(int(group.first_epoch), []).append(group.name)
     for epoch, names in starting.items():
         verb = "unfreezes" if len(names) == 1 else "unfreeze"
         yield Event(epoch * units_per_epoch, "unfreeze", f"{listed(names)} {verb}")
@@ -196,7 +188,7 @@ def _notes(
         length = settings["T_0"] * settings.get("T_mult", 1) ** len(restarts)
         if passed < length:
             yield f"the run ends within a cycle, after {passed} of its {length} {line.by}s"
-    late = [g.name for g in groups.trained if isinstance(g.when, int) and g.when >= epochs]
+    late = [group.name for group in groups.trained if group.first_epoch >= epochs]
     if late:
         yield f"never unfrozen in {epochs} epochs: {', '.join(late)}"
     frozen = [group.name for group in groups.groups if group.frozen]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,8 +22,13 @@ def group_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     for index, group in enumerate(optimizer.param_groups):
         name = group.get("name", "")
         free = name if name and name not in rates else f"group {index}"
-        rates[free] = float(group["lr"])
+        rates[free] = rate_of(group)
     return rates
+
+
+def rate_of(group: Mapping[str, Any]) -> float:
+    """A group's learning rate; NaN where the optimizer makes its own (Adafactor)."""
+    return math.nan if group["lr"] is None else float(group["lr"])
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:

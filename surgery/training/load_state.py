@@ -233,13 +233,11 @@ def _verdict(slot: Slot, saved: OptimizerState, kind: str, same_model: bool) -> 
 
 
 def _outcome(verdicts: Mapping[str, Verdict], saved: OptimizerState) -> StateOutcome:
-    def those(fate: str) -> tuple[str, ...]:
-        return tuple(name for name, (own, _) in verdicts.items() if own == fate)
-
+    names: dict[str, list[str]] = {"carried": [], "fresh": [], "reshaped": []}
+    for name, (fate, _) in verdicts.items():
+        names[fate].append(name)
     return StateOutcome(
-        carried=those("carried"),
-        fresh=those("fresh"),
-        reshaped=those("reshaped"),
+        **{fate: tuple(those) for fate, those in names.items()},
         unused=tuple(name for name in saved.entries if name not in verdicts),
         reasons=tuple((name, reason) for name, (_, reason) in verdicts.items() if reason),
         notes=saved.notes,

@@ -94,7 +94,10 @@ def live_state(optimizer: torch.optim.Optimizer, names: Sequence[str | None]) ->
 def saved_state(state_dict: Mapping[str, Any], model: nn.Module | None) -> OptimizerState:
     """A ``state_dict()``, by the names that it carries or those of the model that made it."""
     groups, state = state_dict["param_groups"], state_dict["state"]
-    if not (isinstance(state, Mapping) and isinstance(groups, list) and all(map(_lists, groups))):
+    listing = isinstance(groups, list) and all(
+        isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups
+    )
+    if not (isinstance(state, Mapping) and listing):
         raise StateRefused("the saved state is damaged: expected groups that list their parameters")
     positions = [position for group in groups for position in group["params"]]
     entries = {key: entry for key, entry in state.items() if isinstance(entry, Mapping) and entry}
@@ -123,10 +126,6 @@ def _by_name(
     keys = (key for group in groups for key in group["params"])
     found = {name: entries.get(key) for name, key in zip(names, keys, strict=True)}
     return named, {name: entry for name, entry in found.items() if entry}
-
-
-def _lists(group: object) -> bool:
-    return isinstance(group, Mapping) and isinstance(group.get("params"), list)
 
 
 def _carried_names(groups: Iterable[Mapping[str, Any]]) -> list[str] | None:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.tuning.optimizer_names import find_optimizer
-from surgery.tuning.state_size import STEP_ERRORS, first_state
+from surgery.tuning.optimizer_choice import STEP_ERRORS, find_optimizer
 
 #: The values that an optimizer keeps, by key. Tensors have no values, and are on the meta device
 #: where they lie on their parameter's, else on the CPU.
@@ -37,11 +36,10 @@ def parameter_slots(
 ) -> tuple[Slot, ...]:
     """The parameters of groups, in their order, which is that of the names.
 
-    What is kept for them is measured once for each group, shape and dtype, as in
-    :mod:`surgery.tuning.state_size`: the same class takes one step with the group's own
-    settings, on the meta device or, where it reads values (Adafactor), on the CPU. So momentum
-    that is off, amsgrad, and factored moments come out right, for optimizers of other libraries
-    as well.
+    What is kept for them is measured once for each group, shape and dtype: the same class takes one
+    step with the group's own settings, on the meta device or, where it reads values (Adafactor), on
+    the CPU. So momentum that is off, amsgrad, and factored moments come out right, for optimizers
+    of other libraries as well.
     """
     measured: dict[object, Kept | None] = {}
     slots, left = [], iter(names)
@@ -62,9 +60,9 @@ def _measured(
 ) -> Kept | None:
     choice = find_optimizer(kind)
     with suppress(*STEP_ERRORS):
-        return first_state(choice, group, shape, dtype, "meta")
+        return choice.first_state(group, shape, dtype, "meta")
     with suppress(*STEP_ERRORS):
-        state = first_state(choice, group, shape, dtype, "cpu")
+        state = choice.first_state(group, shape, dtype, "cpu")
         # On the CPU it cannot be seen what follows a parameter: everything does but the count.
         return {
             key: value.to("meta") if isinstance(value, torch.Tensor) and key != "step" else value

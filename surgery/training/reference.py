@@ -35,12 +35,6 @@ _MOVING = (
     "cooldown_counter",
 )
 
-_TORCH_NAMES = {
-    "CosineAnnealingLR": {"floor": "eta_min"},
-    "CosineAnnealingWarmRestarts": {"floor": "eta_min"},
-    "ReduceLROnPlateau": {"floor": "min_lr"},
-}
-
 _FIXED: Mapping[str, dict[str, Any]] = {
     "OneCycleLR": {"max_lr": 1.0},
     # The default of 1e-8 is an absolute learning rate, below which nothing is reduced.
@@ -72,17 +66,16 @@ def count_durations(
         return value.count * per_epoch
 
     settings = {key: counted(key, value) for key, value in line.settings}
-    whole = replace(line, warmup=counted("warmup", line.warmup))
-    warmup, rest = warmup_units(whole), _REST.get(line.kind)
+    warmup, rest = counted("warmup", line.warmup), _REST.get(line.kind)
     if rest and rest not in settings:
         if units is None:
             lengths = "epochs=" if line.by == "epoch" else "epochs= and steps_per_epoch="
             raise refused(line, f"{line.kind} needs {rest}= here, or {lengths} in the call")
-        if units <= warmup:
+        if units <= (warmup or 0):
             left = f"a warm-up of {warmup} leaves nothing of the run's {units} {line.by}s"
             raise refused(line, left)
-        settings[rest] = units - warmup
-    whole = replace(whole, settings=tuple(settings.items()))
+        settings[rest] = units - (warmup or 0)
+    whole = replace(line, warmup=warmup, settings=tuple(settings.items()))
     _refuse_contradictions(whole, units)
     return whole
 
@@ -134,9 +127,10 @@ class Reference:
 
     def __init__(self, line: ScheduleLine) -> None:
         optimizer = SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0, momentum=0.9)
-        names = _TORCH_NAMES.get(line.kind, {})
-        settings = {names.get(key, key): value for key, value in line.settings}
-        settings |= _FIXED.get(line.kind, {})
+        settings = {**dict(line.settings), **_FIXED.get(line.kind, {})}
+        if "floor" in settings:
+            floor = "min_lr" if line.kind == "ReduceLROnPlateau" else "eta_min"
+            settings[floor] = settings.pop("floor")
         self._optimizer = optimizer
         self._main = getattr(schedulers, line.kind)(optimizer, **settings)
         #: The outermost one, which counts every unit, comes last.

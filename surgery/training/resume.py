@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from surgery.errors import StateRefused
 from surgery.private_torch import metadata_of, set_metadata
-from surgery.training.differences import first_difference
 from surgery.training.generators import generator_states, restore_generators
 from surgery.training.learning_rates import is_rate
 from surgery.training.optimizer_state import (
@@ -34,6 +33,7 @@ from surgery.training.training_file import (
     write_training_file,
 )
 from surgery.tuning.rules import rules_text
+from surgery.wording import first_difference
 from surgery.wrappers import unwrap_names
 
 
@@ -200,7 +200,7 @@ def _check_groups(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str,
             raise StateRefused(f"the file's groups lack the setting {min(missing)}")
         lr = saved_group.get("lr")
         lr = lr.item() if isinstance(lr, torch.Tensor) and lr.numel() == 1 else lr
-        if not is_rate(lr):
+        if not is_rate(lr) and (lr is not None or group["lr"] is not None):
             raise StateRefused(f"the file's lr is {lr!r}, expected a finite number from 0")
 
 

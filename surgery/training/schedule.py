@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from surgery.errors import Problem, RuleError, StateRefused, TrainingError
-from surgery.training.learning_rates import is_rate, scalar, set_rate
+from surgery.training.learning_rates import is_rate, rate_of, scalar, set_rate
 from surgery.training.reference import (
     Reference,
     count_durations,
@@ -19,7 +19,7 @@ from surgery.training.reference import (
     last_unit,
     refused,
 )
-from surgery.tuning import parse_rules, read_rules
+from surgery.tuning import read_rules
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.schedule_line import ScheduleLine, Unit
 
@@ -58,11 +58,7 @@ def build_schedule(
 
 def _find_line(schedule: RulesSource) -> ScheduleLine:
     """The one schedule line in what the caller gave; RuleError where there is none."""
-    # `schedule cosine` alone has nothing by which text differs from a file's name.
-    if isinstance(schedule, str) and schedule.split()[:1] == ["schedule"]:
-        rules = parse_rules(schedule)
-    else:
-        rules = read_rules(schedule)
+    rules = read_rules(schedule)
     if rules.schedule is None:
         hint = "write one, as in `schedule cosine floor=0.01`"
         raise RuleError(rules.path, [Problem(0, f"there is no schedule line: {hint}")])
@@ -87,10 +83,15 @@ class Schedule(LRScheduler):
     def __init__(self, optimizer: torch.optim.Optimizer, line: ScheduleLine) -> None:
         self.line = line
         self._reference = Reference(line)
-        self._check_momentum(optimizer)
-        own = [float(group["lr"]) for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        has_momentum = any("betas" in group or "momentum" in group for group in groups)
+        if self._reference.momentum is not None and not has_momentum:
+            name = type(optimizer).__name__
+            cycles = f"OneCycleLR cycles a momentum, and {name} has none: cycle_momentum=false"
+            raise refused(line, cycles)
+        own = [rate_of(group) for group in groups]
         _check_rates(own)
-        for group, rate in zip(optimizer.param_groups, own, strict=True):
+        for group, rate in zip(groups, own, strict=True):
             # A schedule before this one may have left another here, and torch would take it.
             group["initial_lr"] = rate
         # Named, not super(): a plateau has the other ancestor in between, for its name alone.
@@ -188,19 +189,9 @@ class Schedule(LRScheduler):
         if damaged:
             raise StateRefused("the saved schedule is damaged, or another version's")
 
-    def _check_momentum(self, optimizer: torch.optim.Optimizer) -> None:
-        groups = optimizer.param_groups
-        cycles = self._reference.momentum is not None
-        if cycles and not any("betas" in group or "momentum" in group for group in groups):
-            raise refused(
-                self.line,
-                f"OneCycleLR cycles a momentum, and {type(optimizer).__name__} has none: "
-                "cycle_momentum=false",
-            )
-
     def _adopt_new_groups(self) -> None:
         known = len(self.base_lrs)
-        own = [float(group["lr"]) for group in self.optimizer.param_groups[known:]]
+        own = [rate_of(group) for group in self.optimizer.param_groups[known:]]
         if own:
             _check_rates(own)
             self._write_rates([*self.base_lrs, *own], first=known)

@@ -33,7 +33,8 @@ def plot_schedule(curve: ScheduleCurve, path: str | PathLike[str]) -> None:
         late = [group for group in curve.groups if 0 < group.first_epoch < curve.epochs]
         if late:
             starts = [group.first_epoch for group in late]
-            rates = [curve.rate(g, g.first_epoch * curve.units_per_epoch) or math.nan for g in late]
+            positions = [int(start) * curve.units_per_epoch for start in starts]
+            rates = [curve.rate(*each) or math.nan for each in zip(late, positions, strict=True)]
             look = {"color": "black", "markersize": 4, "zorder": 3}
             marks += axes.plot(starts, rates, "o", label="unfreezing", **look)
         if marks:  # below the axes: the legend of the curves is beside them

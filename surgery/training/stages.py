@@ -8,16 +8,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from surgery.errors import StageError, did_you_mean
+from surgery.errors import OptimizerError, StageError
 from surgery.heads.places import inner_model
-from surgery.training.differences import first_difference
-from surgery.training.distributed import refuse_unsynchronised
+from surgery.private_torch import synchronised_by
 from surgery.tuning import ParamGroups, apply_training_state, read_rules, resolve_groups
 from surgery.tuning.rules import RulesSource
-from surgery.tuning.training_state import is_held
-from surgery.wording import counted_names
+from surgery.tuning.training_state import check_same_model, is_held
+from surgery.wording import counted_names, first_difference
 from surgery.wrappers import unwrap_name
+
+_DDP = (
+    "wrap first, with everything trainable: DistributedDataParallel(model, "
+    "find_unused_parameters=True), then build_optimizer and build_stages on what it returns"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,18 @@ def build_stages(
 
     ``rules`` are those that the optimizer was built by, or the groups that they made. Give the
     ``optimizer`` too, and that it holds every parameter that will ever train is checked now.
-    For a model under DistributedDataParallel see :mod:`surgery.training.distributed`.
 
     >>> stages = surgery.build_stages(model, "rules.txt", optimizer=optimizer)
     >>> for epoch in range(10):
     ...     print(stages.start_epoch(epoch))
     ...     train(model.train(), optimizer)
+
+    DistributedDataParallel collects the parameters that require a gradient when it wraps, and never
+    looks again: one that was frozen then and trains later keeps each process's own gradient,
+    without a word, and the replicas drift apart. So wrap first, with everything trainable and
+    ``find_unused_parameters=True`` (without it the second step raises, and ``static_graph`` raises
+    at the first unfreezing), then build optimizer and stages on what that returns. Stages of a
+    model that is wrapped anew after every unfreezing are built on the bare model.
 
     Raises :class:`~surgery.errors.StageError`.
     """
@@ -72,10 +83,12 @@ def build_stages(
         # Rules that name no optimizer may have keys of the one that they are used with.
         kind = type(optimizer) if optimizer is not None and rules.optimizer is None else None
         groups = resolve_groups(model, rules, transfer=transfer, optimizer=kind)
-    refuse_unsynchronised(model, groups)
     stages = Stages(_driven(model, groups), groups)
+    trained = stages._ever_trained()
+    if stages.unfreezings:
+        _refuse_unsynchronised(model, trained)
     if optimizer is not None:
-        _check_optimizer(stages, optimizer)
+        _check_optimizer(optimizer, trained)
     return stages
 
 
@@ -130,8 +143,12 @@ class Stages:
             raise StageError("expected what Stages.state_dict() gave, found something else")
         if state["epoch"] is not None:
             _check_epoch(state["epoch"], None)
+        words = {"train": "trained from the start", "frozen": "frozen"}
         there, here = (
-            {name: _start_text(when) for name, when in record.items()}
+            {
+                name: words.get(str(when), f"trained from epoch {when}")
+                for name, when in record.items()
+            }
             for record in (state["when"], self._when())
         )
         if difference := first_difference(there, here):
@@ -182,30 +199,36 @@ def _check_epoch(epoch: object, last: int | None) -> None:
         )
 
 
-def _start_text(when: object) -> str:
-    words = {"train": "trained from the start", "frozen": "frozen"}
-    return words.get(str(when), f"trained from epoch {when}")
-
-
 def _driven(model: nn.Module, groups: ParamGroups) -> nn.Module:
     """The model, or the one inside its wrappers, whose names the groups speak."""
-    names = [name for group in groups.groups for name in group.param_names]
-    known = dict(model.named_parameters())
-    missing = next((name for name in names if name not in known), None)
-    if missing is None:
-        return model
-    inner = inner_model(model)
-    if not dict(inner.named_parameters()).keys() >= set(names):
-        raise StageError(
-            f"these groups are another model's: {missing!r} is no parameter of this one"
-            f"{did_you_mean(missing, known)}"
-        )
-    return inner
+    names = {name for group in groups.groups for name in group.param_names}
+    driven = model if names <= dict(model.named_parameters()).keys() else inner_model(model)
+    try:
+        check_same_model(driven, groups)
+    except OptimizerError as error:
+        raise StageError(error.message, error.details) from None
+    return driven
 
 
-def _check_optimizer(stages: Stages, optimizer: torch.optim.Optimizer) -> None:
+def _refuse_unsynchronised(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> None:
+    """Raise StageError where a DDP wrapper would leave what is unfrozen later unsynchronised."""
+    for wrapper in (m for m in model.modules() if isinstance(m, DistributedDataParallel)):
+        if wrapper.static_graph or not wrapper.find_unused_parameters:
+            raise StageError(
+                "DDP with static_graph, or without find_unused_parameters, raises once something "
+                f"is frozen or unfrozen: {_DDP}"
+            )
+        uncollected = {*wrapper.parameters()} - {*synchronised_by(wrapper)}
+        missing = [name for name, parameter in trained.items() if parameter in uncollected]
+        if missing:
+            raise StageError(
+                f"DDP does not synchronise {len(missing)} parameters that are to train, the first "
+                f"is {missing[0]}: they were frozen when it wrapped the model; {_DDP}"
+            )
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trained = stages._ever_trained()
     missing = [name for name, parameter in trained.items() if id(parameter) not in held]
     if missing:
         raise StageError(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Sequence
 
 from torch import nn
 
 from surgery.errors import RuleError, StageError
 from surgery.networks.selection import spec_of
 from surgery.specs import ModelSpec, ParameterSpec
-from surgery.tuning import resolve_groups
+from surgery.tuning import parse_rules
+from surgery.tuning.rules import as_selector
 from surgery.tuning.stages import layer_depths
 from surgery.wrappers import paths_of, unwrap_name
 
@@ -47,39 +46,21 @@ def gradual_unfreeze(model: nn.Module | ModelSpec, every: int = 2) -> str:
         for alias in (alias for parameter in stage for alias in parameter.aliases):
             for path in paths_of(unwrap_name(alias)):
                 homes[path].add(index)
-    for selector in (str, _as_expression):
-        lines = [f"# The head trains from the start, one stage more {plural}."]
-        for index, stage in enumerate(stages):
-            # The highest path above each parameter that holds nothing of another stage.
-            paths = (paths_of(unwrap_name(parameter.name)) for parameter in stage)
-            highest = (next(path for path in above if homes[path] == {index}) for above in paths)
-            selected = ", ".join(map(selector, dict.fromkeys(highest)))
-            lines.append(f"{selected} {f'unfreeze@{index * every}' if index else 'train'}")
-        text = "\n".join(lines) + "\n"
-        wrong = _read_otherwise(text, spec, stages, every)
-        if wrong is None:
-            return text
-    raise StageError(f"{wrong!r} has a name that rules cannot say")
-
-
-def _as_expression(path: str) -> str:
-    """A regular expression for a path that rules would read as something else."""
-    return f"/^{re.escape(path).replace('/', chr(92) + '/')}(\\.|$)/"
-
-
-def _read_otherwise(
-    text: str, spec: ModelSpec, stages: Sequence[Sequence[ParameterSpec]], every: int
-) -> str | None:
-    """The first parameter of which rules do not say what its stage does; None without one."""
+    lines = [f"# The head trains from the start, one stage more {plural}."]
+    for index, stage in enumerate(stages):
+        # The highest path above each parameter that holds nothing of another stage.
+        paths = (paths_of(unwrap_name(parameter.name)) for parameter in stage)
+        highest = (next(path for path in above if homes[path] == {index}) for above in paths)
+        selected = ", ".join(map(as_selector, dict.fromkeys(highest)))
+        lines.append(f"{selected} {f'unfreeze@{index * every}' if index else 'train'}")
+    text = "\n".join(lines) + "\n"
     try:
-        groups = resolve_groups(spec, text).groups
-    except RuleError:
-        groups = ()
-    found = {name: group.when for group in groups for name in group.param_names}
-    wanted = {p.name: index * every or "train" for index, stage in enumerate(stages) for p in stage}
-    wrong = [name for name in wanted if found.get(name) != wanted[name]]
-    # Where nothing could be read, a name that cannot be printed is the likelier reason.
-    return max(wrong, key=lambda name: not name.isprintable(), default=None)
+        parse_rules(text)
+    except RuleError as error:  # a name that cannot be printed is the likeliest reason
+        names = [parameter.name for stage in stages for parameter in stage]
+        wrong = max(names, key=lambda name: not name.isprintable())
+        raise StageError(f"{wrong!r} has a name that rules cannot say") from error
+    return text
 
 
 def _stages(spec: ModelSpec) -> list[list[ParameterSpec]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 from surgery.errors import did_you_mean
@@ -18,7 +18,7 @@ from surgery.tuning.actions import Action
 from surgery.tuning.rules import Rule
 from surgery.tuning.stages import layer_depths
 from surgery.tuning.words import WordError
-from surgery.wrappers import unwrap_names
+from surgery.wrappers import paths_of, unwrap_names
 
 
 def differential_values(
@@ -76,7 +76,15 @@ def geometric(first: float, last: float, count: int) -> tuple[float, ...]:
 def _between_points(
     rates: Any, points: Sequence[str], parameters: Sequence[int], spec: ModelSpec
 ) -> Mapping[int, float]:
-    starts = [_start(point, spec) for point in points]
+    first: dict[str, int] = {}
+    for index, name in enumerate(unwrap_names(p.name for p in spec.parameters).values()):
+        for path in paths_of(name):
+            first.setdefault(path, index)
+    for point in points:
+        if point not in first:
+            hint = did_you_mean(point, first, 2)
+            raise WordError(f"the model has nothing called {point!r}{hint}")
+    starts = [first[point] for point in points]
     if starts[0] == 0:
         raise WordError(f"nothing lies before {points[0]!r}, where the model starts")
     for (before, after), (one, other) in zip(pairwise(starts), pairwise(points), strict=True):
@@ -85,15 +93,3 @@ def _between_points(
                 f"split points go with the model's order, and {other!r} does not come after {one!r}"
             )
     return {index: rates[bisect_right(starts, index)] for index in parameters}
-
-
-def _start(point: str, spec: ModelSpec) -> int:
-    """Index of the first parameter at or below a path."""
-    paths: dict[str, int] = {}
-    names = unwrap_names(parameter.name for parameter in spec.parameters)
-    for index, name in enumerate(names.values()):
-        for path in accumulate(name.split("."), "{}.{}".format):
-            paths.setdefault(path, index)
-    if point not in paths:
-        raise WordError(f"the model has nothing called {point!r}{did_you_mean(point, paths, 2)}")
-    return paths[point]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import SelectorError, did_you_mean
 from surgery.showing import Shown
-from surgery.tuning.history import Firing, History, Hyper, When
-from surgery.tuning.norms import HeldNorm
+from surgery.tuning.history import Firing, HeldNorm, History, Hyper, When, first_epoch
 from surgery.tuning.rules import Rule, Rules
 from surgery.wrappers import unwrap_name
 
 if TYPE_CHECKING:
-    from surgery.tuning.optimizer_names import OptimizerChoice
+    from surgery.tuning.optimizer_choice import OptimizerChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,30 @@ class Group:
         """Whether the group never trains."""
         return self.when == "frozen"
 
+    @property
+    def first_epoch(self) -> float:
+        """The epoch in which it starts to train, counted from 0; infinity where it never does."""
+        return first_epoch(self.when)
+
+    @property
+    def lr(self) -> float:
+        """The group's own learning rate; NaN where it has none, or the optimizer makes it."""
+        lr = dict(self.hyper).get("lr")
+        return math.nan if lr is None else float(lr)
+
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON values."""
         return {
             "name": self.name,
             "when": self.when,
             "frozen_by_model": self.frozen_by_model,
-            "hyper": {key: _json(value) for key, value in self.hyper},
+            "hyper": dict(self.hyper),
             "tensors": self.tensors,
             "parameters": self.parameters,
             "bytes": self.nbytes,
             "state_bytes": self.state_bytes,
             "lines": [{"line": rule.line, "text": rule.text} for rule in self.lines],
-            "param_names": list(self.param_names),
+            "param_names": self.param_names,
         }
 
 
@@ -89,13 +100,8 @@ class ParamGroups(Shown):
         """The groups that the optimizer gets, those that are unfrozen later included."""
         return tuple(group for group in self.groups if not group.frozen)
 
-    @property
-    def bn_eval(self) -> tuple[str, ...]:
-        """Paths of the norms that start in eval mode and stay there through ``train()``."""
-        return self.bn_eval_at(0)
-
     def bn_eval_at(self, epoch: int) -> tuple[str, ...]:
-        """Paths of the norms that are in eval mode during an epoch, counted from 0."""
+        """Paths of the norms that stay in eval mode through ``train()`` in an epoch, from 0."""
         return tuple(norm.path for norm in self.norms if norm.until is None or epoch < norm.until)
 
     @property
@@ -122,12 +128,12 @@ class ParamGroups(Shown):
         """The groups as JSON values."""
         return {
             "optimizer": self.optimizer,
-            "base": {key: _json(value) for key, value in self.base},
+            "base": dict(self.base),
             "rules": self.rules.path,
             "model": self.rules.model,
             "groups": [group.to_dict() for group in self.groups],
-            "bn_eval": [{"path": norm.path, "until": norm.until} for norm in self.norms],
-            "warnings": list(self.warnings),
+            "bn_eval": [asdict(norm) for norm in self.norms],
+            "warnings": self.warnings,
             "total": {
                 "tensors": sum(group.tensors for group in self.groups),
                 "parameters": self.parameters,
@@ -136,10 +142,6 @@ class ParamGroups(Shown):
                 "state_bytes": self.state_bytes,
             },
         }
-
-
-def _json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def why(groups: ParamGroups, name: str) -> tuple[Firing, ...]:

@@ -9,8 +9,9 @@ from itertools import takewhile
 
 from surgery.head_names import heads_by_name, is_within
 from surgery.specs import ModelSpec, ParameterSpec
+from surgery.tuning.rules import as_selector
 from surgery.tuning.stages import knows_depths, layer_depths
-from surgery.wrappers import unwrap_name
+from surgery.wrappers import paths_of, unwrap_name
 
 _HEADER = (
     "# Who learns how fast. Lines run top to bottom, each attribute for itself; the last = wins."
@@ -51,7 +52,9 @@ def initial_rules(
     body = [p for p in spec.parameters if not is_within(_path(p), heads)]
     if not body:  # a head alone needs no line of its own
         heads, body = (), list(spec.parameters)
-    return "\n".join((_HEADER, *_lines(spec, arch, heads, _blocks(body, heads)))).rstrip() + "\n"
+    blocks = [", ".join(map(as_selector, parts)) for parts in _blocks(body, heads)]
+    named = [as_selector(path) for path in heads]
+    return "\n".join((_HEADER, *_lines(spec, arch, named, blocks))).rstrip() + "\n"
 
 
 def _lines(
@@ -110,7 +113,9 @@ def _positions(spec: ModelSpec) -> list[str]:
         leaf = _path(parameter).rpartition(".")[2]
         if not _is_vector(parameter) and _POSITIONS.fullmatch(leaf):
             paths.setdefault(leaf, []).append(_path(parameter))
-    return [found[0] if len(found) == 1 else f"**.{leaf}" for leaf, found in paths.items()]
+    return [
+        as_selector(found[0]) if len(found) == 1 else f"**.{leaf}" for leaf, found in paths.items()
+    ]
 
 
 def _freezing(blocks: Sequence[str], heads: Sequence[str]) -> Iterator[str]:
@@ -121,8 +126,8 @@ def _freezing(blocks: Sequence[str], heads: Sequence[str]) -> Iterator[str]:
     yield f"# {' & '.join(f'!{head}' for head in heads)} freeze"
 
 
-def _blocks(body: Sequence[ParameterSpec], heads: Sequence[str]) -> list[str]:
-    """Selectors for the parts of the model below the head, in order: ``conv1, bn1``, ``layer1``.
+def _blocks(body: Sequence[ParameterSpec], heads: Sequence[str]) -> list[list[str]]:
+    """The parts of the model below the head, in order: ``conv1`` and ``bn1``, ``layer1``.
 
     Scales, shifts and single parameters (a class token) are no part of their own: they join the
     part before them, or the first.
@@ -135,7 +140,7 @@ def _blocks(body: Sequence[ParameterSpec], heads: Sequence[str]) -> list[str]:
             waiting = []
         else:
             (blocks[-1] if blocks else waiting).append(part)
-    return [", ".join(block) for block in (*blocks, waiting) if block]
+    return [block for block in (*blocks, waiting) if block]
 
 
 def _parts(body: Sequence[ParameterSpec], heads: Sequence[str]) -> dict[str, list[ParameterSpec]]:
@@ -148,11 +153,9 @@ def _parts(body: Sequence[ParameterSpec], heads: Sequence[str]) -> dict[str, lis
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, holders))
     parts: dict[str, list[ParameterSpec]] = {}
     for parameter in body:
-        path = _path(parameter).split(".")
-        length = shared + 1
-        while any(is_within(head, [".".join(path[:length])]) for head in heads):
-            length += 1
-        parts.setdefault(".".join(path[:length]), []).append(parameter)
+        below = list(paths_of(_path(parameter)))[shared:]
+        part = next(path for path in below if not any(is_within(head, [path]) for head in heads))
+        parts.setdefault(part, []).append(parameter)
     return parts
 
 

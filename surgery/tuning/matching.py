@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from surgery.errors import Problem, SelectorError
 from surgery.networks.selection import Answers
@@ -30,7 +30,7 @@ class Match:
     parameters: tuple[int, ...]
     norms: tuple[str, ...]
     aliases: Mapping[int, frozenset[str]]
-    values: Mapping[Action, Mapping[int, float]] = field(default_factory=dict)
+    values: Mapping[Action, Mapping[int, float]]
 
     def targets(self, action: Action) -> tuple[Target, ...]:
         """What the action changes. Freezing reaches a norm that has statistics alone too."""
@@ -80,7 +80,6 @@ def match_rules(
             answers.check(rule.selector)
             meaning = subjects.meant_by(rule.selector)
             match = _match(rule, spec, meaning, tied)
-            match = replace(match, values=differential_values(rule, match.parameters, spec))
         except (SelectorError, WordError) as error:
             problems.append(Problem(rule.line, str(error.args[0])))
             continue
@@ -103,7 +102,7 @@ def _match(rule: Rule, spec: ModelSpec, meaning: Meaning, tied: Mapping[int, Sub
         for index in indices
         if index in tied
     }
-    return Match(rule, indices, norms, aliases)
+    return Match(rule, indices, norms, aliases, differential_values(rule, indices, spec))
 
 
 def _aliases(selector: Selector, tied: Subjects, aliases: tuple[str, ...]) -> frozenset[str]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from surgery.errors import OptimizerError, SurgeryWarning
 from surgery.tuning.groups import Group, ParamGroups
-from surgery.tuning.optimizer_names import find_optimizer
+from surgery.tuning.optimizer_choice import find_optimizer
 from surgery.tuning.resolve import resolve_groups
 from surgery.tuning.rules import RulesSource
 from surgery.tuning.training_state import apply_training_state, check_same_model

@@ -30,14 +30,15 @@ Everything wrong in a text is raised at once, as one :class:`~surgery.errors.Rul
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from surgery.checkpoint.text import lines_of, read_text
-from surgery.errors import Problem, RuleError, SelectorError, did_you_mean
-from surgery.patterns import Selector, end_of_regex, parse_selector
+from surgery.errors import Problem, RuleError, did_you_mean
+from surgery.patterns import Selector, end_of_regex, is_plain, parse_selector
 from surgery.tuning.actions import (
     KEY_ALIASES,
     Action,
@@ -49,17 +50,8 @@ from surgery.tuning.actions import (
     resembles_an_action,
 )
 from surgery.tuning.schedule_line import ScheduleLine, parse_schedule
-from surgery.tuning.words import Value, WordError
+from surgery.tuning.words import Value, WordError, noted
 from surgery.wording import shortened
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One ``key=value`` of a ``base`` line."""
-
-    key: str
-    value: Value
-    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +74,14 @@ class Rule:
 class Rules:
     """A rules file, read. ``path`` is as the user named it, ``<rules>`` for text.
 
-    ``base`` are the settings of all ``base`` lines but ``optimizer=``, which is ``optimizer``;
-    ``default`` is ``"base"`` or ``"error"``. ``lines`` are those of ``model``, ``optimizer`` and
-    ``default``, where they are given.
+    ``base`` are the keys of all ``base`` lines but ``optimizer=``, which is ``optimizer``;
+    ``default`` is ``"base"`` or ``"error"``. ``lines`` are those of ``model``, ``optimizer``,
+    ``default`` and every key of ``base``, where they are given.
     """
 
     path: str
     rules: tuple[Rule, ...]
-    base: tuple[Setting, ...]
+    base: Mapping[str, Value]
     model: str | None
     optimizer: str | None
     default: str
@@ -141,6 +133,18 @@ def rules_text(source: str | Path | Sequence[str]) -> tuple[str, str]:
     return "\n".join(source), "<rules>"
 
 
+def as_selector(path: str) -> str:
+    r"""How a line names this path and all below it: as it is, or as a regular expression where it
+    would be read as something else.
+
+    >>> as_selector("layer1.0"), as_selector("base")
+    ('layer1.0', '/^base(\\.|$)/')
+    """
+    if is_plain(path) and (path not in _LINES or path in _ALSO_MODULES):
+        return path
+    return f"/^{re.escape(path).replace('/', chr(92) + '/')}(\\.|$)/"
+
+
 def _names_a_file(source: str) -> bool:
     words = source.split()
     if "\n" in source or not words:
@@ -157,29 +161,21 @@ def _parse(text: str, path: str) -> tuple[Rules, tuple[Problem, ...]]:
             draft.read_line(number, list(_words(line)))
         except WordError as error:
             problems += (Problem(number, message) for message in error.args)
-    rules = Rules(
-        path=path,
-        rules=tuple(draft.rules),
-        base=tuple(draft.base.values()),
-        model=draft.words.get("model"),
-        optimizer=draft.words.get("optimizer"),
-        default=draft.words.get("default", "base"),
-        schedule=draft.schedule,
-        lines=draft.lines,
-    )
-    return rules, tuple(problems)
+    return Rules(**{**vars(draft), "rules": tuple(draft.rules)}), tuple(problems)
 
 
-@dataclass(slots=True)
+@dataclass
 class _Draft:
     """The rules read so far. What is wrong with a line is a WordError, what is right is kept."""
 
     path: str
     rules: list[Rule] = field(default_factory=list)
-    base: dict[str, Setting] = field(default_factory=dict)
-    words: dict[str, str] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)
+    base: dict[str, Value] = field(default_factory=dict)
+    model: str | None = None
+    optimizer: str | None = None
+    default: str = "base"
     schedule: ScheduleLine | None = None
+    lines: dict[str, int] = field(default_factory=dict)
 
     def read_line(self, number: int, words: list[str]) -> None:
         if not words:
@@ -194,24 +190,24 @@ class _Draft:
     def read_model(self, number: int, words: list[str]) -> None:
         if len(words) != 1:
             raise WordError(f"expected one architecture after model, found {_found(words)}")
-        self._give_once("model", words[0], number)
+        self._give_once("model", number)
+        self.model = words[0]
 
     def read_default(self, number: int, words: list[str]) -> None:
         if words not in (["base"], ["error"]):
             hint = did_you_mean(words[0], ("base", "error")) if words else ""
             raise WordError(f"expected base or error after default, found {_found(words)}{hint}")
-        self._give_once("default", words[0], number)
+        self._give_once("default", number)
+        self.default = words[0]
 
     def read_base(self, number: int, words: list[str]) -> None:
         if not words:
             raise WordError("expected KEY=VALUE after base, as in `base lr=1e-3`")
         _refuse_torn(words)
-        problems = []
+        problems: list[str] = []
         for word in words:
-            try:
+            with noted(problems):
                 self._read_setting(number, word)
-            except WordError as error:
-                problems.append(str(error))
         if problems:
             raise WordError(*problems)
 
@@ -221,19 +217,20 @@ class _Draft:
         if not (text and key.isidentifier()):
             raise WordError(f"expected KEY=VALUE in a base line, found {word!r}")
         if key == "optimizer":
-            self._give_once(key, text, number)
-        elif key in self.base:
-            raise WordError(f"{key} was given in line {self.base[key].line} already")
+            self._give_once(key, number)
+            self.optimizer = text
         else:
-            self.base[key] = Setting(key, key_value(key, text), number)
+            value = key_value(key, text)
+            self._give_once(key, number)
+            self.base[key] = value
 
-    def _give_once(self, word: str, value: str, number: int) -> None:
+    def _give_once(self, word: str, number: int) -> None:
         if word in self.lines:
             raise WordError(f"{word} was given in line {self.lines[word]} already")
-        self.words[word], self.lines[word] = value, number
+        self.lines[word] = number
 
     def read_schedule(self, number: int, words: list[str]) -> None:
-        self._give_once("schedule", " ".join(words), number)
+        self._give_once("schedule", number)
         self.schedule = parse_schedule(words, self.path, number)
 
     def read_split(self, number: int, words: list[str]) -> None:
@@ -249,13 +246,14 @@ class _Draft:
             found = repr(words[0]) if words else "nothing"
             raise WordError(f"expected a selector before {found}, as in `fc freeze`")
         selector_words, action_words = _split_selector(words)
+        named = " ".join(selector_words)
         problems: list[str] = []
-        selector = _read_selector(" ".join(selector_words), problems)
-        actions = _read_actions(" ".join(selector_words), action_words, problems)
-        if selector and not action_words:
-            problems.append(
-                f"expected an action after {selector.text!r}, as in `{selector.text} lr*=0.1`"
-            )
+        selector = None
+        with noted(problems):
+            selector = parse_selector(named)
+            if not action_words:
+                raise WordError(f"expected an action after {named!r}, as in `{named} lr*=0.1`")
+        actions = _read_actions(named, action_words, problems)
         if selector and actions:
             self.rules.append(Rule(number, text, selector, actions, optional))
         if problems:
@@ -273,14 +271,6 @@ _LINES: dict[str, Callable[[_Draft, int, list[str]], None]] = {
 
 #: Those that are a selector where an action follows at once, as no line of theirs has one there.
 _ALSO_MODULES = ("model", "default")
-
-
-def _read_selector(text: str, problems: list[str]) -> Selector | None:
-    try:
-        return parse_selector(text)
-    except SelectorError as error:
-        problems.append(error.message)
-        return None
 
 
 def _read_actions(selector: str, words: list[str], problems: list[str]) -> tuple[Action, ...]:

@@ -32,6 +32,7 @@ from surgery.tuning.words import (
     WordError,
     factor,
     from_zero,
+    noted,
     number,
     one_of,
     positive,
@@ -92,14 +93,11 @@ def parse_schedule(words: Sequence[str], path: str, line: int) -> ScheduleLine:
     values: dict[str, Any] = {}
     problems: list[str] = []
     for word in words[1:]:
-        try:
+        with noted(problems):
             key, value = _setting(word, kind)
-        except WordError as error:
-            problems.append(str(error))
-            continue
-        if key in values:
-            problems.append(f"{key} is given twice")
-        values[key] = value
+            if key in values:
+                raise WordError(f"{key} is given twice")
+            values[key] = value
     problems += _contradictions(kind, {word.partition("=")[0] for word in words[1:]}, values)
     if problems:
         raise WordError(*problems)
@@ -111,15 +109,16 @@ def parse_schedule(words: Sequence[str], path: str, line: int) -> ScheduleLine:
 
 def _kind(words: Sequence[str]) -> str:
     short = {kind.short: name for name, kind in _KINDS.items()}
+    names = {**{name.lower(): name for name in _KINDS}, **short}
     there_are = f"; there are {', '.join(short)}"
     if not words or "=" in words[0]:
         found = repr(words[0]) if words else "nothing"
         raise WordError(f"expected a schedule's name, found {found}{there_are}")
-    names = {**{name.lower(): name for name in _KINDS}, **short}
-    if words[0].lower() not in names:
-        hint = did_you_mean(words[0].lower(), names) or there_are
+    written = words[0].lower()
+    if written not in names:
+        hint = did_you_mean(written, names) or there_are
         raise WordError(f"no schedule is called {words[0]!r}{hint}")
-    return names[words[0].lower()]
+    return names[written]
 
 
 def _setting(word: str, kind: str) -> tuple[str, Any]:

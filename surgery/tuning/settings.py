@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from numbers import Real
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from surgery.errors import OptimizerError, Problem, RuleError, did_you_mean
 from surgery.tuning.actions import KEY_ALIASES, Action, key_value
 from surgery.tuning.history import Firing, History
-from surgery.tuning.rules import Rules, Setting
+from surgery.tuning.rules import Rules
 from surgery.tuning.words import Value, WordError
 
 if TYPE_CHECKING:
-    from surgery.tuning.optimizer_names import OptimizerChoice
+    from surgery.tuning.optimizer_choice import OptimizerChoice
 
 #: The text of the firing for a value that nobody gave.
 DEFAULTED = "the optimizer's default"
@@ -42,18 +42,18 @@ def read_settings(rules: Rules, call: Mapping[str, Any], choice: OptimizerChoice
     said of the rules then.
     """
     called = dict(_called(call, choice))
-    problems: list[Problem] = []
-    fitting: list[Setting] = []
-    for setting in rules.base:
-        if message := _misfit(choice, setting.key, setting.value):
-            problems.append(Problem(setting.line, message))
-        else:
-            fitting.append(setting)
-    keys = {**{setting.key: setting.value for setting in fitting}, **called}
+    misfits = {key: text for key, v in rules.base.items() if (text := _misfit(choice, key, v))}
+    problems = [Problem(rules.lines[key], message) for key, message in misfits.items()]
+    based = {key: value for key, value in rules.base.items() if key not in misfits}
+    keys = {**based, **called}
     try:
         defaults = choice.defaults(keys)
     except OptimizerError as error:
-        line = _line_of_refusal(fitting, called, choice, rules)
+        own = {key: value for key, value in based.items() if key not in called}
+        if called and (choice.takes(own) or not choice.takes(called)):
+            raise  # the call is what is refused
+        line = refused_line(choice, called, own, rules.lines) or rules.lines.get("optimizer")
+        line = line or next((rules.lines[key] for key in based), None)
         if line is None:
             raise
         problem = Problem(line, "; ".join((error.message, *error.details)))
@@ -77,23 +77,6 @@ def _called(call: Mapping[str, Any], choice: OptimizerChoice) -> Iterator[tuple[
         if message := _misfit(choice, key, fitted):
             raise OptimizerError(message)
         yield key, fitted
-
-
-def _line_of_refusal(
-    settings: Sequence[Setting],
-    called: Mapping[str, Value],
-    choice: OptimizerChoice,
-    rules: Rules,
-) -> int | None:
-    """The line that keeps the optimizer from being built, or the one that names it; None where
-    the call is what is refused.
-    """
-    given = {setting.key: setting.value for setting in settings if setting.key not in called}
-    if called and (choice.takes(given) or not choice.takes(called)):
-        return None
-    lines = {setting.key: setting.line for setting in settings}
-    line = refused_line(choice, called, given, lines) or rules.lines.get("optimizer")
-    return line or next(iter(lines.values()), None)
 
 
 def refused_line(
@@ -154,7 +137,7 @@ def _misfit(
     ``defaults`` are those of every key that a group can have; without them it is a key that the
     optimizer can be made with.
     """
-    known = choice.accepted if defaults is None else defaults
+    known = choice.signature if defaults is None else defaults
     if key not in known:
         return f"{choice.name} has no key {key!r}{did_you_mean(key, sorted(known))}"
     expected = _expected(choice.signature.get(key), (defaults or {}).get(key), value)
@@ -195,12 +178,11 @@ def _is_number(value: object) -> bool:
 def _start(
     rules: Rules, called: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[Firing]:
-    lines = {setting.key: setting.line for setting in rules.base}
     ruled = (action.attribute for rule in rules.rules for action in rule.actions if action.is_hyper)
-    for key in dict.fromkeys(("lr", "weight_decay", *lines, *called, *ruled)):
+    for key in dict.fromkeys(("lr", "weight_decay", *rules.base, *called, *ruled)):
         if key in defaults:
             written = f"{key}={defaults[key]}"
-            given = f"base {written}" if key in lines else DEFAULTED
+            given = f"base {written}" if key in rules.base else DEFAULTED
             text = "given in the call" if key in called else given
-            line = 0 if key in called else lines.get(key, 0)
+            line = 0 if key in called or key not in rules.base else rules.lines[key]
             yield Firing(line, text, written, key, defaults[key])

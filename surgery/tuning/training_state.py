@@ -23,7 +23,7 @@ def apply_training_state(model: nn.Module, groups: ParamGroups, epoch: int = 0) 
     check_same_model(model, groups)
     parameters = dict(model.named_parameters())
     for group in groups.groups:
-        trains = group.when == "train" or (isinstance(group.when, int) and epoch >= group.when)
+        trains = epoch >= group.first_epoch
         for name in group.param_names:
             parameters[name].requires_grad_(trains)
             if not trains:
@@ -33,7 +33,7 @@ def apply_training_state(model: nn.Module, groups: ParamGroups, epoch: int = 0) 
         if path in held:
             hold_in_eval(module)
         elif is_held(module):
-            release(module)
+            del module.__dict__["train"]
             module.train(model.training)
 
 
@@ -69,12 +69,6 @@ def hold_in_eval(module: nn.Module) -> None:
 def is_held(module: nn.Module) -> bool:
     """Whether :func:`hold_in_eval` has a hold on this module."""
     return isinstance(module.__dict__.get("train"), _StaysInEval)
-
-
-def release(module: nn.Module) -> None:
-    """Let ``train()`` reach the module again; its mode stays until the next call."""
-    if is_held(module):
-        del module.__dict__["train"]
 
 
 class _StaysInEval:

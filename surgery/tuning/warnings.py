@@ -8,13 +8,12 @@ from surgery.networks.selection import Answers
 from surgery.specs import ModelSpec
 from surgery.tuning.actions import Action
 from surgery.tuning.contradictions import uncovered, without_effect
-from surgery.tuning.history import History, owners
+from surgery.tuning.history import HeldNorm, History, owners
 from surgery.tuning.matching import Match
-from surgery.tuning.norms import HeldNorm
 from surgery.tuning.rules import Rules
 from surgery.tuning.stages import knows_depths, layer_depths
 from surgery.wording import counted_names
-from surgery.wrappers import unwrap_name
+from surgery.wrappers import paths_of, unwrap_name
 
 
 def oddities(
@@ -162,7 +161,7 @@ def _restless_norms(
     trains_in: dict[str, set[bool]] = {}
     for history in histories:
         for owner in owners(history.parameter) - stateful:
-            for block in _blocks_above(owner):
+            for block in {"", *paths_of(owner.rpartition(".")[0])}:
                 trains_in.setdefault(block, set()).add(history.when != "frozen")
     moving = stateful - {norm.path for norm in norms}
     restless = [
@@ -175,9 +174,3 @@ def _restless_norms(
             f"{counted_names(restless, 'norm')} still move their statistics in blocks that are "
             "otherwise frozen; bn=eval holds them"
         )
-
-
-def _blocks_above(owner: str) -> Iterator[str]:
-    while owner:
-        owner = owner.rpartition(".")[0]
-        yield owner

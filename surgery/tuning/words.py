@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from surgery.errors import did_you_mean
+from surgery.errors import SelectorError, did_you_mean
 
 Scalar = float | int | bool | str | None
 Value = Scalar | tuple[Scalar, ...]
@@ -21,6 +22,17 @@ class WordError(ValueError):
 
     ``args`` are the messages.
     """
+
+
+@contextmanager
+def noted(problems: list[str]) -> Iterator[None]:
+    """Note what is wrong with one part of a line, so that the other parts are read as well."""
+    try:
+        yield
+    except SelectorError as error:
+        problems.append(error.message)
+    except WordError as error:
+        problems += error.args
 
 
 def number(expected: str, fits: Callable[[float], bool]) -> Reader:

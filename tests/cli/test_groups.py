@@ -89,6 +89,46 @@ def test_why(run, rules):
     ]
 
 
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("blocks.1", ["blocks.1.0.weight", "blocks.1.0.bias", "blocks.1.1.weight"]),
+        ("blocks.[12].0 & :bias", ["blocks.1.0.bias", "blocks.2.0.bias"]),
+        (r"/\.0\.bias$/, fc.bias", ["blocks.0.0.bias", "blocks.1.0.bias", "fc.bias"]),
+        (":head & :bias", ["fc.bias"]),
+        ("type:Linear & !:1d", ["fc.weight"]),
+        ("module.fc.bias", ["module.fc.bias"]),
+    ],
+)
+def test_why_of_a_selector(run, rules, selector, names):
+    rules("base optimizer=sgd lr=0.1 wd=0.1", "blocks lr*=0.5", ":1d wd=0")
+    told = json.loads(run("groups", TINY, "--why", selector, "--json").stdout)
+    found = {each["parameter"]: each["fired"] for each in told["parameters"]}
+    assert found.keys() >= set(names)
+    assert ("fired" in told) == (len(found) == 1)
+    alone = json.loads(run("groups", TINY, "--why", names[-1], "--json").stdout)["fired"]
+    assert found[names[-1]] == alone
+
+
+def test_why_of_parameters_of_one_fate_is_one_table(run, rules):
+    rules("base optimizer=sgd lr=0.1 wd=0.1", "blocks lr*=0.5", ":1d wd=0")
+    result = run("groups", TINY, "--why", "blocks.[12].0, fc.bias")
+    assert result.stdout.splitlines()[0] == "blocks.[12].0, fc.bias"
+    tables = [line for line in result.stdout.splitlines() if "rules applied, in order" in line]
+    assert [line.partition(": ")[0] for line in tables] == [
+        "blocks.{1,2}.0.weight",
+        "blocks.{1,2}.0.bias",
+        "fc.bias",
+    ]
+
+
+def test_why_of_a_transfers_states_needs_one(run, rules):
+    rules("base optimizer=sgd lr=0.1")
+    result = run("groups", TINY, "--why", ":new")
+    assert result.exit_code == 2
+    assert "--from" in result.stderr
+
+
 def test_why_of_nothing(run, rules):
     rules("base optimizer=sgd lr=0.1")
     result = run("groups", TINY, "--why", "blocks.1.0.bais")

@@ -1,4 +1,5 @@
 import json
+import math
 from xml.etree import ElementTree
 
 import pytest
@@ -117,6 +118,16 @@ class TestErrors:
     def test_of_the_run(self):
         with pytest.raises(TrainingError, match="epochs: expected a whole number from 1"):
             curve_of("schedule cosine", epochs=0)
+
+    def test_of_an_optimizer_that_makes_its_own_rates(self):
+        rules = "base optimizer=timm:adafactor\nstem freeze\n"
+        with pytest.raises(TrainingError, match=r"timm:adafactor makes its own .* base lr="):
+            curve_of("schedule cosine", rules=rules)
+        optimizer = surgery.build_optimizer(TinyNet(), rules)
+        with pytest.raises(TrainingError, match="expected finite learning rates from 0"):
+            surgery.build_schedule(optimizer, "schedule cosine", epochs=3)
+        record = surgery.Recorder(optimizer).step(loss=1)
+        assert all(map(math.isnan, record.rates))
 
 
 class TestReport:

@@ -68,6 +68,9 @@ def refusals(rank: int) -> dict[str, str]:
         told[name] = str(caught.value)
         assert [p.requires_grad for p in model.parameters()] == before
     surgery.build_stages(models["plain"], "0 lr=1").start_epoch(0)  # nothing joins in later
+    with pytest.raises(StageError) as caught:
+        surgery.build_stages(models["frozen"], surgery.resolve_groups(network(), RULES))
+    told["groups of the bare model"] = str(caught.value)
     return told
 
 
@@ -107,4 +110,6 @@ def test_what_would_drift_apart_is_refused(told):
         assert "without find_unused_parameters" in refused["plain"]
         assert "with static_graph" in refused["static"]
         assert "2 parameters that are to train, the first is module.0.weight" in refused["frozen"]
+        bare = refused["groups of the bare model"]
+        assert "2 parameters that are to train, the first is 0.weight" in bare
         assert all("wrap first" in text and "\n" not in text for text in refused.values())

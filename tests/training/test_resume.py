@@ -165,6 +165,14 @@ class TestGoesOn:
         assert not other.optimizer.state
         assert other.train(1).everything() == one.everything()
 
+    def test_an_optimizer_that_makes_its_own_rates(self, tmp_path):
+        model, rules = TinyNet(), "base optimizer=timm:adafactor"
+        saved = surgery.build_optimizer(model, rules)
+        path = surgery.save_training(tmp_path / "run.safetensors", model=model, optimizer=saved)
+        optimizer = surgery.build_optimizer(model, rules)
+        surgery.resume_training(path, model=model, optimizer=optimizer)
+        assert {group["lr"] for group in optimizer.param_groups} == {None}
+
     @pytest.mark.parametrize("wrapped", [True, False])
     def test_wrapped_or_not(self, wrapped, tmp_path):
         path, (one, other) = tmp_path / "run.safetensors", (TinyNet(), TinyNet())

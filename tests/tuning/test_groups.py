@@ -337,7 +337,7 @@ class TestNorms:
         ],
     )
     def test_wholly_frozen_norms_are_held(self, rules, held):
-        assert resolve_groups(TINY, rules).bn_eval == held
+        assert resolve_groups(TINY, rules).bn_eval_at(0) == held
 
     def test_until_the_first_parameter_trains(self):
         groups = resolve_groups(TINY, "bn.weight unfreeze@5\nbn.bias unfreeze@3")
@@ -350,7 +350,7 @@ class TestNorms:
     )
     def test_without_parameters_the_path_decides(self, rules, held):
         model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False))
-        assert resolve_groups(model, rules).bn_eval == held
+        assert resolve_groups(model, rules).bn_eval_at(0) == held
 
 
 class TestWarnings:
@@ -553,7 +553,9 @@ class TestLaws:
         file = ModelSpec.from_tensors(TINY.tensors)
         rules = "base optimizer=sgd lr=1\n:1d wd=0\nblocks.[01] freeze\n:all decay=0.5"
         assert table(resolve_groups(file, rules)) == table(resolve_groups(TINY, rules))
-        assert resolve_groups(file, rules).bn_eval == resolve_groups(TINY, rules).bn_eval
+        assert resolve_groups(file, rules).bn_eval_at(0) == resolve_groups(TINY, rules).bn_eval_at(
+            0
+        )
 
 
 class TestStatuses:
@@ -677,7 +679,7 @@ class Shared(nn.Module):
 
 class TestShared:
     def test_a_norm_answers_to_each_of_its_paths(self):
-        assert resolve_groups(Shared(), "b.1 bn=eval").bn_eval == ("a.1",)
+        assert resolve_groups(Shared(), "b.1 bn=eval").bn_eval_at(0) == ("a.1",)
 
     def test_scales_of_a_tied_parameter_compound_and_say_so(self):
         rules = "base optimizer=sgd lr=1\nembed lr*=2\nlm_head lr*=3\nbody wd=0"

@@ -146,3 +146,20 @@ def test_positions_by_their_real_names() -> None:
     swin = initial_rules(describe(timm_model("swin_tiny_patch4_window7_224")))
     assert "\n:1d, **.relative_position_bias_table wd=0\n" in swin
     assert "\n:1d wd=0\n" in initial_rules(describe(TinyNet()))
+
+
+@pytest.mark.parametrize("name", ["base", "split", "schedule", "model", "default", "a b", "x+y"])
+def test_names_that_rules_would_read_otherwise(name: str) -> None:
+    model = nn.Sequential()
+    for path in (name, "mid", "head"):
+        model.add_module(path, nn.Linear(2, 2))
+    text = initial_rules(describe(model), heads=["head"])
+    groups = resolve_groups(model, text)
+    found = {p: dict(g.hyper)["lr"] for g in groups.groups for p in g.param_names}
+    assert found[f"{name}.weight"] < found["mid.weight"] < found["head.weight"]
+    freezing = next(line for line in text.splitlines() if line.endswith(" freeze"))
+    frozen = resolve_groups(model, f"base lr=1\n{freezing.removeprefix('# ')}")
+    assert {p for g in frozen.groups if g.frozen for p in g.param_names} == {
+        f"{name}.weight",
+        f"{name}.bias",
+    }

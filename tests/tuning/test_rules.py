@@ -32,14 +32,15 @@ class TestParse:
     def test_head_of_the_file(self):
         rules = parse_rules(EXAMPLE, path="rules.txt")
         assert (rules.path, rules.model, rules.optimizer) == ("rules.txt", "timm:resnet50", "adamw")
-        assert [(s.key, s.value, s.line) for s in rules.base] == [
+        assert [(key, value, rules.lines[key]) for key, value in rules.base.items()] == [
             ("lr", 1e-3, 3),
             ("weight_decay", 0.05, 3),
             ("betas", (0.9, 0.999), 3),
             ("fused", True, 4),
         ]
         assert rules.default == "error"
-        assert rules.lines == {"model": 2, "optimizer": 3, "default": 5}
+        others = {word: line for word, line in rules.lines.items() if word not in rules.base}
+        assert others == {"model": 2, "optimizer": 3, "default": 5}
 
     def test_rules(self):
         rules = parse_rules(EXAMPLE).rules

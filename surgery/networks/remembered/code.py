@@ -59,13 +59,14 @@ def installed_code() -> Code | None:
 def trusted_code() -> Code | None:
     """The installed code, if it is also what runs in this process; None where that is in doubt.
 
-    Libraries that someone else has imported may have been changed since, and so may their files.
+    Libraries that someone else has imported may have been changed since, and so may their files;
+    and another default dtype makes other models.
     """
     if not _any_imported():
         return installed_code()
-    if _imported is None or not _makes_float32():
-        return None
-    return _imported if installed_code() == _imported else None
+    torch = sys.modules.get("torch")
+    usual = torch is None or torch.get_default_dtype() == torch.float32
+    return _imported if usual and _imported and installed_code() == _imported else None
 
 
 def about_to_import(code: Code) -> None:
@@ -81,11 +82,6 @@ _imported: Code | None = None
 
 def _any_imported() -> bool:
     return any(library in sys.modules for library in _LIBRARIES)
-
-
-def _makes_float32() -> bool:
-    torch = sys.modules.get("torch")
-    return torch is None or torch.get_default_dtype() == torch.float32
 
 
 def _folder(package: str) -> str:

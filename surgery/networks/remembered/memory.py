@@ -61,7 +61,11 @@ class Memory:
         with suppress(OSError, ValueError, TypeError, RecursionError, zlib.error):
             path = self._path(text)
             if is_users_own(path.parent) and is_users_own(path):
-                return _decode(read_regular(path, _LONGEST_FILE), text)
+                packed = read_regular(path, _LONGEST_FILE)
+                unpacking = zlib.decompressobj()
+                found, value = json.loads(unpacking.decompress(packed, _LONGEST_TEXT))
+                whole = unpacking.eof and not unpacking.unused_data
+                return value if whole and found == text else None
         return None
 
     def keep(self, value: Any, *key: Any) -> None:
@@ -186,12 +190,3 @@ def _sweep(folder: Path, code: Code) -> None:
                 kept.append((-path.lstat().st_mtime, path))
     for _, path in sorted(kept)[MOST_ENTRIES:]:
         path.unlink(missing_ok=True)
-
-
-def _decode(data: bytes, key: str) -> Any:
-    """The value. Raises ValueError, TypeError or zlib.error where it is not that."""
-    unpacking = zlib.decompressobj()
-    found, value = json.loads(unpacking.decompress(data, _LONGEST_TEXT))
-    if found != key or not unpacking.eof or unpacking.unused_data:
-        raise ValueError("another key's, or not whole")
-    return value

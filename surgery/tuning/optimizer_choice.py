@@ -1,24 +1,33 @@
-"""Which optimizer a name means, and which keys it has."""
+"""Which optimizer a name means, which keys it has, and what it keeps for a parameter."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from surgery.errors import OptimizerError, did_you_mean
+from surgery.private_torch import tree_leaves
+from surgery.specs import TensorSpec
 
 #: What trains where neither the rules nor the caller name an optimizer.
 DEFAULT_OPTIMIZER = "adamw"
 
 #: Raised by optimizers' constructors for what a user asked of them.
 _CONSTRUCTION_ERRORS = (ValueError, TypeError, RuntimeError, ImportError, AssertionError)
+
+#: Raised by a step on the meta device that reads a value, and by one that wants a closure or
+#: another kind of gradient.
+STEP_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError)
+
+#: Kernels to leave out of a first step: they keep the same state and need a real device.
+_KERNELS = ("foreach", "fused", "capturable", "compile")
 
 #: Torch's own, by name in lower case.
 _TORCH: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -41,11 +50,6 @@ class OptimizerChoice:
     build: Callable[..., torch.optim.Optimizer]
     signature: Mapping[str, inspect.Parameter]
     kind: type
-
-    @property
-    def accepted(self) -> frozenset[str]:
-        """The keys that it can be made with."""
-        return frozenset(self.signature)
 
     def defaults(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """Every key that a group can have, with its value under ``base``.
@@ -78,6 +82,46 @@ class OptimizerChoice:
                 f"{self.name} cannot be built: {error}", details if lacks_rate else ()
             ) from error
 
+    def state_bytes(self, keys: Mapping[str, Any], tensors: Iterable[TensorSpec]) -> int | None:
+        """Bytes of state after the first step, None where the optimizer cannot be asked.
+
+        Measured rather than tabulated: the real optimizer takes one step on the meta device, where
+        tensors have shapes and no values. So factored moments, a momentum that is off and the
+        four bytes of Adam's step count come out right, for other libraries' optimizers as well.
+        """
+        sizes: dict[object, int] = {}
+        total = 0
+        for tensor in tensors:
+            kind = tensor.shape, tensor.dtype
+            if kind not in sizes:
+                try:
+                    dtype = getattr(torch, tensor.dtype)
+                    state = self.first_state(keys, tensor.shape, dtype, "meta")
+                except STEP_ERRORS:
+                    return None
+                leaves = (leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
+                sizes[kind] = sum(leaf.nbytes for leaf in leaves)
+            total += sizes[kind]
+        return total
+
+    def first_state(
+        self, keys: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype, device: str
+    ) -> Mapping[str, Any]:
+        """What is kept under these keys for one parameter after its first step.
+
+        Raises one of STEP_ERRORS where the step cannot be taken.
+        """
+        values = torch.zeros(shape, dtype=dtype, device=device)
+        parameter = torch.nn.Parameter(values)
+        parameter.grad = torch.zeros_like(values)
+        accepted = self.signature.keys() - _KERNELS
+        optimizer = self.build(
+            [{"params": [parameter]}], **{key: keys[key] for key in keys if key in accepted}
+        )
+        optimizer.step()
+        state: Mapping[str, Any] = optimizer.state[parameter]
+        return state
+
 
 def find_optimizer(optimizer: str | type[torch.optim.Optimizer]) -> OptimizerChoice:
     """By class, or by name: torch's in any case, else timm's, else ``package.module:Class``,
@@ -95,19 +139,23 @@ def find_optimizer(optimizer: str | type[torch.optim.Optimizer]) -> OptimizerCho
         )
     library, _, name = optimizer.rpartition(":" if ":" in optimizer else ".")
     if library not in ("", "torch", "timm"):
-        return _from_class(f"{library}:{name}", _imported(library, name))
+        try:
+            found = attrgetter(name)(importlib.import_module(library))
+        except (ImportError, AttributeError) as error:
+            raise OptimizerError(f"no optimizer at {library}:{name}: {error}") from error
+        return _from_class(f"{library}:{name}", found)
     torchs = _TORCH.get(name.lower()) if library != "timm" else None
     if torchs is not None:
         return _from_class(torchs.__name__, torchs)
     timms = _from_timm(name) if library != "torch" else None
-    return timms or _refuse(optimizer, name)
+    if timms is None:
+        from timm.optim import list_optimizers
 
-
-def _refuse(written: str, name: str) -> NoReturn:
-    from timm.optim import list_optimizers
-
-    hint = did_you_mean(name.lower(), [*_TORCH, *list_optimizers()], count=2)
-    raise OptimizerError(f"no optimizer is called {written!r}, neither torch's nor timm's{hint}")
+        hint = did_you_mean(name.lower(), [*_TORCH, *list_optimizers()], count=2)
+        raise OptimizerError(
+            f"no optimizer is called {optimizer!r}, neither torch's nor timm's{hint}"
+        )
+    return timms
 
 
 def _from_timm(name: str) -> OptimizerChoice | None:
@@ -121,14 +169,6 @@ def _from_timm(name: str) -> OptimizerChoice | None:
         raise OptimizerError(f"timm's {name} cannot be used here: {error}") from error
     build = partial(create_optimizer_v2, opt=name.lower())
     return OptimizerChoice(f"timm:{name.lower()}", build, _signature(kind), kind)
-
-
-def _imported(module: str, name: str) -> type:
-    try:
-        found: type = attrgetter(name)(importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise OptimizerError(f"no optimizer at {module}:{name}: {error}") from error
-    return found
 
 
 def _from_class(name: str, kind: type) -> OptimizerChoice:
