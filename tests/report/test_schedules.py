@@ -1,33 +1,25 @@
+from torch import nn
+
+import surgery
 from surgery.report import report_of
-from surgery.training.curve import Event, GroupCurve, ScheduleCurve
+from surgery.training.curve import schedule_curve
 
-NAMES = ["conv1..layer2", "layer2..layer3", "layer3..layer4", "layer4.1 & :1d", "fc & !:norm"]
-
-
-def curve(groups):
-    return ScheduleCurve(
-        schedule="sgdr T_0=1epoch T_mult=2 by=step",
-        kind="sgdr",
-        by="step",
-        epochs=30,
-        steps_per_epoch=100,
-        factors=(1.0,) * 3000,
-        groups=tuple(groups),
-        events=(Event(700, "unfreeze", "fc & !:norm unfreezes"), Event(700, "restart", "restart")),
-    )
+NAMES = ["embeddings", "first_stage", "second_stage", "third_stage", "classifier"]
 
 
 def test_the_course_of_many_groups_can_be_read_on_a_narrow_terminal():
-    groups = [GroupCurve(name, 10.0**-at, "train") for at, name in enumerate(NAMES, start=2)]
-    text = report_of(curve(groups)).text(80)
-    *lines, note = text.splitlines()
+    model = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in NAMES})
+    rules = ["base optimizer=sgd", *(f"{name} lr=1e-{at}" for at, name in enumerate(NAMES, 2))]
+    rules += ["classifier unfreeze@7", "schedule sgdr T_0=1epoch T_mult=2 by=step"]
+    groups = surgery.resolve_groups(model, "\n".join(rules) + "\n")
+    report = report_of(schedule_curve(groups, epochs=30, steps_per_epoch=100))
+    *lines, _ = report.text(80).partition("\n\nnote: ")[0].splitlines()
     assert max(map(len, lines)) <= 80
-    assert "..." not in text.partition("learning rates")[2].replace("..layer", "")
+    assert "..." not in "".join(lines)
     (unfreezing,) = [line for line in lines if " 700 " in line]
-    assert unfreezing.split(maxsplit=5)[3:] == ["0.01", "1e-06", "fc & !:norm unfreezes;"]
-    assert "too narrow to show 'layer2..layer3', 'layer3..layer4', 'layer4.1 & :1d';" in note
-    assert all(name in report_of(curve(groups)).text() for name in NAMES)
-
-
-def test_a_run_of_no_group_is_shown():
-    assert "factor" in report_of(curve([])).text(80)
+    _, _, _, first, last, what = unfreezing.split(maxsplit=5)
+    assert (first, last) == ("0.01", "1e-06")
+    assert what.startswith("restart;")
+    assert any("unfreezes" in line for line in lines)
+    assert "(too narrow to show 'first_stage.weight', 'second_stage.weight'," in report.text(80)
+    assert all(name in report.text() for name in NAMES)
