@@ -19,29 +19,44 @@ from surgery.lazy import on_first_use
 from surgery.showing import Shown
 
 if TYPE_CHECKING:
-    from surgery.checkpoint import Checkpoint, open_checkpoint
-    from surgery.checkpoint.conversion import ConversionOutcome, convert
-    from surgery.checkpoint.writer import save
-    from surgery.errors import SurgeryError, SurgeryWarning
-    from surgery.heads import HeadSwap, plan_head, replace_head
-    from surgery.networks.selection import select
-    from surgery.proof import Proof
-    from surgery.proof.verify import verify_transfer
-    from surgery.specs import ModelSpec, TensorSpec
-    from surgery.training.load_state import (
-        StateOutcome,
-        load_optimizer_state,
-        rebuild_optimizer,
+    from surgery.checkpoint import Checkpoint as Checkpoint, open_checkpoint as open_checkpoint
+    from surgery.checkpoint.conversion import (
+        ConversionOutcome as ConversionOutcome,
+        convert as convert,
     )
-    from surgery.training.range_test import RangeTest, lr_range_test
-    from surgery.training.recorder import Recorder
-    from surgery.training.resume import resume_training, save_training
-    from surgery.training.schedule import build_schedule
-    from surgery.training.stages import Stages, build_stages
-    from surgery.training.unfreezing import gradual_unfreeze
-    from surgery.transfers import TransferOutcome, TransferPlan, plan_transfer, transfer
-    from surgery.tuning import ParamGroups, resolve_groups
-    from surgery.tuning.optimizer import build_optimizer
+    from surgery.checkpoint.writer import save as save
+    from surgery.errors import SurgeryError as SurgeryError, SurgeryWarning as SurgeryWarning
+    from surgery.heads import (
+        HeadSwap as HeadSwap,
+        plan_head as plan_head,
+        replace_head as replace_head,
+    )
+    from surgery.networks.selection import select as select
+    from surgery.proof import Proof as Proof
+    from surgery.proof.verify import verify_transfer as verify_transfer
+    from surgery.specs import ModelSpec as ModelSpec, TensorSpec as TensorSpec
+    from surgery.training.load_state import (
+        StateOutcome as StateOutcome,
+        load_optimizer_state as load_optimizer_state,
+        rebuild_optimizer as rebuild_optimizer,
+    )
+    from surgery.training.range_test import RangeTest as RangeTest, lr_range_test as lr_range_test
+    from surgery.training.recorder import Recorder as Recorder
+    from surgery.training.resume import (
+        resume_training as resume_training,
+        save_training as save_training,
+    )
+    from surgery.training.schedule import build_schedule as build_schedule
+    from surgery.training.stages import Stages as Stages, build_stages as build_stages
+    from surgery.training.unfreezing import gradual_unfreeze as gradual_unfreeze
+    from surgery.transfers import (
+        TransferOutcome as TransferOutcome,
+        TransferPlan as TransferPlan,
+        plan_transfer as plan_transfer,
+        transfer as transfer,
+    )
+    from surgery.tuning import ParamGroups as ParamGroups, resolve_groups as resolve_groups
+    from surgery.tuning.optimizer import build_optimizer as build_optimizer
 
 __version__ = "0.1.0"
 
@@ -67,43 +82,7 @@ _PUBLIC = {
     "surgery.tuning.optimizer": ("build_optimizer",),
 }
 
-__all__ = [
-    "Checkpoint",
-    "ConversionOutcome",
-    "HeadSwap",
-    "ModelSpec",
-    "ParamGroups",
-    "Proof",
-    "RangeTest",
-    "Recorder",
-    "Stages",
-    "StateOutcome",
-    "SurgeryError",
-    "SurgeryWarning",
-    "TensorSpec",
-    "TransferOutcome",
-    "TransferPlan",
-    "build_optimizer",
-    "build_schedule",
-    "build_stages",
-    "convert",
-    "gradual_unfreeze",
-    "load_optimizer_state",
-    "lr_range_test",
-    "open_checkpoint",
-    "plan_head",
-    "plan_transfer",
-    "rebuild_optimizer",
-    "replace_head",
-    "resolve_groups",
-    "resume_training",
-    "save",
-    "save_training",
-    "select",
-    "transfer",
-    "verify_transfer",
-]
-
+__all__ = sorted(name for names in _PUBLIC.values() for name in names)
 
 __getattr__ = on_first_use(__name__, _PUBLIC)
 
@@ -118,4 +97,4 @@ Shown.text_of = _text_of
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__
