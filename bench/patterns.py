@@ -51,7 +51,7 @@ def compare_patterns() -> None:
 
 
 def _select(pattern: str, name: str) -> None:
-    subjects = Subjects([Subject((name,), (), frozenset(), frozenset())])
+    subjects = Subjects([Subject((name,))])
     with suppress(SelectorError):  # past its budget
         subjects.meant_by(parse_selector(pattern))
 

@@ -19,108 +19,72 @@ from surgery.lazy import on_first_use
 from surgery.showing import Shown
 
 if TYPE_CHECKING:
-    from surgery.checkpoint import Checkpoint, open_checkpoint
-    from surgery.checkpoint.conversion import ConversionOutcome, convert
-    from surgery.checkpoint.writer import save
-    from surgery.errors import SurgeryError, SurgeryWarning
-    from surgery.heads import HeadSwap, plan_head, replace_head
-    from surgery.networks.selection import select
-    from surgery.proof import Proof
-    from surgery.proof.verify import verify_transfer
-    from surgery.specs import ModelSpec, TensorSpec
-    from surgery.training.load_state import (
-        StateOutcome,
-        load_optimizer_state,
-        rebuild_optimizer,
+    from surgery.checkpoint import Checkpoint as Checkpoint, open_checkpoint as open_checkpoint
+    from surgery.checkpoint.conversion import (
+        ConversionOutcome as ConversionOutcome,
+        convert as convert,
     )
-    from surgery.training.range_test import RangeTest, lr_range_test
-    from surgery.training.recorder import Recorder
-    from surgery.training.resume import resume_training, save_training
-    from surgery.training.schedule import build_schedule
-    from surgery.training.stages import Stages, build_stages
-    from surgery.training.unfreezing import gradual_unfreeze
-    from surgery.transfers import TransferOutcome, TransferPlan, plan_transfer, transfer
-    from surgery.tuning import ParamGroups, resolve_groups
-    from surgery.tuning.optimizer import build_optimizer
+    from surgery.checkpoint.writer import save as save
+    from surgery.errors import SurgeryError as SurgeryError, SurgeryWarning as SurgeryWarning
+    from surgery.heads import (
+        HeadSwap as HeadSwap,
+        plan_head as plan_head,
+        replace_head as replace_head,
+    )
+    from surgery.networks.selection import select as select
+    from surgery.proof import Proof as Proof
+    from surgery.proof.verify import verify_transfer as verify_transfer
+    from surgery.specs import ModelSpec as ModelSpec, TensorSpec as TensorSpec
+    from surgery.training.load_state import (
+        StateOutcome as StateOutcome,
+        load_optimizer_state as load_optimizer_state,
+        rebuild_optimizer as rebuild_optimizer,
+    )
+    from surgery.training.range_test import RangeTest as RangeTest, lr_range_test as lr_range_test
+    from surgery.training.recorder import Recorder as Recorder
+    from surgery.training.resume import (
+        resume_training as resume_training,
+        save_training as save_training,
+    )
+    from surgery.training.schedule import build_schedule as build_schedule
+    from surgery.training.stages import Stages as Stages, build_stages as build_stages
+    from surgery.training.unfreezing import gradual_unfreeze as gradual_unfreeze
+    from surgery.transfers import (
+        TransferOutcome as TransferOutcome,
+        TransferPlan as TransferPlan,
+        plan_transfer as plan_transfer,
+        transfer as transfer,
+    )
+    from surgery.tuning import ParamGroups as ParamGroups, resolve_groups as resolve_groups
+    from surgery.tuning.optimizer import build_optimizer as build_optimizer
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Checkpoint": "surgery.checkpoint",
-    "ConversionOutcome": "surgery.checkpoint.conversion",
-    "HeadSwap": "surgery.heads",
-    "ModelSpec": "surgery.specs",
-    "ParamGroups": "surgery.tuning",
-    "Proof": "surgery.proof",
-    "RangeTest": "surgery.training.range_test",
-    "Recorder": "surgery.training.recorder",
-    "Stages": "surgery.training.stages",
-    "StateOutcome": "surgery.training.load_state",
-    "SurgeryError": "surgery.errors",
-    "SurgeryWarning": "surgery.errors",
-    "TensorSpec": "surgery.specs",
-    "TransferOutcome": "surgery.transfers",
-    "TransferPlan": "surgery.transfers",
-    "build_optimizer": "surgery.tuning.optimizer",
-    "build_schedule": "surgery.training.schedule",
-    "build_stages": "surgery.training.stages",
-    "convert": "surgery.checkpoint.conversion",
-    "gradual_unfreeze": "surgery.training.unfreezing",
-    "load_optimizer_state": "surgery.training.load_state",
-    "lr_range_test": "surgery.training.range_test",
-    "open_checkpoint": "surgery.checkpoint",
-    "plan_head": "surgery.heads",
-    "plan_transfer": "surgery.transfers",
-    "rebuild_optimizer": "surgery.training.load_state",
-    "replace_head": "surgery.heads",
-    "resolve_groups": "surgery.tuning",
-    "resume_training": "surgery.training.resume",
-    "save": "surgery.checkpoint.writer",
-    "save_training": "surgery.training.resume",
-    "select": "surgery.networks.selection",
-    "transfer": "surgery.transfers",
-    "verify_transfer": "surgery.proof.verify",
+_PUBLIC = {
+    "surgery.checkpoint": ("Checkpoint", "open_checkpoint"),
+    "surgery.checkpoint.conversion": ("ConversionOutcome", "convert"),
+    "surgery.checkpoint.writer": ("save",),
+    "surgery.errors": ("SurgeryError", "SurgeryWarning"),
+    "surgery.heads": ("HeadSwap", "plan_head", "replace_head"),
+    "surgery.networks.selection": ("select",),
+    "surgery.proof": ("Proof",),
+    "surgery.proof.verify": ("verify_transfer",),
+    "surgery.specs": ("ModelSpec", "TensorSpec"),
+    "surgery.training.load_state": ("StateOutcome", "load_optimizer_state", "rebuild_optimizer"),
+    "surgery.training.range_test": ("RangeTest", "lr_range_test"),
+    "surgery.training.recorder": ("Recorder",),
+    "surgery.training.resume": ("resume_training", "save_training"),
+    "surgery.training.schedule": ("build_schedule",),
+    "surgery.training.stages": ("Stages", "build_stages"),
+    "surgery.training.unfreezing": ("gradual_unfreeze",),
+    "surgery.transfers": ("TransferOutcome", "TransferPlan", "plan_transfer", "transfer"),
+    "surgery.tuning": ("ParamGroups", "resolve_groups"),
+    "surgery.tuning.optimizer": ("build_optimizer",),
 }
 
-__all__ = [
-    "Checkpoint",
-    "ConversionOutcome",
-    "HeadSwap",
-    "ModelSpec",
-    "ParamGroups",
-    "Proof",
-    "RangeTest",
-    "Recorder",
-    "Stages",
-    "StateOutcome",
-    "SurgeryError",
-    "SurgeryWarning",
-    "TensorSpec",
-    "TransferOutcome",
-    "TransferPlan",
-    "build_optimizer",
-    "build_schedule",
-    "build_stages",
-    "convert",
-    "gradual_unfreeze",
-    "load_optimizer_state",
-    "lr_range_test",
-    "open_checkpoint",
-    "plan_head",
-    "plan_transfer",
-    "rebuild_optimizer",
-    "replace_head",
-    "resolve_groups",
-    "resume_training",
-    "save",
-    "save_training",
-    "select",
-    "transfer",
-    "verify_transfer",
-]
+__all__ = sorted(name for names in _PUBLIC.values() for name in names)
 
-
-__getattr__ = on_first_use(__name__, _HOMES)
+__getattr__ = on_first_use(__name__, _PUBLIC)
 
 
 def _text_of(value: object) -> str:
@@ -133,4 +97,4 @@ Shown.text_of = _text_of
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

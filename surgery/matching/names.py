@@ -82,15 +82,6 @@ class _Sides:
         votes = sum(self._sources[m.source].shape == self._targets[m.target].shape for m in matches)
         return _Guess(matches, votes, where)
 
-    def both_ways(self) -> Iterator[tuple[dict[str, str], dict[str, str], bool]]:
-        """The names of one side and of the other, and whether the first are the target's."""
-        yield self.sources, self.targets, False
-        yield self.targets, self.sources, True
-
-
-def _match(one: str, other: str, via: str, *, flipped: bool) -> Match:
-    return Match(one, other, via) if flipped else Match(other, one, via)
-
 
 def _as_they_are(sides: _Sides) -> list[Match]:
     # Names that agree to the letter come first: a network that really has a submodule called
@@ -102,10 +93,15 @@ def _as_they_are(sides: _Sides) -> list[Match]:
         if source is not None and source not in exact and target not in exact:
             found.append(Match(target, source, "wrapper"))
     used = {match.source for match in found}, {match.target for match in found}
-    respelled = (
-        m for m in _respelled(sides) if m.source not in used[0] and m.target not in used[1]
-    )
-    return [*found, *respelled]
+    respelled = [
+        *_respelled(sides.sources, sides.targets),
+        *((source, target) for target, source in _respelled(sides.targets, sides.sources)),
+    ]
+    return found + [
+        Match(target, source, "parametrization spelling")
+        for source, target in respelled
+        if source not in used[0] and target not in used[1]
+    ]
 
 
 #: Old endings -> what stands in the new spelling of one tensor behind ``parametrizations.weight.``.
@@ -115,32 +111,20 @@ _SPELLINGS = (
     {"_g": "original0", "_v": "original1"},
     {"_orig": "original", "_u": "0._u", "_v": "0._v"},
 )
-_PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.([^.]+)\.(?:original[01]?|0\._[uv])$")
+_PARAMETRIZED = re.compile(r"^(.*\.|)parametrizations\.([^.]+)\.(?:original[01]?|0\._[uv])$")
 
 
-def _respelled(sides: _Sides) -> Iterator[Match]:
-    """Both directions of the spellings above, a whole family of names at a time."""
-    for old, new, flipped in sides.both_ways():
-        for path, tensor in _parametrized(new):
-            for spelling in _SPELLINGS:
-                names = {
-                    f"{path}{tensor}{end}": f"{path}parametrizations.{tensor}.{part}"
-                    for end, part in spelling.items()
-                }
-                if old.keys() >= names.keys() and new.keys() >= {*names.values()}:
-                    for one, other in names.items():
-                        via = "parametrization spelling"
-                        yield _match(old[one], new[other], via, flipped=flipped)
-
-
-def _parametrized(names: Iterable[str]) -> list[tuple[str, str]]:
-    """(path with its dot, tensor) of every parametrized tensor among ``names``, once each."""
-    found: dict[tuple[str, str], None] = {}
-    for name in names:
-        if match := _PARAMETRIZED.search(name):
-            path = name[: match.start()]
-            found[(f"{path}." if path else "", match[1])] = None
-    return list(found)
+def _respelled(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Names of one side in the old spelling and of the other in the new, whole families alone."""
+    parametrized = (match for name in new if (match := _PARAMETRIZED.search(name)))
+    for before, tensor in dict.fromkeys(match.groups() for match in parametrized):
+        for spelling in _SPELLINGS:
+            names = {
+                f"{before}{tensor}{end}": f"{before}parametrizations.{tensor}.{part}"
+                for end, part in spelling.items()
+            }
+            if old.keys() >= names.keys() and new.keys() >= {*names.values()}:
+                yield from ((old[one], new[other]) for one, other in names.items())
 
 
 def _prefixes(sides: _Sides) -> list[_Guess]:
@@ -150,11 +134,12 @@ def _prefixes(sides: _Sides) -> list[_Guess]:
     share an ending (`fc.weight` and some `se.fc.weight`) are no reason to think of nesting.
     """
     families: dict[tuple[str, str], list[Match]] = defaultdict(list)
-    for tops, nested, flipped in sides.both_ways():
-        where, done = ("below", "dropped") if flipped else ("into", "added")
-        for top, below, prefix in _nested(tops, nested):
-            match = _match(top, below, f"prefix {prefix}. {done}", flipped=flipped)
-            families[match.via, f"{where} {prefix}."].append(match)
+    for source, target, prefix in _nested(sides.sources, sides.targets):
+        via = f"prefix {prefix}. added"
+        families[via, f"into {prefix}."].append(Match(target, source, via))
+    for target, source, prefix in _nested(sides.targets, sides.sources):
+        via = f"prefix {prefix}. dropped"
+        families[via, f"below {prefix}."].append(Match(target, source, via))
     enough = min(len(sides.sources), len(sides.targets)) / 2
     guesses = [
         sides.guess(matches, where)
@@ -164,33 +149,21 @@ def _prefixes(sides: _Sides) -> list[_Guess]:
     return [guess for guess in guesses if guess.votes]
 
 
+#: Segments of the longest prefix that is thought of: a name may have thousands.
+_LONGEST_PREFIX = 32
+
+
 def _nested(tops: Mapping[str, str], names: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Names of one side that the other nests below a prefix (Lightning's `model.`), which comes
     third. Longest suffix wins, because detection models nest the backbone below more than one.
     """
     firsts = frozenset(name.partition(".")[0] for name in tops)
     for clean, below in names.items():
-        for prefix, suffix in _splits(clean, firsts):
-            if suffix in tops:
-                yield tops[suffix], below, prefix
+        segments = clean.split(".")
+        for at, segment in enumerate(segments[1 : _LONGEST_PREFIX + 1], start=1):
+            if segment in firsts and (suffix := ".".join(segments[at:])) in tops:
+                yield tops[suffix], below, ".".join(segments[:at])
                 break
-
-
-#: Segments of the longest prefix that is thought of: a name may have thousands.
-_LONGEST_PREFIX = 32
-
-
-def _splits(name: str, tops: frozenset[str]) -> Iterable[tuple[str, str]]:
-    """(prefix, suffix) at every dot before one of ``tops``, the longest suffix first."""
-    segments = name.split(".")
-    below = segments[1 : _LONGEST_PREFIX + 1]
-    if tops.isdisjoint(below):
-        return ()
-    return [
-        (".".join(segments[:at]), ".".join(segments[at:]))
-        for at, segment in enumerate(below, start=1)
-        if segment in tops
-    ]
 
 
 def _judged(as_they_are: _Guess, prefixes: Sequence[_Guess]) -> list[tuple[_Guess, str]]:

@@ -177,12 +177,9 @@ class Answers:
     ) -> Subject:
         """``names`` are those of the tensors, ``also`` what else the subject is called."""
         clean = [self._clean[name] for name in names]
-        return Subject(
-            names=(*clean, *also),
-            types=types,
-            classes=frozenset(self._classes(names, tensors, norm=norm)),
-            statuses=frozenset(self._by_name[name] for name in clean if name in self._by_name),
-        )
+        states = (self._by_name[name] for name in clean if name in self._by_name)
+        words = frozenset((*self._classes(names, tensors, norm=norm), *states))
+        return Subject((*clean, *also), types, words)
 
     def _classes(
         self, names: Sequence[str], tensors: Iterable[TensorSpec], *, norm: bool

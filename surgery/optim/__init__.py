@@ -14,4 +14,4 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerAdaptiveAdam"]
 
-__getattr__ = on_first_use(__name__, {"LayerAdaptiveAdam": "surgery.optim.layer_adaptive"})
+__getattr__ = on_first_use(__name__, {"surgery.optim.layer_adaptive": ["LayerAdaptiveAdam"]})

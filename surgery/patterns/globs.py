@@ -17,7 +17,8 @@ written out in Python, on names of everyday length too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 
 from surgery.errors import SelectorError
 from surgery.wording import shortened
@@ -42,23 +43,16 @@ def has_wildcards(text: str) -> bool:
     return not _WILD.isdisjoint(text)
 
 
-def before_wildcards(glob: str) -> str:
-    """What every name that the glob means begins with."""
-    return re.split(r"[*?\[]", glob, maxsplit=1)[0]
+def candidates(glob: str, names: Sequence[str]) -> slice:
+    """Where among sorted names those are that begin as every name that the glob means does."""
+    prefix = re.split(r"[*?\[]", glob, maxsplit=1)[0]
+    end = bisect_right(names, prefix, key=lambda name: name[: len(prefix)])
+    return slice(bisect_left(names, prefix), end)
 
 
 def wildcards(glob: str) -> int:
     """How many texts a match of the glob carries over."""
     return sum(token.lastgroup != "plain" for token in _TOKEN.finditer(glob))
-
-
-def glob_to_regex(glob: str, *, end: str = SEGMENT_END, carries: bool = False) -> str:
-    """The regular expression of a glob, to be matched from the beginning of a name.
-
-    If it ``carries``, each wildcard is a group and stands for one character at least. Raises
-    SelectorError for brackets that hold no set.
-    """
-    return _regex(glob, "", end, carries=carries)
 
 
 def run_to_regex(glob: str) -> str:
@@ -68,10 +62,19 @@ def run_to_regex(glob: str) -> str:
     """
     # As a ** would, the beginning is tried once in each segment.
     begin = r"(?>(?:[^.]*+\.)*?" + ("[^.]*+()" if glob.startswith(".") else r"(?<![^.])()")
-    return _regex(glob, begin, "" if glob.endswith(".") else SEGMENT_END, carries=True)
+    end = "" if glob.endswith(".") else SEGMENT_END
+    return glob_to_regex(glob, begin=begin, end=end, carries=True)
 
 
-def _regex(glob: str, begin: str, end: str, *, carries: bool) -> str:
+def glob_to_regex(
+    glob: str, *, begin: str = "", end: str = SEGMENT_END, carries: bool = False
+) -> str:
+    """The regular expression of a glob, to be matched from the beginning of a name.
+
+    ``begin`` opens an atomic group of what may come before it. If it ``carries``, each wildcard is
+    a group and stands for one character at least. Raises SelectorError for brackets that hold no
+    set.
+    """
     gaps: list[str | None] = []
     rows: list[list[re.Match[str]]] = [[]]
     for token in _TOKEN.finditer(glob):

@@ -11,7 +11,7 @@ from surgery.errors import SelectorError
 from surgery.patterns.globs import SEGMENT_END, glob_to_regex, has_wildcards
 from surgery.wording import shortened
 
-PatternKind = Literal["name", "glob", "regex"]
+PatternKind = Literal["name", "glob", "regex", "type", "state", "class"]
 
 _REGEX_CHARACTERS = frozenset("^$\\()|+")
 _PLAIN = re.compile(r"[\w\-]+(\.[\w\-]+)*")
@@ -23,15 +23,19 @@ _LONGEST = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A text that means names. ``body`` is the glob, or what stands between the slashes.
+    """A text that means names, or one word of a selector, and how it was read.
 
-    ``guessed`` marks bare text that was taken for a regular expression by its characters.
+    ``body`` is what is compared: the name, the glob, what stands between the slashes, the glob
+    over class names of a type, the transfer's word of a state, the word of a class. ``guessed``
+    marks bare text that was taken for a regular expression by its characters, ``negated`` what a
+    ``!`` leaves out.
     """
 
     text: str
     kind: PatternKind
     body: str
     guessed: bool = False
+    negated: bool = False
 
 
 def read_pattern(text: str) -> Pattern:
@@ -101,9 +105,9 @@ def _between_slashes(text: str) -> str:
 
 def _read_regex(text: str, body: str) -> Pattern:
     _check_length(text)
-    from surgery.patterns.regexes import check_regex  # its library takes a while to import
+    from surgery.patterns.regexes import BoundedRegex  # its library takes a while to import
 
-    check_regex(body, text)
+    BoundedRegex(body, text)
     return Pattern(text, "regex", body, guessed=body is text)
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from surgery.errors import SelectorError, did_you_mean
 from surgery.patterns.globs import glob_to_regex
-from surgery.patterns.pattern import check_text, end_of_regex, read_pattern
+from surgery.patterns.pattern import Pattern, check_text, end_of_regex, read_pattern
 from surgery.wording import shortened
-
-AtomKind = Literal["glob", "regex", "type", "state", "class"]
 
 #: ``:word`` to what a transfer calls it.
 STATUS_WORDS: Mapping[str, str] = {
@@ -29,30 +26,14 @@ _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 
 
 @dataclass(frozen=True, slots=True)
-class Atom:
-    """One word of a selector, and how it was read.
-
-    ``pattern`` is what is compared: the glob (a plain name is one too), the regular expression,
-    the glob over class names of a type, the transfer's word of a state, the word of a class.
-    ``guessed`` marks bare text that was taken for a regular expression.
-    """
-
-    text: str
-    kind: AtomKind
-    pattern: str
-    negated: bool = False
-    guessed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Selector:
     """A selector as written, and its union of conjunctions of atoms."""
 
     text: str
-    union: tuple[tuple[Atom, ...], ...]
+    union: tuple[tuple[Pattern, ...], ...]
 
     @property
-    def atoms(self) -> tuple[Atom, ...]:
+    def atoms(self) -> tuple[Pattern, ...]:
         """Every atom in writing order."""
         return tuple(atom for conjunction in self.union for atom in conjunction)
 
@@ -69,10 +50,10 @@ def parse_selector(text: str | Selector) -> Selector:
     if isinstance(text, Selector):
         return text
     check_text(text)
-    union: list[tuple[Atom, ...]] = []
-    conjunction: list[Atom] = []
+    union: list[tuple[Pattern, ...]] = []
+    conjunction: list[Pattern] = []
     for piece, separator in _pieces(text):
-        conjunction.append(_parse_atom(piece, text))
+        conjunction.append(_read_atom(piece, text))
         if separator != "&":
             union.append(tuple(conjunction))
             conjunction = []
@@ -103,10 +84,9 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
     yield text[start:], ""
 
 
-def _parse_atom(piece: str, whole: str) -> Atom:
-    text = piece.strip()
-    negated = text.startswith("!")
-    text = text.removeprefix("!").lstrip()
+def _read_atom(piece: str, whole: str) -> Pattern:
+    bare = piece.strip()
+    text = bare.removeprefix("!").lstrip()
     if text.startswith("!"):
         raise SelectorError(
             f"{shortened(piece.strip())!r} has more than one !: one leaves out, two cancel"
@@ -115,27 +95,26 @@ def _parse_atom(piece: str, whole: str) -> Atom:
         raise SelectorError(
             f"{shortened(whole.strip())!r} lacks a name, a glob or a :word beside , & or !"
         )
+    return replace(_atom_of(text), negated=bare.startswith("!"))
+
+
+def _atom_of(text: str) -> Pattern:
     if text.startswith(":"):
-        kind, pattern = _read_word(text)
-        return Atom(text, kind, pattern, negated)
+        return _read_word(text)
     if text.startswith("type:"):
-        return Atom(text, "type", _type_glob(text), negated)
-    if text.startswith("/"):
-        return Atom(text, "regex", read_pattern(text).body, negated)
-    if re.search(r"\s", text):
+        return Pattern(text, "type", _type_glob(text))
+    if not text.startswith("/") and re.search(r"\s", text):
         raise SelectorError(f"{shortened(text)!r} is more than one name: put , or & between them")
     read = read_pattern(text)
-    if read.kind == "regex":
-        return Atom(text, "regex", read.body, negated, read.guessed)
-    return Atom(text, "glob", _rooted(read.body), negated)
+    return read if read.kind == "regex" else Pattern(text, "glob", _rooted(read.body))
 
 
-def _read_word(text: str) -> tuple[AtomKind, str]:
+def _read_word(text: str) -> Pattern:
     word = text.removeprefix(":")
     if word in CLASS_WORDS:
-        return "class", word
+        return Pattern(text, "class", word)
     if word in STATUS_WORDS:
-        return "state", STATUS_WORDS[word]
+        return Pattern(text, "state", STATUS_WORDS[word])
     if word == "fresh":
         raise SelectorError("':fresh' is written :new")
     known = [f":{known}" for known in (*CLASS_WORDS, *STATUS_WORDS)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from surgery.errors import did_you_mean
-from surgery.patterns.globs import before_wildcards, has_wildcards
+from surgery.patterns.globs import candidates, has_wildcards
 from surgery.patterns.pattern import Pattern, names_meant
-from surgery.patterns.selectors import Atom, Selector
+from surgery.patterns.selectors import Selector
 from surgery.wording import shortened
 from surgery.wrappers import paths_of
 
@@ -23,14 +23,13 @@ _LONGEST = 500
 class Subject:
     """What a selector is held against: a parameter under all its names, or a module.
 
-    ``names`` are unwrapped. ``classes`` are the ``:words`` that hold, ``statuses`` what a
-    transfer did to it.
+    ``names`` are unwrapped. ``words`` are those ``:words`` that hold, and what a transfer did to
+    it.
     """
 
     names: tuple[str, ...]
-    types: tuple[str, ...]
-    classes: frozenset[str]
-    statuses: frozenset[str]
+    types: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Meaning:
     """
 
     indices: frozenset[int]
-    unmet: tuple[Atom, ...]
+    unmet: tuple[Pattern, ...]
 
 
 class Subjects:
@@ -72,28 +71,21 @@ class Subjects:
         named = (atom for atom in found if atom.kind not in ("state", "class"))
         return Meaning(frozenset(meant), tuple(atom for atom in named if not found[atom]))
 
-    def _of(self, atom: Atom) -> set[int]:
+    def _of(self, atom: Pattern) -> set[int]:
         match atom.kind:
-            case "glob":
-                return self._of_glob(atom.pattern)
             case "regex":
-                return self._named(Pattern(atom.text, "regex", atom.pattern))
+                return self._named(atom)
             case "type":
-                known = {name for each in self._subjects for name in each.types}
-                types = names_meant(Pattern(atom.text, "glob", atom.pattern), known, end=r"\Z")
+                types = names_meant(atom, self._types, end=r"\Z")
                 return {at for at, each in enumerate(self._subjects) if types & {*each.types}}
-            case "state":
-                held = [each.statuses for each in self._subjects]
-            case "class":
-                held = [each.classes for each in self._subjects]
-        return {at for at, words in enumerate(held) if atom.pattern in words}
+            case "state" | "class":
+                return {at for at, each in enumerate(self._subjects) if atom.body in each.words}
+            case _:
+                return self._of_glob(atom.body)
 
     def _of_glob(self, glob: str) -> set[int]:
         if has_wildcards(glob):
-            prefix = before_wildcards(glob)
-            begin = bisect_left(self._names, prefix)
-            end = bisect_right(self._names, prefix, key=lambda name: name[: len(prefix)])
-            return self._named(Pattern(glob, "glob", glob), slice(begin, end))
+            return self._named(Pattern(glob, "glob", glob), candidates(glob, self._names))
         # A name and all that begin with it and a dot lie together but for what sorts before a dot.
         exact = slice(bisect_left(self._names, glob), bisect_left(self._names, f"{glob}\0"))
         below = slice(bisect_left(self._names, f"{glob}."), bisect_left(self._names, f"{glob}/"))
@@ -104,20 +96,17 @@ class Subjects:
         meant = names_meant(pattern, dict.fromkeys(names)) if names else ()
         return {at for name, at in zip(names, owners, strict=True) if name in meant}
 
-    def why_unmet(self, atom: Atom, *, near: bool = True) -> str:
+    def why_unmet(self, atom: Pattern, *, near: bool = True) -> str:
         """One line for an atom that nothing meets, with the nearest name, which takes its time."""
         return f"{shortened(atom.text)!r} matches nothing{self._nearest(atom) if near else ''}"
 
-    def _nearest(self, atom: Atom) -> str:
+    def _nearest(self, atom: Pattern) -> str:
         if atom.kind == "glob":
             return self._nearest_glob(atom.text.replace("/", "."))
-        if atom.kind == "type":
-            types = dict.fromkeys(name for subject in self._subjects for name in subject.types)
-            return did_you_mean(atom.pattern, types, count=2)
-        return ""
+        return did_you_mean(atom.body, self._types, count=2) if atom.kind == "type" else ""
 
     def _nearest_glob(self, text: str) -> str:
-        if text.lstrip("*.") == "bias" and any("bias" in each.classes for each in self._subjects):
+        if text.lstrip("*.") == "bias" and any("bias" in each.words for each in self._subjects):
             return "; did you mean :bias or **.bias?"
         if text == "default":
             return "; `:all` means every parameter"
@@ -135,6 +124,10 @@ class Subjects:
         return did_you_mean(text, self._paths, count=2)
 
     @cached_property
+    def _types(self) -> dict[str, None]:
+        return dict.fromkeys(name for subject in self._subjects for name in subject.types)
+
+    @cached_property
     def _paths(self) -> dict[str, None]:
         """Every name and every path above it, in the subjects' order."""
         names = (name for subject in self._subjects for name in subject.names)
@@ -145,8 +138,3 @@ def why_nothing(selector: Selector) -> str:
     """One line for a selector that means nothing, though none of its atoms is unmet."""
     alone = ", though each of its parts alone does" if len(selector.atoms) > 1 else ""
     return f"{shortened(selector.text)!r} matches nothing{alone}"
-
-
-def matches(selector: Selector, subject: Subject) -> bool:
-    """Whether the selector means this one; many are asked about together, by :class:`Subjects`."""
-    return bool(Subjects((subject,)).meant_by(selector).indices)

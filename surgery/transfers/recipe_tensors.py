@@ -94,7 +94,9 @@ def _viewed(view: View, values: torch.Tensor) -> torch.Tensor:
     if grid is None:
         factors = [factor for axis in view.axes for factor in axis]
         sizes, steps = [n for n, _ in factors], [t for _, t in factors]
-        return values.reshape(-1).as_strided(sizes, steps, view.offset).reshape(view.shape)
+        values = values.contiguous()  # though perhaps a part of a larger storage
+        first = values.storage_offset() + view.offset
+        return values.as_strided(sizes, steps, first).reshape(view.shape)
     values = values.reshape(grid.shape)
     for axis, (start, stop) in enumerate(grid.box):
         values = values.narrow(axis, start, stop - start)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from surgery.matching.recipes.recipe import Recipe
-from surgery.matching.recipes.records import recipe_to_dict
+from surgery.matching.recipes.writing import recipe_to_dict
 from surgery.showing import json_of
 from surgery.specs import TensorSpec
 

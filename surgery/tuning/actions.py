@@ -118,11 +118,6 @@ def parse_split(words: Sequence[str]) -> tuple[tuple[str, ...], Action]:
     if key != "lr":
         raise WordError(f"{words[-1]!r}: a split gives learning rates, lr=RATE,RATE,...")
     rates = tuple(_read(words[-1], positive, part) for part in text.split(","))
-    if len(rates) != len(points) + 1:
-        raise WordError(
-            f"{words[-1]!r}: expected {len(points) + 1} learning rates, one more than split "
-            f"points, found {len(rates)}"
-        )
     return points, Action(words[-1], "split", "lr", rates)
 
 

@@ -27,13 +27,13 @@ def differential_values(
     """The rule's actions that depend on the place, each with its value by index of a parameter.
 
     Those of ``decay`` are factors, those of the others learning rates. Raises WordError for points
-    that the model does not have, or not in that order, and for a range over parameters of a
-    single stage.
+    that the model does not have, not in that order, or for which there are not as many rates,
+    and for a range over parameters of a single stage.
     """
     found: dict[Action, Mapping[int, float]] = {}
     for action in rule.actions:
         if action.kind == "split":
-            found[action] = _between_points(action.value, rule.points, parameters, spec)
+            found[action] = _between_points(action, rule.points, parameters, spec)
         elif action.kind in ("decay", "spread") and parameters:
             depths = layer_depths(spec)
             own = {index: depths[spec.parameters[index].name] for index in parameters}
@@ -74,7 +74,7 @@ def geometric(first: float, last: float, count: int) -> tuple[float, ...]:
 
 
 def _between_points(
-    rates: Any, points: Sequence[str], parameters: Sequence[int], spec: ModelSpec
+    action: Action, points: Sequence[str], parameters: Sequence[int], spec: ModelSpec
 ) -> Mapping[int, float]:
     first: dict[str, int] = {}
     for index, name in enumerate(unwrap_names(p.name for p in spec.parameters).values()):
@@ -87,6 +87,12 @@ def _between_points(
     starts = [first[point] for point in points]
     if starts[0] == 0:
         raise WordError(f"nothing lies before {points[0]!r}, where the model starts")
+    rates: Any = action.value
+    if len(rates) != len(points) + 1:  # after the names: one that is none is the likelier cause
+        raise WordError(
+            f"{action.text!r}: expected {len(points) + 1} learning rates, one more than split "
+            f"points, found {len(rates)}"
+        )
     for (before, after), (one, other) in zip(pairwise(starts), pairwise(points), strict=True):
         if before >= after:
             raise WordError(

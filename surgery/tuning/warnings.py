@@ -145,7 +145,7 @@ def _new_at_old_rates(
     rates: dict[str, dict[float, list[str]]] = {"fresh": {}, "loaded": {}}
     for history, subject in zip(histories, Answers(spec, status).parameters(), strict=True):
         rate = _rate(history)
-        for state in rates.keys() & subject.statuses:
+        for state in rates.keys() & subject.words:
             if rate is not None:
                 rates[state].setdefault(rate, []).append(history.parameter.name)
     for rate in rates["fresh"].keys() & rates["loaded"].keys():

@@ -14,7 +14,7 @@ LONG = "a" * 600 + "b"
 
 
 def subjects(*names: str) -> Subjects:
-    return Subjects(Subject((name,), (), frozenset(), frozenset()) for name in names)
+    return Subjects(Subject((name,)) for name in names)
 
 
 def test_an_expression_that_takes_too_long_names_itself_and_the_name() -> None:

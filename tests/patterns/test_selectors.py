@@ -48,7 +48,7 @@ def test_any_text_is_read_or_refused_and_reads_the_same_again(text: str) -> None
     with suppress(SelectorError):
         selector = parse_selector(text)
         assert parse_selector(str(selector)) == selector
-        Subjects([Subject(("a.b1", "b"), ("A",), frozenset(), frozenset())]).meant_by(selector)
+        Subjects([Subject(("a.b1", "b"), ("A",))]).meant_by(selector)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_what_cannot_be_a_selector_is_one_line(text: object, why: str) -> None:
 
 def test_a_plain_name_may_be_a_megabyte_long() -> None:
     name = "a" * 1_000_000
-    subjects = Subjects([Subject((f"{name}.weight",), (), frozenset(), frozenset())])
+    subjects = Subjects([Subject((f"{name}.weight",))])
     assert subjects.meant_by(parse_selector(name)).indices == {0}
 
 
 @given(st.lists(st.text(alphabet="a.-/\0", max_size=5), unique=True), st.sampled_from(["a", "a-"]))
 def test_a_plain_name_covers_itself_and_what_is_below_it(names: list[str], asked: str) -> None:
     """However the names around it are sorted."""
-    subjects = Subjects(Subject((name,), (), frozenset(), frozenset()) for name in names)
+    subjects = Subjects(Subject((name,)) for name in names)
     meant = {names[index] for index in subjects.meant_by(parse_selector(asked)).indices}
     assert meant == {name for name in names if name == asked or name.startswith(f"{asked}.")}

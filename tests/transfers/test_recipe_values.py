@@ -14,7 +14,6 @@ from surgery.checkpoint.tensors.reading import flat_pieces
 from surgery.checkpoint.writing.values import Computed
 from surgery.errors import TransferRefused
 from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
-from surgery.matching.recipes.cuts import cut
 from surgery.matching.recipes.recipe import View, Zeros, join, join_rows, stack
 from surgery.specs import TensorSpec
 from surgery.transfers.recipe_tensors import make_tensor
@@ -48,7 +47,7 @@ CASES = [
     ("turned", TURNED, True),
     ("turned rows", TURNED.rows(4, 8), True),
     ("turned rows of a view", VIEW.permute((1, 0)).rows(1, 2), True),
-    ("a box of a view", cut(VIEW, ((2, 7), (1, 2))), True),
+    ("a box of a view", VIEW.box(((2, 7), (1, 2))), True),
     ("a view reordered", VIEW.reorder((4, 3), (1, 0)), False),
     ("a view split", VIEW.reshape((4, 3, 2)).permute((1, 0, 2)), True),
     ("permuted", DEEP.permute((2, 3, 1, 0)), True),

@@ -86,6 +86,7 @@ class TestSplit:
                 "split blocks fc lr=1,2",
                 "expected 3 learning rates, one more than split points, found 2",
             ),
+            ("split block fc lr=1,2", "nothing called 'block'; did you mean blocks"),
             ("split fc lr=1,0", "expected a number above 0, found '0'"),
             ("split fc lr=1,-1", "found '-1'"),
             ("split fc lr=1,x", "expected a number above 0, found 'x'"),

@@ -96,7 +96,7 @@ def draft(wanted: Wanted) -> list[Line]:
     out = [name for name in wanted.names if name in wanted.out]
     lines = [*_mended(wanted, odd, tried), *_mended(wanted, out, tried), *lines]
     for _ in range(_MOST_TRIES):
-        renames = [read_rename(at, *line.sides) for at, line in enumerate(lines)]
+        renames = {at: read_rename(*line.sides) for at, line in enumerate(lines)}
         found, _ = applied(renames, wanted.names)
         wrong = list(wanted.wrong(found))
         used = {at for _, each in found.values() for at in each}

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from surgery.errors import MappingError, Problem, TransferRefused
 from surgery.matching.lines.mapping import TensorMapping
-from surgery.matching.lines.recipe_lines import Made, resolve
+from surgery.matching.lines.recipe_lines import resolve
 from surgery.matching.lines.renames import applied
 from surgery.matching.matches import Match, Matches
+from surgery.matching.recipes.recipe import Recipe
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec
 from surgery.wording import first_lines
 from surgery.wrappers import unwrap_names
@@ -68,7 +69,7 @@ def given_by(mapping: TensorMapping | None, source: SourceSpec, target: ModelSpe
     problems += [*dead, *_fed_twice(made, new_names)]
     if problems:
         raise MappingError(mapping.path, problems)
-    used = {spec.name for one in made.values() for spec in one.recipe.sources}
+    used = {spec.name for _, recipe in made.values() for spec in recipe.sources}
     left_out: dict[str, str] = {}
     aside = set()
     for name, (new, lines) in new_names.items():
@@ -79,12 +80,12 @@ def given_by(mapping: TensorMapping | None, source: SourceSpec, target: ModelSpe
     matches = {
         name: Match(
             name,
-            new_names[one.recipe.sources[0].name][0],
-            f"line {one.line}",
-            None if one.recipe.is_copy else one.recipe,
+            new_names[recipe.sources[0].name][0],
+            f"line {line}",
+            None if recipe.is_copy else recipe,
             tier="lines",
         )
-        for name, one in made.items()
+        for name, (line, recipe) in made.items()
     }
     matches |= {match.target: match for match in _tied(matches, target)}
     return Given(_by_new_name(mapping, source, new_names), matches, left_out, frozenset(aside))
@@ -114,17 +115,20 @@ def _by_new_name(
 
 
 def _fed_twice(
-    made: Mapping[str, Made], new_names: Mapping[str, tuple[str, tuple[int, ...]]]
+    made: Mapping[str, tuple[int, Recipe]], new_names: Mapping[str, tuple[str, tuple[int, ...]]]
 ) -> Iterator[Problem]:
     """A line that gives a recipe's target another source than the recipe does."""
-    by_clean = {clean: made[name] for name, clean in unwrap_names(made).items()}
+    by_clean = {clean: name for name, clean in unwrap_names(made).items()}
     clean = unwrap_names(new for new, lines in new_names.values() if lines and new)
     for source, (new, lines) in new_names.items():
-        one = made.get(new) or by_clean.get(clean.get(new, new))
-        if one and lines and source not in {spec.name for spec in one.recipe.sources}:
+        name = new if new in made else by_clean.get(clean.get(new, new))
+        if name is None or not lines:
+            continue
+        line, recipe = made[name]
+        if source not in {spec.name for spec in recipe.sources}:
             yield Problem(
-                one.line,
-                f"{one.target.name} is made here, and line {lines[-1]} renames {source} to it; "
+                line,
+                f"{name} is made here, and line {lines[-1]} renames {source} to it; "
                 "remove one of them",
             )
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import TypeAlias, TypeVar
 
 from surgery.checkpoint.text import lines_of, read_text
 from surgery.errors import MappingError, Problem, SelectorError
 from surgery.matching.lines.recipe_lines import RecipeLine, is_recipe, read_recipe
-from surgery.matching.lines.renames import Rename, read_rename
-from surgery.patterns import end_of_regex
+from surgery.matching.lines.renames import read_rename
+from surgery.patterns import Pairing, end_of_regex
 from surgery.wording import printable, shortened
 
 Row = TypeVar("Row")
@@ -27,11 +27,11 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class TensorMapping:
-    """All lines of one mapping, in order; ``path`` is what errors call it."""
+    """All lines of one mapping by their numbers, in order; ``path`` is what errors call it."""
 
     path: str
-    renames: tuple[Rename, ...]
-    recipes: tuple[RecipeLine, ...] = ()
+    renames: Mapping[int, Pairing]
+    recipes: Mapping[int, RecipeLine] = field(default_factory=dict)
 
 
 #: A path, the text itself (it has an arrow), or left sides with their right sides.
@@ -69,8 +69,23 @@ def _parts(raw: str) -> tuple[str, str] | None:
     left, arrow, right = rest.partition("->")
     left = (line[:inside] + left).strip()
     if left and not arrow:
-        raise ValueError(f"expected 'pattern -> replacement', found {shortened(left)!r}")
+        other = _as_a_line(left)
+        raise ValueError(f"expected 'pattern -> replacement', found {shortened(left)!r}{other}")
     return (left, right.strip()) if arrow else None
+
+
+def _as_a_line(text: str) -> str:
+    """What an assignment would be as a line, and what that line has wrong."""
+    target, equals, made = map(str.strip, text.partition("="))
+    if not equals:
+        return ""
+    wrong = ""
+    try:
+        if is_recipe(made, target):
+            read_recipe(made, target)
+    except ValueError as error:
+        wrong = f" ({error})"
+    return f"; did you mean {shortened(f'{made} -> {target}')!r}?{wrong}"
 
 
 def _pair(pair: tuple[object, object]) -> tuple[str, str]:
@@ -85,8 +100,8 @@ def _read(
     rows: Iterable[Row], sides_of: Callable[[Row], tuple[str, str] | None], path: str
 ) -> TensorMapping:
     """All rows, which count from 1; those that have no sides say nothing."""
-    renames: list[Rename] = []
-    recipes: list[RecipeLine] = []
+    renames: dict[int, Pairing] = {}
+    recipes: dict[int, RecipeLine] = {}
     problems: list[Problem] = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -98,11 +113,11 @@ def _read(
                 expected = "expected a name, a glob or a regular expression"
                 raise ValueError(f"nothing stands before '->'; {expected}")
             if not left.startswith("/") and is_recipe(left, right):
-                recipes.append(read_recipe(number, left, right))
+                recipes[number] = read_recipe(left, right)
             else:
-                renames.append(read_rename(number, left, right))
+                renames[number] = read_rename(left, right)
         except (SelectorError, ValueError) as error:
             problems.append(Problem(number, str(error)))
     if problems:
         raise MappingError(path, problems)
-    return TensorMapping(path, tuple(renames), tuple(recipes))
+    return TensorMapping(path, renames, recipes)

@@ -42,18 +42,16 @@ def draft_recipes(
         for starred in fold_numbers(every):
             line, members = _line(form, starred.texts), [every[at] for at in starred.members]
             wanted = {target: made[target] for *_, target in members}
-            exact = _made_by(line, ours, theirs) == wanted
+            exact = _makes(line, wanted, ours, theirs)
             drafts[members[0][-1]] = [line] if exact else [_line(form, each) for each in members]
     return [line for target in made for line in drafts.get(target, ())]
 
 
-def _made_by(line: str, ours: Named, theirs: Named) -> dict[str, Recipe] | None:
-    """What the line makes, by target name; None where it does not fit."""
+def _makes(line: str, wanted: Mapping[str, Recipe], ours: Named, theirs: Named) -> bool:
     try:
-        found = made_by(read_recipe(0, *line.split(" -> ")), ours, theirs)
+        return made_by(read_recipe(*line.split(" -> ")), ours, theirs) == wanted
     except ValueError:
-        return None
-    return {one.target.name: one.recipe for one in found}
+        return False
 
 
 def _line(form: _Form, texts: Sequence[str]) -> str:

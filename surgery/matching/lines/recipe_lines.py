@@ -16,13 +16,13 @@ as well, unless a plain line says so too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from surgery.errors import Problem, did_you_mean
 from surgery.matching.recipes.recipe import Recipe
 from surgery.matching.recipes.text import NAME, TURNED, Expression, is_expression, read, recipe_of
-from surgery.patterns.globs import glob_to_regex
+from surgery.patterns.globs import candidates, glob_to_regex
 from surgery.specs import TensorSpec
 from surgery.wording import shape_text
 from surgery.wrappers import unwrap_names
@@ -30,21 +30,11 @@ from surgery.wrappers import unwrap_names
 
 @dataclass(frozen=True, slots=True)
 class RecipeLine:
-    """One line: what it says, and the target tensors that it makes, perhaps stored (in, out)."""
+    """What a line says, and the target tensors that it makes, perhaps stored (in, out)."""
 
-    line: int
     expression: Expression
     target: str
     transposed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A target tensor that a line makes."""
-
-    line: int
-    target: TensorSpec
-    recipe: Recipe
 
 
 def is_recipe(left: str, right: str) -> bool:
@@ -52,12 +42,12 @@ def is_recipe(left: str, right: str) -> bool:
     return right.endswith(TURNED) or is_expression(left)
 
 
-def read_recipe(line: int, left: str, right: str) -> RecipeLine:
+def read_recipe(left: str, right: str) -> RecipeLine:
     """Read a line; raises ValueError that says why it cannot be read."""
     target = right.removesuffix(TURNED)
-    if not re.fullmatch(NAME, target):
-        raise ValueError(f"a recipe makes one target tensor; expected its name, found {right!r}")
     expression = read(left)
+    if not re.fullmatch(NAME, target):
+        raise ValueError(f"{left!r} makes one target tensor; expected its name, found {right!r}")
     for name in (target, *expression.names):
         if "**" in name:
             raise ValueError(f"{name!r}: ** may be any number of segments; write a * for each")
@@ -66,36 +56,37 @@ def read_recipe(line: int, left: str, right: str) -> RecipeLine:
                 f"{name!r} has {name.count('*')} '*' and the target {target!r} "
                 f"{target.count('*')}: each * stands for the same text in all of them"
             )
-    return RecipeLine(line, expression, target, right.endswith(TURNED))
+    return RecipeLine(expression, target, right.endswith(TURNED))
 
 
 def resolve(
-    lines: Sequence[RecipeLine], sources: Iterable[TensorSpec], targets: Iterable[TensorSpec]
-) -> tuple[dict[str, Made], list[Problem]]:
-    """What the lines make, by target name, and every problem: one for each line."""
-    made: dict[str, Made] = {}
+    lines: Mapping[int, RecipeLine], sources: Iterable[TensorSpec], targets: Iterable[TensorSpec]
+) -> tuple[dict[str, tuple[int, Recipe]], list[Problem]]:
+    """The line that makes each target and its recipe, by name; every problem, one for each line."""
+    made: dict[str, tuple[int, Recipe]] = {}
     problems: list[Problem] = []
     if not lines:
         return made, problems
     ours, theirs = Named(sources), Named(targets)
-    for line in lines:
+    for number, line in lines.items():
         try:
-            for one in made_by(line, ours, theirs):
-                other = made.setdefault(one.target.name, one)
-                if other is not one:
-                    name = one.target.name
-                    raise ValueError(f"line {other.line} makes {name} already; remove one of them")
+            for name, recipe in made_by(line, ours, theirs).items():
+                other, _ = made.setdefault(name, (number, recipe))
+                if other != number:
+                    raise ValueError(f"line {other} makes {name} already; remove one of them")
         except ValueError as error:
-            problems.append(Problem(line.line, str(error)))
+            problems.append(Problem(number, str(error)))
     return made, problems
 
 
-def made_by(line: RecipeLine, ours: Named, theirs: Named) -> list[Made]:
+def made_by(line: RecipeLine, ours: Named, theirs: Named) -> dict[str, Recipe]:
+    """What one line makes, by target name; raises ValueError where it does not fit."""
     meant = theirs.matching(line.target)
     if not meant:
         what = "no target matches" if "*" in line.target else "no target tensor is called"
         raise ValueError(f"{what} {line.target!r}{did_you_mean(line.target, theirs.names)}")
-    made, absent = [], ""
+    made: dict[str, Recipe] = {}
+    absent = ""
     for target, texts in meant:
         specs = {name: ours.get(_filled(name, texts)) for name in line.expression.names}
         found = {name: spec for name, spec in specs.items() if spec}
@@ -117,7 +108,9 @@ def made_by(line: RecipeLine, ours: Named, theirs: Named) -> list[Made]:
             stored = " stored (in, out)" if turned else ""
             is_ = f"{target.name} is {shape_text(target.shape)}{stored}"
             raise ValueError(f"{is_}, and {error}") from error
-        made.append(Made(line.line, target, recipe.permute((1, 0)) if turned else recipe))
+        if not recipe.sources:
+            raise ValueError(f"{target.name} is zeros alone; leave out what is to stay fresh")
+        made[target.name] = recipe.permute((1, 0)) if turned else recipe
     if not made:
         raise ValueError(absent)
     return made
@@ -134,7 +127,7 @@ class Named:
     def __init__(self, specs: Iterable[TensorSpec]) -> None:
         self.names = {spec.name: spec for spec in specs}
         self._clean = {clean: self.names[name] for name, clean in unwrap_names(self.names).items()}
-        self._by_segment: dict[tuple[int, int, str], list[str]] = {}
+        self._sorted = sorted(self._clean)
 
     def get(self, name: str) -> TensorSpec | None:
         return self.names.get(name) or self._clean.get(name)
@@ -147,21 +140,7 @@ class Named:
         regex = re.compile(glob_to_regex(glob, end=r"\Z", carries=True))
         return [
             (self._clean[name], match.groups())
-            for name in self._candidates(glob)
+            # There may be a line for each of 10,000 layers.
+            for name in self._sorted[candidates(glob, self._sorted)]
             if (match := regex.fullmatch(name))
         ]
-
-    def _candidates(self, glob: str) -> Iterable[str]:
-        """Names with the rarest of the glob's whole segments: there may be a line for each of
-        10,000 layers.
-        """
-        if not self._by_segment:
-            for name in self._clean:
-                segments = name.split(".")
-                for at, segment in enumerate(segments):
-                    self._by_segment.setdefault((len(segments), at, segment), []).append(name)
-        parts = glob.split(".")
-        whole = [(len(parts), at, part) for at, part in enumerate(parts) if "*" not in part]
-        if not whole:
-            return self._clean
-        return min((self._by_segment.get(key, []) for key in whole), key=len)

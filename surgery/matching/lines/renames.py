@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
 from surgery.errors import MappingError, Problem, SelectorError, did_you_mean
+from surgery.matching.recipes.text import misspelt_function
 from surgery.patterns import Pairing, Rewriting, Run, has_wildcards, read_pairing
 from surgery.wording import shortened
 from surgery.wrappers import unwrap_name
@@ -28,34 +28,20 @@ from surgery.wrappers import unwrap_name
 UNUSED = "(unused)"
 
 
-@dataclass(frozen=True, slots=True)
-class Rename:
-    """One line: where it stands, and what it says."""
-
-    line: int
-    pairing: Pairing
-
-    @property
-    def pattern(self) -> str:
-        return self.pairing.left.text
-
-    @property
-    def replacement(self) -> str:
-        return self.pairing.right
-
-
-def read_rename(line: int, left: str, right: str) -> Rename:
+def read_rename(left: str, right: str) -> Pairing:
     """Raises SelectorError where the line cannot be read."""
     if right.startswith("(") and right != UNUSED and (near := did_you_mean(right, [UNUSED])):
         raise SelectorError(f"expected a new name or {UNUSED}, found {right!r}{near}")
-    return Rename(line, read_pairing(left, right, carries=right != UNUSED))
+    return read_pairing(left, right, carries=right != UNUSED)
 
 
 def applied(
-    lines: Sequence[Rename], names: Iterable[str]
+    lines: Mapping[int, Pairing], names: Iterable[str]
 ) -> tuple[dict[str, tuple[str, tuple[int, ...]]], list[Problem]]:
     """Every name to its new name and the lines that made it (an empty new name is left out), and
     the problems: lines that match nothing, or the first whose regular expression takes too long.
+
+    ``lines`` are by their numbers, in order.
     """
     names = list(names)
     known = _Lines(lines, names)
@@ -64,7 +50,7 @@ def applied(
     except MappingError as stuck:
         return {name: (name, ()) for name in names}, [*stuck.problems]
     used = {line for _, used in renamed.values() for line in used}
-    dead = [rename for rename in lines if rename.line not in used]
+    dead = {line: pairing for line, pairing in lines.items() if line not in used}
     return renamed, _dead_lines(dead, known.late, names) if dead else []
 
 
@@ -75,27 +61,27 @@ class _Lines:
     ``late`` are the lines that came too late for some name: an earlier one had its text.
     """
 
-    def __init__(self, lines: Iterable[Rename], names: Iterable[str]) -> None:
+    def __init__(self, lines: Mapping[int, Pairing], names: Iterable[str]) -> None:
         counts = Counter(segment for name in names for segment in name.split("."))
         self.late: set[int] = set()
-        self._lines = tuple(lines)
+        self._lines = lines
         self._running: dict[int, Rewriting] = {}
         self._anywhere: list[int] = []
         self._by_segment: dict[str, list[int]] = {}
-        for at, rename in enumerate(self._lines):
-            rarest = min(rename.pairing.segments, key=counts.__getitem__, default=None)
+        for line, pairing in lines.items():
+            rarest = min(pairing.segments, key=counts.__getitem__, default=None)
             known = self._anywhere if rarest is None else self._by_segment.setdefault(rarest, [])
-            known.append(at)
+            known.append(line)
 
-    def of(self, name: str) -> Iterator[tuple[Rename, Rewriting]]:
+    def of(self, name: str) -> Iterator[tuple[int, Rewriting]]:
         """In the file's order, each once."""
         found = {*self._anywhere}
         for segment in {*name.split(".")}:
             found.update(self._by_segment.get(segment, ()))
-        for at in sorted(found):
-            if at not in self._running:
-                self._running[at] = Rewriting(self._lines[at].pairing)
-            yield self._lines[at], self._running[at]
+        for line in sorted(found):
+            if line not in self._running:
+                self._running[line] = Rewriting(self._lines[line])
+            yield line, self._running[line]
 
 
 def _rename(name: str, lines: _Lines) -> tuple[str, tuple[int, ...]]:
@@ -113,22 +99,22 @@ def _substitute(name: str, lines: _Lines) -> tuple[str, tuple[int, ...]]:
     """All matches that do not overlap an earlier line's, replaced at once."""
     taken: list[tuple[int, int, str, int]] = []
     left_out = False
-    for rename, rewriting in lines.of(name):
-        for start, end, text in _runs(rename, rewriting, name):
+    for line, rewriting in lines.of(name):
+        for start, end, text in _runs(line, rewriting, name):
             if end > start and all(end <= s or start >= e for s, e, _, _ in taken):
-                left_out = left_out or rename.replacement == UNUSED
-                taken.append((start, end, text, rename.line))
+                left_out = left_out or rewriting.pairing.right == UNUSED
+                taken.append((start, end, text, line))
             elif end > start:
-                lines.late.add(rename.line)
+                lines.late.add(line)
     used = tuple(sorted({line for *_, line in taken}))
     return ("" if left_out else _replaced(name, taken)), used
 
 
-def _runs(rename: Rename, rewriting: Rewriting, name: str) -> list[Run]:
+def _runs(line: int, rewriting: Rewriting, name: str) -> list[Run]:
     try:
         return list(rewriting.runs(name))
     except SelectorError as error:
-        raise MappingError("<mapping>", [Problem(rename.line, error.message)]) from None
+        raise MappingError("<mapping>", [Problem(line, error.message)]) from None
 
 
 def _replaced(name: str, taken: Iterable[tuple[int, int, str, int]]) -> str:
@@ -143,22 +129,23 @@ def _replaced(name: str, taken: Iterable[tuple[int, int, str, int]]) -> str:
 _MOST_NEAREST = 20
 
 
-def _dead_lines(dead: Sequence[Rename], late: set[int], names: list[str]) -> list[Problem]:
+def _dead_lines(dead: Mapping[int, Pairing], late: set[int], names: list[str]) -> list[Problem]:
     segments = dict.fromkeys(segment for name in names for segment in name.split("."))
     problems = []
-    for at, rename in enumerate(dead):
-        if rename.line in late:
+    for at, (line, pairing) in enumerate(dead.items()):
+        if line in late:
             why = "matches only what an earlier line has renamed; put it first or remove it"
         else:
-            near = _nearest(rename, segments) if at < _MOST_NEAREST else ""
+            near = misspelt_function(pairing.left.text)
+            near = near or (_nearest(pairing, segments) if at < _MOST_NEAREST else "")
             why = f"matches none of the {len(names)} source names{near}"
-        what = f"{shortened(rename.pattern)!r} (read as a {rename.pairing.left.kind})"
-        problems.append(Problem(rename.line, f"{what} {why}"))
+        what = f"{shortened(pairing.left.text)!r} (read as a {pairing.left.kind})"
+        problems.append(Problem(line, f"{what} {why}"))
     return problems
 
 
-def _nearest(rename: Rename, segments: Mapping[str, None]) -> str:
+def _nearest(pairing: Pairing, segments: Mapping[str, None]) -> str:
     """What may be meant by the first segment that no name has."""
-    *_, last = parts = rename.pattern.split(".")
+    *_, last = parts = pairing.left.text.split(".")
     unknown = (part for part in parts if part and not has_wildcards(part) and part not in segments)
     return did_you_mean(next(unknown, last), segments)

@@ -3,8 +3,8 @@
 :mod:`~surgery.matching.recipes.recipe` has what moves values, in the strided views of
 :mod:`~surgery.matching.recipes.strides`, and :mod:`~surgery.matching.recipes.arithmetic` what
 computes them. :mod:`~surgery.matching.recipes.text` reads recipes as a person writes them,
-:mod:`~surgery.matching.recipes.writing` is the way back, :mod:`~surgery.matching.recipes.records`
-has them as JSON and :mod:`~surgery.matching.recipes.words` in a few words;
-:mod:`~surgery.matching.recipes.cuts` says what a part of the target needs. What their values are
-is known to :mod:`surgery.transfers.recipe_values`.
+:mod:`~surgery.matching.recipes.writing` is the way back, as text and as JSON, and
+:mod:`~surgery.matching.recipes.words` says in a few words what they do;
+:mod:`~surgery.matching.recipes.ranges` says which elements they move. What their values are is
+known to :mod:`surgery.transfers.recipe_values`.
 """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from surgery.matching.recipes.recipe import Nested
+from surgery.matching.recipes.recipe import Nested, Recipe
 from surgery.matching.recipes.strides import Shape
 from surgery.wording import shape_text
 
@@ -23,7 +23,7 @@ class Computed(Nested):
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        return ()
+        return tuple(getattr(self, each.name) for each in fields(self)[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,14 @@ class _Elementwise(Computed):
     @property
     def shape(self) -> Shape:
         return broadcast([part.shape for part in self.inner])
+
+    def _sliced(self, axis: int, start: int, stop: int) -> Recipe:
+        rank = len(self.shape)
+        own = [(part, axis - rank + len(part.shape)) for part in self.inner]
+        return self.with_parts(
+            part if at < 0 or part.shape[at] == 1 else part.slice(at, start, stop)
+            for part, at in own
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +67,6 @@ class Scaled(_Elementwise):
     function = "scale"
     factor: float
 
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        return (self.factor,)
-
 
 @dataclass(frozen=True, slots=True)
 class LowRank(Computed):
@@ -81,17 +85,19 @@ class LowRank(Computed):
         up, down = self.inner
         return up.shape[0], down.shape[1]
 
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        return (self.factor,)
+    def _sliced(self, axis: int, start: int, stop: int) -> Recipe:
+        up, down = self.inner
+        parts = (up, down.slice(1, start, stop)) if axis else (up.slice(0, start, stop), down)
+        return self.with_parts(parts)
 
 
-#: All that compute by their names, and of how many recipes each; None for any number.
-COMPUTED: Mapping[str, tuple[Callable[..., Computed], int | None]] = {
-    "add": (Sum, None),
-    "product": (Product, None),
-    "scale": (Scaled, 1),
-    "low_rank": (LowRank, 2),
+#: All that compute by their names, of how many recipes each (None for any number), and how many
+#: numbers.
+COMPUTED: Mapping[str, tuple[Callable[..., Computed], int | None, int]] = {
+    "add": (Sum, None, 0),
+    "product": (Product, None, 0),
+    "scale": (Scaled, 1, 1),
+    "low_rank": (LowRank, 2, 1),
 }
 
 

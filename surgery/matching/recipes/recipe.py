@@ -1,9 +1,10 @@
 """How the values of a target tensor are made of source tensors: an expression, frozen and pure.
 
 A leaf is a :class:`View` of one source, or :class:`Zeros`; above stand :class:`Joined` and what is
-computed. Taking rows, slicing, permuting and reshaping give views again, composed at once, so that
-two ways to the same view are one value. Sources are read in row-major order, however they are
-stored. Nothing here holds a tensor; shapes that do not fit raise ValueError.
+computed. Permuting and reshaping give views again, composed at once, and a slice is one of the
+parts that reach into it: two ways to the same are one value, and a box of the target knows what
+of the sources it needs. Sources are read in row-major order, however they are stored. Nothing
+here holds a tensor; shapes that do not fit raise ValueError.
 """
 
 from __future__ import annotations
@@ -58,17 +59,29 @@ class Recipe:
         return False
 
     def slice(self, axis: int, start: int, stop: int) -> Recipe:
-        """Indices ``start`` to ``stop`` of an axis."""
-        whole = (start, stop) == (0, self.shape[axis])
-        return self if whole else self._view().slice(axis, start, stop)
+        """Indices ``start`` to ``stop`` of an axis, of the parts that reach into it alone."""
+        size = self.shape[axis]
+        if (start, stop) == (0, size):
+            return self
+        if not 0 <= start < stop <= size:
+            raise ValueError(f"{size} rows have no rows {start} to {stop}")
+        return self._sliced(axis, start, stop)
+
+    def _sliced(self, axis: int, start: int, stop: int) -> Recipe:
+        raise NotImplementedError
 
     def rows(self, start: int, stop: int) -> Recipe:
         """Indices of the first axis; a scalar is one row."""
         return self if not self.shape and (start, stop) == (0, 1) else self.slice(0, start, stop)
 
     def box(self, box: Box) -> Recipe:
-        """A slice along every axis."""
-        found = self
+        """A slice along every axis: what one rank of a mesh holds. It may be empty."""
+        pairs = tuple(zip(box, self.shape, strict=True))
+        if not all(0 <= start <= stop <= size for (start, stop), size in pairs):
+            raise ValueError(f"{tuple(box)} is no box of {shape_text(self.shape)}")
+        if any(start == stop for start, stop in box):
+            return Zeros(tuple(stop - start for start, stop in box))
+        found: Recipe = self
         for axis, pair in enumerate(box):
             found = found.slice(axis, *pair)
         return found
@@ -106,6 +119,9 @@ class Zeros(Recipe):
     @property
     def shape(self) -> Shape:
         return self.size
+
+    def _sliced(self, axis: int, start: int, stop: int) -> Recipe:
+        return Zeros(_with(self.size, axis, stop - start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +180,7 @@ class View(Recipe):
         own = math.prod(grid.shape[:at]) == math.prod(shape[:at]) and grid.shape[at] == shape[at]
         return (at, *grid.box[at]) if own else None
 
-    def slice(self, axis: int, start: int, stop: int) -> Recipe:
-        if not 0 <= start < stop <= self.shape[axis]:
-            raise ValueError(f"{self.shape[axis]} rows have no rows {start} to {stop}")
+    def _sliced(self, axis: int, start: int, stop: int) -> Recipe:
         found = [
             self._normal((*self.axes[:axis], part, *self.axes[axis + 1 :]), self.offset + offset)
             for offset, part in strides.cut(self.axes[axis], start, stop)
@@ -187,17 +201,24 @@ class View(Recipe):
         return View(self, contiguous(shape)) if axes is None else self._normal(axes, self.offset)
 
     def _normal(self, axes: Axes, offset: int) -> Recipe:
-        """Another view of the same; a recipe as it is needs none."""
-        shape = tuple(map(length, axes))
+        """Another view of the same; a recipe as it is needs none, and no more of it is kept than
+        the box that the view lies in.
+        """
+        base, shape = self.base, tuple(map(length, axes))
         if 0 in shape:
             axes, offset = contiguous(shape), 0
-        if isinstance(self.base, Zeros):
+        if isinstance(base, Zeros):
             return Zeros(shape)
-        if isinstance(self.base, View) and (shown := composed(self.base, axes, offset)):
+        if isinstance(base, View) and (shown := composed(base, axes, offset)):
             return shown
-        if isinstance(self.base, Recipe) and not offset and axes == contiguous(self.base.shape):
-            return self.base
-        return View(self.base, axes, offset)
+        if not isinstance(base, Recipe):
+            return View(base, axes, offset)
+        if not offset and axes == contiguous(base.shape):
+            return base
+        box = None if 0 in shape else strides.box_of(base.shape, axes, offset)
+        if box is None or (less := base.box(box)) is base:
+            return View(base, axes, offset)
+        return View(less, ())._normal(strides.moved(base.shape, less.shape, axes), 0)
 
     def with_sources(self, new: Callable[[TensorSpec], TensorSpec]) -> Recipe:
         base = self.base
@@ -232,6 +253,16 @@ class Joined(Nested):
     def shape(self) -> Shape:
         first = self.inner[0].shape
         return _with(first, self.axis, sum(part.shape[self.axis] for part in self.inner))
+
+    def _sliced(self, axis: int, start: int, stop: int) -> Recipe:
+        if axis != self.axis:
+            return join([part.slice(axis, start, stop) for part in self.inner], self.axis)
+        end, found = 0, []
+        for part in self.inner:
+            first, end = end, end + part.shape[axis]
+            if (begin := max(start, first)) < (finish := min(stop, end)):
+                found.append(part.slice(axis, begin - first, finish - first))
+        return join(found, axis)
 
 
 def join(parts: Sequence[Recipe], axis: int = 0) -> Recipe:

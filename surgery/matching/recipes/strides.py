@@ -94,6 +94,36 @@ def cut(axis: Axis, start: int, stop: int) -> Iterator[tuple[int, Axis]]:
             yield last * stride + offset, part
 
 
+def box_of(shape: Shape, axes: Axes, offset: int) -> Box | None:
+    """The smallest box of a contiguous tensor of ``shape`` that holds the view; None where the
+    view sees rows as one.
+    """
+    factors = [factor for axis in axes for factor in axis]
+    box: list[tuple[int, int]] = []
+    for size, step in zip(shape, contiguous_strides(shape), strict=True):
+        mine = [(n, t) for n, t in factors if step <= t < step * size and t % step == 0]
+        start = offset // step % max(size, 1)
+        stop = start + 1 + sum((n - 1) * t // step for n, t in mine)
+        if stop > size:
+            return None
+        box.append((start, stop))
+        factors = [factor for factor in factors if factor not in mine]
+    return None if factors else box
+
+
+def moved(old: Shape, new: Shape, axes: Axes) -> Axes:
+    """The same steps along each axis of a tensor that has fewer elements along them."""
+    steps = sorted(zip(contiguous_strides(old), contiguous_strides(new), old, strict=True))
+
+    def step(stride: int) -> int:
+        before, after = next(
+            (a, b) for a, b, size in reversed(steps) if a <= stride < a * size and not stride % a
+        )
+        return stride // before * after
+
+    return tuple(merged((n, step(t)) for n, t in axis) for axis in axes)
+
+
 def runs(axes: Axes, offset: int) -> Iterator[tuple[int, int]]:
     """First element and number of those that lie one behind the other, in row-major order."""
     factors = [*merged(factor for axis in axes for factor in axis)]

@@ -28,6 +28,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from surgery.errors import did_you_mean
 from surgery.matching.recipes.arithmetic import COMPUTED
 from surgery.matching.recipes.recipe import (
     Recipe,
@@ -62,10 +63,13 @@ _FUNCTIONS: Mapping[str, int | None] = {
     "stack": None,
     "strided": 1,
     "zeros": 0,
-    **{function: count for function, (_, count) in COMPUTED.items()},
+    **{function: count for function, (_, count, _) in COMPUTED.items()},
 }
 _CALL = re.compile(rf"({'|'.join(_FUNCTIONS)})\(")
 _PLUS = re.compile(r"\s\+\s")
+#: What looks like a function: no name has a bracket, and no regular expression of one a comma.
+_LIKE_A_CALL = re.compile(r"(?P<function>[A-Za-z]\w*)\((?P<arguments>.*)\)")
+_COUNTS_AND_SETS = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]")
 _DEEPEST = 32
 
 
@@ -91,7 +95,15 @@ def is_expression(text: str) -> bool:
     """Whether a left side makes a tensor of others, rather than being a part of a name."""
     term = _TERM.fullmatch(text)
     sliced = term is not None and (term["turned"] or re.search("[:/]", term["items"] or ""))
-    return bool(sliced or _CALL.match(text) or _PLUS.search(text))
+    call = _LIKE_A_CALL.fullmatch(text)
+    called = call and "," in _COUNTS_AND_SETS.sub("", call["arguments"])
+    return bool(sliced or called or _CALL.match(text) or _PLUS.search(text))
+
+
+def misspelt_function(text: str) -> str:
+    """``; did you mean scale?`` for what looks like a call of an unknown function."""
+    call = _LIKE_A_CALL.fullmatch(text)
+    return did_you_mean(call["function"], _FUNCTIONS) if call else ""
 
 
 def read(text: str) -> Expression:
@@ -133,6 +145,9 @@ class _Reader:
                 )
             )
         self.left = self.left[term.end() :]
+        if self.left.startswith("("):
+            near = did_you_mean(term[0], _FUNCTIONS) or f"; there are {', '.join(_FUNCTIONS)}"
+            raise ValueError(f"no recipe {term[0]!r}{near}")
         if term[0] == "0":
             return Expression("0")
         items = tuple(map(str.strip, term["items"].split(","))) if term["items"] else ()
@@ -202,10 +217,7 @@ def _value(expression: Expression, source: Callable[[str], TensorSpec]) -> Recip
     parts = tuple(_value(operand, source) for operand in expression.operands)
     if _FUNCTIONS.get(function) not in (None, len(parts)):
         raise ValueError(f"{function}(...) has other arguments than {len(parts)} tensors")
-    try:
-        return _called(function, parts, arguments)
-    except TypeError as error:
-        raise ValueError(f"{function}(...) has other arguments: {error}") from error
+    return _called(function, parts, arguments)
 
 
 def _named(spec: TensorSpec, turned: bool, items: Sequence[str]) -> Recipe:
@@ -283,8 +295,9 @@ def _called(function: str, parts: tuple[Recipe, ...], arguments: tuple[str, ...]
         case "zeros", (shape,):
             return Zeros(_shape(shape))
         case _, numbers if function in COMPUTED:
-            made, _ = COMPUTED[function]
-            return made(parts, *map(float, numbers))
+            made, _, count = COMPUTED[function]
+            if len(numbers) == count:
+                return made(parts, *map(float, numbers))
         case "strided", (offset, *axes):
             factors = [[_shape(factor) for factor in axis.split()] for axis in axes]
             base = parts[0].sources[0] if parts[0].is_copy else parts[0]

@@ -1,8 +1,11 @@
-"""A recipe -> the shortest text that :mod:`surgery.matching.recipes.text` reads as the same."""
+"""A recipe -> the shortest text that :mod:`surgery.matching.recipes.text` reads as the same, and
+JSON values, which hold any names and have not to be read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from surgery.matching.recipes.arithmetic import Computed
 from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros, row_count, squeezed
@@ -132,3 +135,20 @@ def _slices(grid: Grid) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "()"
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON values."""
+    parts = [recipe_to_dict(part) for part in recipe.parts]
+    match recipe:
+        case Zeros(size=size):
+            return {"kind": "zeros", "shape": list(size)}
+        case View(axes=axes, offset=offset):
+            base = {"of": parts[0]} if parts else {"source": recipe.source.to_row()}
+            factors = [[list(factor) for factor in axis] for axis in axes]
+            return {"kind": "view", **base, "axes": factors, "offset": offset}
+        case Joined(axis=axis):
+            return {"kind": "joined", "parts": parts, "axis": axis}
+        case Computed(function=function, numbers=numbers):
+            return {"kind": function, "parts": parts, **({"factor": numbers[0]} if numbers else {})}
+    raise TypeError(f"no recipe: {recipe!r}")

@@ -78,6 +78,10 @@ def test_the_lines_behind_a_name_are_known():
     ("text", "line", "message"),
     [
         pytest.param("a b", 1, "expected 'pattern -> replacement', found 'a b'", id="no-arrow"),
+        pytest.param("a = add(b, c)", 1, "did you mean 'add(b, c) -> a'?", id="an-assignment"),
+        pytest.param(
+            "a = scal(b, 2)", 1, "no recipe 'scal'; did you mean scale?", id="a-misspelt-assignment"
+        ),
         pytest.param("\n-> b", 2, "nothing stands before '->'", id="no-pattern"),
         pytest.param("a -> b\n(a -> b", 2, "missing ) at position 2", id="bad-regex"),
         pytest.param(r"(a) -> \2", 1, "invalid group reference 2", id="bad-group"),
@@ -122,7 +126,7 @@ def test_mappings_come_from_a_path_text_or_mapping(tmp_path):
     path.write_text("a -> b\n")
     for form in (path, str(path), "a -> b", {"a": "b"}):
         mapping = read_mapping(form)
-        assert [(r.pattern, r.replacement) for r in mapping.renames] == [("a", "b")]
+        assert [(r.left.text, r.right) for r in mapping.renames.values()] == [("a", "b")]
     assert read_mapping(None) is None
 
 

@@ -166,7 +166,20 @@ def test_values_are_the_rows_that_the_lines_name():
 
 
 @pytest.mark.parametrize(
-    "left", [r"^blocks_(\d+)\.", "layer[34]", "a+b", r"x\+y", "[^.]+", "a.*", "0", "w[1/2]x", "a|b"]
+    "left",
+    [
+        r"^blocks_(\d+)\.",
+        "layer[34]",
+        "a+b",
+        r"x\+y",
+        "[^.]+",
+        "a.*",
+        "0",
+        "w[1/2]x",
+        "a|b",
+        "layer(1|2)",
+        "x([1,2]){1,2}",
+    ],
 )
 def test_what_is_no_recipe_stays_what_it_was(left):
     assert not is_recipe(left, "x")
@@ -176,6 +189,13 @@ UNREADABLE = [
     pytest.param("a + + b -> c", "expected names of tensors joined by ' + '", id="half"),
     pytest.param("a + (b) -> c", "found '(b)'", id="not-a-name"),
     pytest.param("a + b -> c d", "expected its name, found 'c d'", id="two-targets"),
+    pytest.param("qvk[1/3] -> a, b", "'qvk[1/3]' makes one target tensor", id="named-beside-it"),
+    pytest.param("scal(b, 2) -> a", "no recipe 'scal'; did you mean scale?", id="misspelt"),
+    pytest.param("scal(b.*, 2) -> a", "did you mean scale?", id="misspelt-before-stars"),
+    pytest.param("a + scal(b, 2) -> c", "did you mean scale?", id="misspelt-in-a-sum"),
+    pytest.param("add(scal(b, 2), c) -> a", "did you mean scale?", id="misspelt-within"),
+    pytest.param("split(qkv, 3) -> q, k, v", "no recipe 'split'", id="unknown-before-its-targets"),
+    pytest.param("f(b, 2) -> a", "no recipe 'f'; there are concat, ", id="nothing-near"),
     pytest.param("a + b -> ", "expected its name, found ''", id="no-target"),
     pytest.param("a[4/3] -> b", "there is no part 4 of 3", id="part-out-of-range"),
     pytest.param("a[0/3] -> b", "there is no part 0 of 3", id="parts-count-from-1"),
@@ -206,6 +226,9 @@ SOURCE = {"q.weight": (4, 4), "k.weight": (4, 4), "wide": (4, 6), "conv": (4, 2,
          "fused is (12, 4), and its rows come as (4, 4) of q.weight + (4, 4) of k.weight"),
         ("q.weight + wide -> fused", (8, 4), "(4, 6) of wide"),
         ("wide[:] -> fused", (6, 4), "fused is (6, 4), and its rows come as (4, 6) of wide"),
+        ("slice(concat(zeros(4x6), wide; 0), 0:4, :) -> fused", (4, 6), "leave out what"),
+        ("scale(wide) -> fused", (4, 6), "scale(...) has other arguments"),
+        ("slic(wide) -> fused", (4, 6), "did you mean slice?"),
         ("wide -> fused^T", (4, 6), "stored (in, out)"),
         ("conv^T -> fused", (4, 18), "only a matrix is stored (in, out): conv is (4, 2, 3, 3)"),
         ("q.weight -> fused^T", (4, 4, 1), "only a matrix is stored (in, out): fused is (4, 4, 1)"),

@@ -11,9 +11,9 @@ from drawn_recipes import boxes, recipes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgery.matching.recipes.cuts import cut, ranges
-from surgery.matching.recipes.recipe import View, Zeros, join
-from surgery.matching.recipes.records import recipe_to_dict
+from surgery.matching.recipes.ranges import ranges
+from surgery.matching.recipes.recipe import View, Zeros, join, strided
+from surgery.matching.recipes.writing import recipe_to_dict
 from surgery.specs import TensorSpec
 from surgery.transfers.recipe_tensors import make_tensor
 
@@ -34,7 +34,7 @@ def test_the_values_are_those_of_the_same_steps_in_torch(drawn):
 @given(recipes(), st.data())
 def test_a_cut_is_the_box_of_the_whole(drawn, data):
     box = data.draw(boxes(drawn.recipe.shape, empty=True))
-    part = cut(drawn.recipe, box)
+    part = drawn.recipe.box(box)
     expected = drawn.values[tuple(slice(*pair) for pair in box)]
     assert torch.equal(values_of(part, drawn.state), expected)
     assert {*part.sources} <= {*drawn.recipe.sources}
@@ -46,7 +46,7 @@ def test_the_ranges_are_the_values_in_order_and_none_could_be_longer(drawn, data
     box = data.draw(boxes(drawn.recipe.shape))
     for recipe, values in (
         (drawn.recipe, drawn.values),
-        (cut(drawn.recipe, box), drawn.values[tuple(slice(*pair) for pair in box)]),
+        (drawn.recipe.box(box), drawn.values[tuple(slice(*pair) for pair in box)]),
     ):
         runs = [*ranges(recipe)]
         pieces = [
@@ -67,6 +67,14 @@ def test_a_recipe_is_json_values_that_tell_it_from_others(drawn):
     data = recipe_to_dict(drawn.recipe)
     assert json.loads(json.dumps(data)) == data
     assert data != recipe_to_dict(Zeros(drawn.recipe.shape)) or isinstance(drawn.recipe, Zeros)
+
+
+def test_steps_of_a_view_are_those_of_its_values_however_they_are_stored():
+    odd = View.of(TensorSpec("w", (3,), "float32"))
+    every_other = strided(odd.base, [[(2, 2)]], 0)
+    storage = torch.arange(1.0, 7.0)
+    for column, expected in ((storage[1::2], [2.0, 6.0]), (storage[2:5], [3.0, 5.0])):
+        assert make_tensor(every_other, {"w": column}.__getitem__).tolist() == expected
 
 
 W = View.of(TensorSpec("w", (6, 4), "float32"))
@@ -94,17 +102,17 @@ def test_two_ways_to_the_same_are_one_value(one, other):
 def test_a_cut_takes_only_the_parts_that_reach_into_it():
     q, k = (View.of(TensorSpec(name, (4, 8), "float32")) for name in "qk")
     fused = join([q, k])
-    assert cut(fused, ((0, 4), (0, 8))) == q
-    assert cut(fused, ((2, 6), (0, 4))).sources == (q.source, k.source)
-    assert cut(fused.permute((1, 0)), ((0, 8), (4, 8))) == k.permute((1, 0))
+    assert fused.box(((0, 4), (0, 8))) == q
+    assert fused.box(((2, 6), (0, 4))).sources == (q.source, k.source)
+    assert fused.permute((1, 0)).box(((0, 8), (4, 8))) == k.permute((1, 0))
     heads = fused.reorder((2, 2, 2), (1, 0, 2))  # q and k of one head beside each other
-    assert [*ranges(cut(heads, ((0, 2), (0, 8))))] == [(q.source, 0, 16)]
+    assert [*ranges(heads.box(((0, 2), (0, 8))))] == [(q.source, 0, 16)]
 
 
 def test_a_cut_through_merged_axes_is_three_views_at_most():
     flat = View.of(TensorSpec("w", (5, 6, 7), "float32")).permute((1, 0, 2)).reshape((30, 7))
-    assert len(cut(flat, ((3, 27), (0, 7))).views) == 3
-    assert len(cut(flat, ((5, 10), (0, 7))).views) == 1
+    assert len(flat.box(((3, 27), (0, 7))).views) == 3
+    assert len(flat.box(((5, 10), (0, 7))).views) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_a_cut_through_merged_axes_is_three_views_at_most():
         lambda: W.rows(3, 3),
         lambda: W.reshape((5, 5)),
         lambda: W.permute((0, 0)),
-        lambda: cut(W, ((0, 7), (0, 4))),
+        lambda: W.box(((0, 7), (0, 4))),
         lambda: join([W, Zeros((2, 3))]),
     ],
 )
