@@ -89,8 +89,7 @@ def counterpart(name: str, other: str) -> Hashable:
 
 
 def _numbers(name: str) -> list[int]:
-    found = _DIGITS.findall(name)[:_MOST_NUMBERS]
-    return [int(text) for text in found if len(text) <= _LONGEST_NUMBER]
+    return [int(text) for text in split_numbers(name)[1] if len(text) <= _LONGEST_NUMBER]
 
 
 def split_numbers(text: str) -> tuple[Slots, Slots]:

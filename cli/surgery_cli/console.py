@@ -10,15 +10,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from surgery.errors import SurgeryError
 from surgery.showing import Shown
 from surgery.wording import first_lines, printable
+
+if TYPE_CHECKING:
+    from surgery.report.tables import Report
 
 #: Lines of an error's details that a person gets; JSON has all of them.
 _MOST_DETAILS = 100
@@ -35,8 +37,12 @@ def show(
         return
     from surgery.report import report_of
 
+    print_report(report_of(result, **options))
+
+
+def print_report(report: Report) -> None:
+    """A report, in colour and as wide as the terminal where stdout is one."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    report = report_of(result, **options)
     print_text(report.text(width, colour=width is not None and _wants_colour()))
 
 
@@ -96,11 +102,11 @@ def print_error(error: Exception | str, *, as_json: bool, bug: bool = False) -> 
     """The error as the one JSON object on stdout; or its cause in one line on stderr, details
     indented below it.
     """
-    kind, message, details = _parts(error)
+    found = _fields(error, bug)
     if as_json:
-        fields = {"kind": kind, "message": message, "details": details, "bug": bug}
-        print_json({"error": error.to_dict() if isinstance(error, SurgeryError) else fields})
+        print_json({"error": found})
         return
+    message, details = found["message"], found["details"]
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         _on_stderr(message)
         return
@@ -109,7 +115,7 @@ def print_error(error: Exception | str, *, as_json: bool, bug: bool = False) -> 
     prefix = click.style("error:", fg="red", bold=True) if _wants_colour() else "error:"
     _on_stderr(f"{prefix} {printable(message)}")
     if bug:
-        details = [*details, f"this is a bug in surgery ({kind}); --debug shows where"]
+        details = [*details, f"this is a bug in surgery ({found['kind']}); --debug shows where"]
     for line in first_lines(details, _MOST_DETAILS):
         print_note(f"  {line}")
 
@@ -119,15 +125,12 @@ def _wants_colour() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _parts(error: Exception | str) -> tuple[str, str, list[str]]:
-    """Its kind, message and details."""
+def _fields(error: Exception | str, bug: bool) -> dict[str, Any]:
+    if isinstance(error, SurgeryError):
+        return error.to_dict()
     kind = "Interrupted" if isinstance(error, str) else type(error).__name__
-    match error:
-        case SurgeryError():
-            return kind, error.message, list(error.details)
-        case click.ClickException():
-            return kind, error.format_message(), []
-    return kind, str(error) or kind, []
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    return {"kind": kind, "message": message or kind, "details": [], "bug": bug}
 
 
 def abandon_stdout() -> None:
@@ -137,27 +140,15 @@ def abandon_stdout() -> None:
 
 
 @contextmanager
-def progress(text: str, nbytes: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A spinner on stderr while long work runs; with ``nbytes`` a bar that hears of bytes as they
-    are done. Nothing where stderr is no terminal.
-    """
-    with _moving(text, nbytes) as update:
-        yield lambda done: update(advance=done)
-
-
-@contextmanager
-def count_progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that hears how many are done, and of how many."""
-    with _moving(text, counts=True) as update:
-        yield lambda done, total: update(completed=done, total=total)
-
-
-@contextmanager
-def _moving(
+def progress(
     text: str, nbytes: int | None = None, *, counts: bool = False
 ) -> Iterator[Callable[..., None]]:
+    """A spinner on stderr while long work runs; with ``nbytes`` a bar that hears of bytes as they
+    are done, with ``counts`` one that hears how many things are done, and of how many. Nothing
+    where stderr is no terminal.
+    """
     if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda **_: None
+        yield lambda *_: None
         return
     from rich import progress as bars
     from rich.console import Console
@@ -169,4 +160,7 @@ def _moving(
         columns += [bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn()]
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(printable(text), total=nbytes)
-        yield partial(bar.update, task)
+        if counts:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        else:
+            yield lambda done: bar.advance(task, done)

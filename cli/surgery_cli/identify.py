@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from surgery_cli.console import count_progress, print_note, show
+from surgery_cli.console import print_note, progress, show
 from surgery_cli.options import FILE, key_option, open_files, output_options
 
 NOTHING_FITS = 1
@@ -49,14 +49,14 @@ def identify_command(file: Path, most: int, key: str | None, as_json: bool) -> i
     from surgery.networks.survey import survey
 
     (checkpoint,) = open_files((file,), key)
-    with count_progress("looking at every known architecture") as advance:
+    with progress("looking at every known architecture", counts=True) as advance:
 
-        def progress(done: int, total: int) -> None:
+        def said(done: int, total: int) -> None:
             if not done:
                 print_note(_ONCE.format(total=total))
             advance(done, total)
 
-        outlines = survey(progress=progress)
+        outlines = survey(progress=said)
     found = identify(checkpoint.specs, outlines, most=most)
     heading = (f"{file} ({checkpoint.format})",)
     show(found, as_json=as_json, beside={"path": str(file)}, heading=heading)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from surgery.showing import json_of
 from surgery_cli.console import note_shard, print_json, print_note, print_text, progress
 from surgery_cli.options import (
     FILE,
@@ -79,16 +80,15 @@ def map_command(
     if out is not None:
         write_text(out, text)
     if as_json:
-        outcome = planned.to_dict()
         print_json(
             {
                 "architecture": planned.target_label,
                 "output": str(out) if out else None,
                 "mapping": text,
                 "loaded_fraction": planned.loaded_fraction,
-                "fresh": list(planned.names("fresh", "open")),
+                "fresh": planned.names("fresh", "open"),
                 "unused": [unused.source.name for unused in planned.unused],
-                "open": outcome["open"],
+                "open": json_of(planned.open),
             }
         )
     elif out is None:

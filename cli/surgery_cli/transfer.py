@@ -12,6 +12,8 @@ from surgery.errors import SurgeryError
 from surgery_cli.console import (
     note_shard,
     print_json,
+    print_note,
+    print_report,
     print_text,
     print_written,
     progress,
@@ -171,12 +173,18 @@ def transfer(
     note_shard(old)
     with progress(f"reading {old}, building {new_arch}"):
         planned = plan(request)
+    if request.keep_open and not planned.open:
+        print_note("note: --keep-open changes nothing, since no tensor is left open")
     heading = (f"{planned.source_label} -> {architecture}",)
     beside: dict[str, Any] = {"architecture": architecture.label}
     if why is not None:
-        from surgery.report.transfers import Origins
+        from surgery.report.transfers import origins_report
 
-        show(Origins(why, planned.select(why)), as_json=as_json)
+        steps = planned.select(why)
+        if as_json:
+            print_json({"steps": [step.to_dict() for step in steps]})
+        else:
+            print_report(origins_report(why, steps))
         return
     if written is None and not as_json:
         show(planned, as_json=False, heading=heading)  # a person sees what is refused, too

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from surgery.collapse import patterns
 from surgery.matching.recipes.recipe import Recipe
@@ -34,16 +33,6 @@ class OpenGroup:
         targets, sources = self.question
         more = f", and {len(self.targets) - len(targets)} more in blocks alike" * bool(self.block)
         return f"{patterns(targets)}{more} <- one of {patterns(sources)}: {self.reason}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The group as JSON values."""
-        return {
-            "targets": list(self.targets),
-            "sources": list(self.sources),
-            "reason": self.reason,
-            "hints": list(self.hints),
-            "block": [list(names) for names in self.block] if self.block else None,
-        }
 
 
 @dataclass(frozen=True, slots=True)

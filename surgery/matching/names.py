@@ -149,33 +149,21 @@ def _prefixes(sides: _Sides) -> list[_Guess]:
     return [guess for guess in guesses if guess.votes]
 
 
+#: Segments of the longest prefix that is thought of: a name may have thousands.
+_LONGEST_PREFIX = 32
+
+
 def _nested(tops: Mapping[str, str], names: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Names of one side that the other nests below a prefix (Lightning's `model.`), which comes
     third. Longest suffix wins, because detection models nest the backbone below more than one.
     """
     firsts = frozenset(name.partition(".")[0] for name in tops)
     for clean, below in names.items():
-        for prefix, suffix in _splits(clean, firsts):
-            if suffix in tops:
-                yield tops[suffix], below, prefix
+        segments = clean.split(".")
+        for at, segment in enumerate(segments[1 : _LONGEST_PREFIX + 1], start=1):
+            if segment in firsts and (suffix := ".".join(segments[at:])) in tops:
+                yield tops[suffix], below, ".".join(segments[:at])
                 break
-
-
-#: Segments of the longest prefix that is thought of: a name may have thousands.
-_LONGEST_PREFIX = 32
-
-
-def _splits(name: str, tops: frozenset[str]) -> Iterable[tuple[str, str]]:
-    """(prefix, suffix) at every dot before one of ``tops``, the longest suffix first."""
-    segments = name.split(".")
-    below = segments[1 : _LONGEST_PREFIX + 1]
-    if tops.isdisjoint(below):
-        return ()
-    return [
-        (".".join(segments[:at]), ".".join(segments[at:]))
-        for at, segment in enumerate(below, start=1)
-        if segment in tops
-    ]
 
 
 def _judged(as_they_are: _Guess, prefixes: Sequence[_Guess]) -> list[tuple[_Guess, str]]:

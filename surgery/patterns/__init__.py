@@ -32,7 +32,7 @@ from surgery.patterns.globs import has_wildcards
 from surgery.patterns.pairings import Pairing, Rewriting, Run, read_pairing
 from surgery.patterns.pattern import Pattern, end_of_regex, is_plain, names_meant, read_pattern
 from surgery.patterns.selectors import STATUS_WORDS, Selector, parse_selector
-from surgery.patterns.subjects import Meaning, Subject, Subjects, matches, why_nothing
+from surgery.patterns.subjects import Meaning, Subject, Subjects, why_nothing
 
 __all__ = [
     "STATUS_WORDS",
@@ -47,7 +47,6 @@ __all__ = [
     "end_of_regex",
     "has_wildcards",
     "is_plain",
-    "matches",
     "names_meant",
     "parse_selector",
     "read_pairing",

@@ -55,15 +55,6 @@ def wildcards(glob: str) -> int:
     return sum(token.lastgroup != "plain" for token in _TOKEN.finditer(glob))
 
 
-def glob_to_regex(glob: str, *, end: str = SEGMENT_END, carries: bool = False) -> str:
-    """The regular expression of a glob, to be matched from the beginning of a name.
-
-    If it ``carries``, each wildcard is a group and stands for one character at least. Raises
-    SelectorError for brackets that hold no set.
-    """
-    return _regex(glob, "", end, carries=carries)
-
-
 def run_to_regex(glob: str) -> str:
     """The regular expression of the next run of whole segments, matched from any place in a name.
 
@@ -71,10 +62,19 @@ def run_to_regex(glob: str) -> str:
     """
     # As a ** would, the beginning is tried once in each segment.
     begin = r"(?>(?:[^.]*+\.)*?" + ("[^.]*+()" if glob.startswith(".") else r"(?<![^.])()")
-    return _regex(glob, begin, "" if glob.endswith(".") else SEGMENT_END, carries=True)
+    end = "" if glob.endswith(".") else SEGMENT_END
+    return glob_to_regex(glob, begin=begin, end=end, carries=True)
 
 
-def _regex(glob: str, begin: str, end: str, *, carries: bool) -> str:
+def glob_to_regex(
+    glob: str, *, begin: str = "", end: str = SEGMENT_END, carries: bool = False
+) -> str:
+    """The regular expression of a glob, to be matched from the beginning of a name.
+
+    ``begin`` opens an atomic group of what may come before it. If it ``carries``, each wildcard is
+    a group and stands for one character at least. Raises SelectorError for brackets that hold no
+    set.
+    """
     gaps: list[str | None] = []
     rows: list[list[re.Match[str]]] = [[]]
     for token in _TOKEN.finditer(glob):

@@ -36,13 +36,13 @@ Run = tuple[int, int, str]
 class Pairing:
     r"""A left side, and the right side as written.
 
-    ``anchored`` is the text of a left side that means it at the beginning of a name alone
-    (``^layers\.0``), ``whole`` says that it means nothing longer; such need no regular expression.
+    One that is ``anchored`` means the text of its body at the beginning of a name alone
+    (``^layers\.0``), one that is ``whole`` nothing longer; such need no regular expression.
     """
 
     left: Pattern
     right: str
-    anchored: str = ""
+    anchored: bool = False
     whole: bool = False
 
     @property
@@ -50,7 +50,7 @@ class Pairing:
         """Segments that a name has which the left side is in; empty where none is certain."""
         if self.left.kind == "regex" and not self.anchored:
             return ()
-        parts = (self.anchored or self.left.body).split(".")
+        parts = self.left.body.split(".")
         return tuple(part for part in parts if part and not has_wildcards(part))
 
 
@@ -64,12 +64,13 @@ def read_pairing(left: str, right: str, *, carries: bool = True) -> Pairing:
     check_text(right)
     if "\\" not in right and (anchored := _ANCHORED.fullmatch(left)):
         name = anchored[1].replace("\\", "")
-        return Pairing(Pattern(left, "regex", left, guessed=True), right, name, bool(anchored[2]))
+        pattern = Pattern(left, "regex", name, guessed=True)
+        return Pairing(pattern, right, anchored=True, whole=bool(anchored[2]))
     pattern = read_pattern(left)
     if pattern.kind == "regex":
-        from surgery.patterns.regexes import check_template
+        from surgery.patterns.regexes import BoundedRegex
 
-        check_template(pattern.body, right, left)
+        BoundedRegex(pattern.body, left).check_template(right)
         return Pairing(pattern, right)
     carried, stars = wildcards(pattern.body), len(_STARS.findall(right))
     if carries and carried != stars:
@@ -101,7 +102,7 @@ class Rewriting:
 
     def _runs_of_name(self, name: str) -> Iterator[Run]:
         """By the dots around it, of which an end of the name is one unless it has its own."""
-        text, right = self.pairing.anchored or self.pairing.left.body, self.pairing.right
+        text, right = self.pairing.left.body, self.pairing.right
         before, after = not text.startswith("."), not text.endswith(".")
         wanted, padded = f"{'.' * before}{text}{'.' * after}", f".{name}."
         last = len(padded) - (not after)

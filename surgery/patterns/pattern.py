@@ -105,9 +105,9 @@ def _between_slashes(text: str) -> str:
 
 def _read_regex(text: str, body: str) -> Pattern:
     _check_length(text)
-    from surgery.patterns.regexes import check_regex  # its library takes a while to import
+    from surgery.patterns.regexes import BoundedRegex  # its library takes a while to import
 
-    check_regex(body, text)
+    BoundedRegex(body, text)
     return Pattern(text, "regex", body, guessed=body is text)
 
 

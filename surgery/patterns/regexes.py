@@ -32,21 +32,72 @@ _POSITION = re.compile(r"(?<= at position )[0-9]+")
 Found = TypeVar("Found")
 
 
-def check_regex(body: str, text: str) -> None:
-    """Raise SelectorError unless ``body``, which is all of ``text`` but its slashes, is an
-    expression that can be compiled; positions are those in ``text``.
+class BoundedRegex:
+    """One run of an expression over any number of names, in a time that is bounded for all.
+
+    ``body`` is all of ``text`` but its slashes; a match lies between ``begin`` and ``end``. Raises
+    SelectorError for what cannot be compiled, with positions in ``text``, and past the time, with
+    the name that it was stuck on.
     """
-    _check_size(body, text)
-    try:
-        regex.compile(body)
-    except regex.error as error:
-        slash = len(text) > len(body)
-        why = _POSITION.sub(lambda found: str(int(found[0]) + slash), str(error), count=1)
-    except (ValueError, OverflowError, RecursionError, MemoryError) as error:
-        why = str(error) or "it is too large"
-    else:
-        return
-    raise SelectorError(f"{shortened(text)!r} is no regular expression: {why}")
+
+    def __init__(self, body: str, text: str, *, begin: str = "", end: str = "") -> None:
+        _check_size(body, text)
+        try:
+            self._compiled = regex.compile(body)
+        except regex.error as error:
+            slash = len(text) > len(body)
+            why = _POSITION.sub(lambda found: str(int(found[0]) + slash), str(error), count=1)
+            raise _unreadable(text, why) from None
+        except (ValueError, OverflowError, RecursionError, MemoryError) as error:
+            raise _unreadable(text, str(error) or "it is too large") from None
+        if begin or end:
+            # A comment of a verbose one would take in what follows.
+            line = "\n" if self._compiled.flags & regex.VERBOSE else ""
+            self._compiled = regex.compile(f"{begin}(?:{body}{line}){end}")
+        self._text = text
+        self._left = SECONDS
+
+    def check_template(self, template: str) -> None:
+        r"""Raise SelectorError unless ``\1`` and ``\g<name>`` in ``template`` are groups of it.
+
+        The library reads a template when it has a match; ``re`` does at once, given the same
+        groups.
+        """
+        names = {number: name for name, number in self._compiled.groupindex.items()}
+        numbers = range(1, self._compiled.groups + 1)
+        groups = (f"(?P<{names[n]}>)" if n in names else "()" for n in numbers)
+        try:
+            re.compile("".join(groups)).sub(template, "")
+        except (re.error, IndexError) as error:
+            raise SelectorError(
+                f"{shortened(template)!r} is no replacement for {shortened(self._text)!r}: {error}"
+            ) from None
+
+    def found_in(self, name: str) -> bool:
+        """Whether it is anywhere in the name."""
+        search = self._compiled.search
+        return self._bounded(name, lambda left: search(name, timeout=left)) is not None
+
+    def matches(self, name: str) -> list[regex.Match[str]]:
+        """All that do not overlap."""
+        return self._bounded(name, lambda left: [*self._compiled.finditer(name, timeout=left)])
+
+    def _bounded(self, name: str, find: Callable[[float], Found]) -> Found:
+        self._left = min(self._left + _EACH, SECONDS)
+        started = time.thread_time()
+        try:
+            return find(max(self._left, _EACH))
+        except (TimeoutError, MemoryError, RecursionError):
+            raise SelectorError(
+                f"{shortened(self._text)!r} takes more than {SECONDS:g} s and was stuck on "
+                f"{shortened(name)!r}: nothing in it should match one text in several ways"
+            ) from None
+        finally:
+            self._left -= time.thread_time() - started
+
+
+def _unreadable(text: str, why: str) -> SelectorError:
+    return SelectorError(f"{shortened(text)!r} is no regular expression: {why}")
 
 
 def _check_size(body: str, text: str) -> None:
@@ -71,58 +122,3 @@ def _check_size(body: str, text: str) -> None:
                 f"{shortened(text)!r} repeats until it is longer than any name: "
                 f"{_LARGEST:,} characters are the most"
             )
-
-
-class BoundedRegex:
-    """One run of an expression over any number of names, in a time that is bounded for all.
-
-    Raises SelectorError past it, with the name that it was stuck on.
-    """
-
-    def __init__(self, body: str, text: str, *, begin: str = "", end: str = "") -> None:
-        self._compiled = regex.compile(body)
-        if begin or end:
-            # A comment of a verbose one would take in what follows.
-            line = "\n" if self._compiled.flags & regex.VERBOSE else ""
-            self._compiled = regex.compile(f"{begin}(?:{body}{line}){end}")
-        self._text = text
-        self._left = SECONDS
-
-    def found_in(self, name: str) -> bool:
-        """Whether it is anywhere in the name."""
-        return (
-            self._bounded(name, lambda left: self._compiled.search(name, timeout=left)) is not None
-        )
-
-    def matches(self, name: str) -> list[regex.Match[str]]:
-        """All that do not overlap."""
-        return self._bounded(name, lambda left: [*self._compiled.finditer(name, timeout=left)])
-
-    def _bounded(self, name: str, find: Callable[[float], Found]) -> Found:
-        self._left = min(self._left + _EACH, SECONDS)
-        started = time.thread_time()
-        try:
-            return find(max(self._left, _EACH))
-        except (TimeoutError, MemoryError, RecursionError):
-            raise SelectorError(
-                f"{shortened(self._text)!r} takes more than {SECONDS:g} s and was stuck on "
-                f"{shortened(name)!r}: nothing in it should match one text in several ways"
-            ) from None
-        finally:
-            self._left -= time.thread_time() - started
-
-
-def check_template(body: str, template: str, text: str) -> None:
-    r"""Raise SelectorError unless ``\1`` and ``\g<name>`` in ``template`` are groups of ``body``.
-
-    The library reads a template when it has a match; ``re`` does at once, given the same groups.
-    """
-    compiled = regex.compile(body)
-    names = {number: name for name, number in compiled.groupindex.items()}
-    groups = (f"(?P<{names[n]}>)" if n in names else "()" for n in range(1, compiled.groups + 1))
-    try:
-        re.compile("".join(groups)).sub(template, "")
-    except (re.error, IndexError) as error:
-        raise SelectorError(
-            f"{shortened(template)!r} is no replacement for {shortened(text)!r}: {error}"
-        ) from None

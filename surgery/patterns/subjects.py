@@ -138,8 +138,3 @@ def why_nothing(selector: Selector) -> str:
     """One line for a selector that means nothing, though none of its atoms is unmet."""
     alone = ", though each of its parts alone does" if len(selector.atoms) > 1 else ""
     return f"{shortened(selector.text)!r} matches nothing{alone}"
-
-
-def matches(selector: Selector, subject: Subject) -> bool:
-    """Whether the selector means this one; many are asked about together, by :class:`Subjects`."""
-    return bool(Subjects((subject,)).meant_by(selector).indices)

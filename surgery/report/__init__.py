@@ -21,7 +21,6 @@ REPORTS = {
     "ConversionOutcome": "contents.conversion_report",
     "Difference": "differences.difference_report",
     "Identification": "identifications.identification_report",
-    "Origins": "transfers.origins_report",
     "ParamGroups": "groups.groups_report",
     "Proof": "proof.proof_report",
     "ScheduleCurve": "schedules.schedule_report",

@@ -49,13 +49,17 @@ def _shown_positions(curve: ScheduleCurve) -> tuple[tuple[int, ...], int]:
 
 
 def _course_table(curve: ScheduleCurve, positions: Sequence[int]) -> Table:
-    """One row for each position, and one column for each different curve while they fit."""
+    """One row for each position, and one column for each different curve while they fit; of too
+    many for a terminal those between the first and the last give way.
+    """
     shown = _distinct_curves(curve)
     if len(shown) > _MOST_CURVES:
         shown = dict(sorted(shown.items(), key=lambda item: item[1].lr)[:: len(shown) - 1])
     by_step = curve.by == "step"
     places = ("epoch", "step") if by_step else ("epoch",)
-    columns: Columns = (*map(number, (*places, "factor", *shown)), "what happens")
+    between = [*shown][1:-1]
+    curves = [number(name, spare=name in between) for name in shown]
+    columns: Columns = (*map(number, (*places, "factor")), *curves, "what happens")
     happening: dict[int, list[str]] = {}
     for event in curve.events:
         happening.setdefault(event.position, []).append(event.text)

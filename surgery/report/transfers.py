@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from surgery.collapse import counterpart, patterns, template
 from surgery.matching.matches import OpenGroup
 from surgery.matching.recipes.recipe import Joined
 from surgery.report.folding import TENSORS, broken_notes, fold_tensors, tensor_rows
 from surgery.report.tables import Column, Report, Table, number
-from surgery.showing import Shown
 from surgery.states import STATES
 from surgery.transfers.plan import TransferOutcome, TransferPlan
 from surgery.transfers.refusal import hints_for, needless
@@ -148,20 +145,10 @@ def _origin(source: dict[str, str], how: str) -> str:
     return f"{patterns(source.values(), 1)}{how and f' ({how})'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Origins(Shown):
-    """Steps of a plan that somebody asks about: those of the tensors that ``selector`` selects."""
-
-    selector: str
-    steps: tuple[Step, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The steps as JSON values, each with its evidence."""
-        return {"steps": [step.to_dict() for step in self.steps]}
-
-
-def origins_report(origins: Origins) -> Report:
-    """Where each target tensor comes from, which tier decided it, and every reason for it."""
+def origins_report(selector: str, steps: Sequence[Step]) -> Report:
+    """Of the tensors that a selector selects: where each comes from, which tier decided it, and
+    every reason for it.
+    """
     rows = [
         (
             step.target.name,
@@ -170,7 +157,7 @@ def origins_report(origins: Origins) -> Report:
             step.evidence.tier,
             "; ".join(filter(None, (_how(step), *step.evidence.because))) or "the same name",
         )
-        for step in origins.steps
+        for step in steps
     ]
     columns = ("tensor", "state", "from", "by", "why")
-    return Report([origins.selector], [Table("sources", columns, rows)])
+    return Report([selector], [Table("sources", columns, rows)])

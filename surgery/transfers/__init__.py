@@ -3,10 +3,9 @@
 Read top to bottom it is the pipeline: :mod:`~surgery.transfers.request` (what somebody wants),
 :mod:`~surgery.transfers.planning` (both ends opened), :mod:`~surgery.transfers.decide` (specs by
 specs to a :mod:`~surgery.transfers.plan` of :mod:`steps <surgery.transfers.step>`),
-:mod:`~surgery.transfers.refusal` (what is not accepted), :mod:`~surgery.transfers.gathering` (a
-plan to values), :mod:`~surgery.transfers.apply` (into a live model),
-:mod:`~surgery.transfers.tofile` (into a new file) and :mod:`~surgery.transfers.mapping` (a plan to
-the lines that say the same).
+:mod:`~surgery.transfers.refusal` (what is not accepted), :mod:`~surgery.transfers.gathering` (steps
+to values, which the plan writes into a new file), :mod:`~surgery.transfers.apply` (into a live
+model) and :mod:`~surgery.transfers.mapping` (a plan to the lines that say the same).
 """
 
 from __future__ import annotations

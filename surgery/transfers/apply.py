@@ -1,11 +1,11 @@
-"""A plan and its source -> tensors, into a live model in place.
+"""A plan's steps and their source -> tensors, into a live model in place.
 
 Everything that can be refused is refused before the first value is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,32 +22,29 @@ from surgery.checkpoint.writing.values import Computed, Values, is_tensor
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused
 from surgery.specs import TensorSpec
 from surgery.transfers.gathering import gathered, refuse_torn_ties
-from surgery.transfers.plan import TransferOutcome, TransferPlan
+from surgery.transfers.recipe_tensors import whole
+from surgery.transfers.step import Step
 from surgery.wording import shape_text
 
 
 def apply_to_model(
-    plan: TransferPlan, source: Weights, model: nn.Module, *, strict: bool = False
-) -> TransferOutcome:
-    """Write the plan's values into ``model``, in place, so that an optimizer made earlier holds.
-
-    Parameters stay the objects they are, on their device and in their dtype. A file is read
-    straight into their memory, every byte once; what a resizer computes, or what is joined of
-    several tensors, is made before anything is written, and held until then.
-
-    Raises, before anything is written, :class:`~surgery.errors.SurgeryError` where the model is
-    not the one that the plan was made for or lies on the meta device, and
-    :class:`~surgery.errors.ValueRefused` where the source holds two different values for the
-    names of one tied parameter and, under ``strict``, where a cast breaks values. A file that
-    fails or changes while it is read raises :class:`~surgery.errors.CheckpointError`, which says
-    if the model has been written to.
+    steps: Mapping[str, Step],
+    ties: Iterable[Sequence[str]],
+    source: Weights,
+    model: nn.Module,
+    *,
+    strict: bool,
+) -> tuple[tuple[str, int], ...]:
+    """Write what a plan's steps give into ``model``, as
+    :meth:`~surgery.transfers.plan.TransferPlan.apply` says; returned are (target name, elements)
+    that casts have broken.
     """
-    targets = _targets(plan, model)
-    values = _ready(gathered(plan, source, targets))
-    refuse_torn_ties(plan, values)
+    targets = _targets(steps, model)
+    values = _ready(gathered(steps.values(), source, targets))
+    refuse_torn_ties(ties, steps, values)
     _refuse_changed(values)
     if strict:
-        refuse_broken(_count_broken(plan, values))
+        refuse_broken(_count_broken(steps, values))
     written: dict[int, str] = {}
     broken: dict[str, int] = {}
     read: dict[Values, Values] = {}
@@ -60,7 +57,7 @@ def apply_to_model(
             broken[name] = fill(target, read.get(value, value), sources)
             if TensorSpec.of(name, value).dtype == TensorSpec.of(name, target).dtype:
                 read[value] = target
-    return TransferOutcome(plan, tuple((name, lost) for name, lost in broken.items() if lost))
+    return tuple((name, lost) for name, lost in broken.items() if lost)
 
 
 def _ready(values: Mapping[str, Values]) -> dict[str, Values]:
@@ -72,14 +69,10 @@ def _ready(values: Mapping[str, Values]) -> dict[str, Values]:
     with OneAtATime() as sources:
         for value in values.values():
             if isinstance(value, Computed):
-                read[value] = _joined([*flat_pieces(value)]).reshape(value.shape)
+                read[value] = whole(value, value.dtype)
             elif isinstance(value, Place) and not value.is_plain and value not in read:
                 read[value] = read_tensor(value, sources.reader(value.region.source))
     return {name: read.get(value, value) for name, value in values.items()}
-
-
-def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat([*pieces])
 
 
 def _refuse_changed(values: Mapping[str, Values]) -> None:
@@ -89,12 +82,12 @@ def _refuse_changed(values: Mapping[str, Values]) -> None:
             pass
 
 
-def _count_broken(plan: TransferPlan, values: Mapping[str, Values]) -> dict[str, int]:
+def _count_broken(steps: Mapping[str, Step], values: Mapping[str, Values]) -> dict[str, int]:
     """What the plan's casts would break; nothing is kept."""
     counts = {
         name: sum(cast(piece, dtype)[1] for piece in flat_pieces(value))
         for name, value in values.items()
-        if (dtype := plan.by_target[name].target.dtype) != TensorSpec.of(name, value).dtype
+        if (dtype := steps[name].target.dtype) != TensorSpec.of(name, value).dtype
     }
     return {name: lost for name, lost in counts.items() if lost}
 
@@ -117,13 +110,12 @@ def _telling_how_far(
         ) from error
 
 
-def _targets(plan: TransferPlan, model: nn.Module) -> dict[str, torch.Tensor]:
+def _targets(steps: Mapping[str, Step], model: nn.Module) -> dict[str, torch.Tensor]:
     """The live tensor of every name to be written, after every check that can be made before."""
     state = model.state_dict(keep_vars=True)
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     targets: dict[str, torch.Tensor] = {}
-    for step in plan.steps:
-        name = step.target.name
+    for name, step in steps.items():
         if step.recipe is None:
             continue
         if name not in state or id(state[name]) not in own:

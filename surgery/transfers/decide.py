@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from surgery.collecting import collector_paused
-from surgery.errors import SelectorError, did_you_mean
+from surgery.errors import CheckpointError, SelectorError, did_you_mean
 from surgery.matching.by_structure import UNKNOWN, Code, is_index, match_by_structure
+from surgery.matching.lines.given import Given, Renamed, given_by
 from surgery.matching.lines.mapping import read_mapping
 from surgery.matching.matches import Match, Matches
 from surgery.matching.names import match_names
@@ -18,7 +20,6 @@ from surgery.networks.selection import name_the_head
 from surgery.networks.unfilled import Blueprint
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec, is_real
 from surgery.transfers.plan import Ends, TransferPlan
-from surgery.transfers.renamed import Renamed, refuse_flattened, renamed_by
 from surgery.transfers.request import TransferRequest
 from surgery.transfers.selecting import names_selected, no_tensor
 from surgery.transfers.step import Evidence, Method, Step, Unused
@@ -30,17 +31,10 @@ if TYPE_CHECKING:
 
 
 @collector_paused()
-def decide(
-    request: TransferRequest,
-    source: SourceSpec,
-    target: Blueprint,
-    ends: Ends,
-    code: Code = UNKNOWN,
-) -> TransferPlan:
-    """Where every tensor of ``target`` comes from.
+def decide(request: TransferRequest, ends: Ends, code: Code = UNKNOWN) -> TransferPlan:
+    """Where every tensor of the target comes from, by the names at both ends.
 
     ``code`` is further evidence for structure: of the source as long as nothing is renamed.
-    ``ends`` carry the plan out.
 
     Raises :class:`~surgery.errors.SurgeryError` for a resizer that was named and fits nothing and
     for a hint that decides nothing, :class:`~surgery.errors.MappingError` for lines of the mapping
@@ -48,15 +42,15 @@ def decide(
     target, :class:`~surgery.errors.SelectorError` for a pattern of ``fresh`` that is no tensor's,
     and :class:`~surgery.errors.CheckpointError` for sources that no renaming can bring back.
     """
-    spec = target.spec
-    refuse_flattened(source.specs)
+    source, target, spec = ends.names, ends.target, ends.target.spec
+    _refuse_flattened(source.specs)
     _refuse_unknown_fresh(request, target)
     mapping = read_mapping(request.mapping)
-    renamed, given = renamed_by(mapping, source, spec)
+    given = given_by(mapping, source, spec)
     code = replace(code, source=None) if mapping and mapping.renames else code
-    found = given.added_to(_matches(request, source, given.left(renamed), spec, code))
+    found = given.added_to(_matches(request, source, given.left, spec, code))
     undecided = {name: group.reason for group in found.open for name in group.targets}
-    decision = _Decision(renamed, found, spec, dict(source.unread), given.left_out, undecided)
+    decision = _Decision(given, found, spec, dict(source.unread), undecided)
     if request.resize is not None:
         decision = _resizing(request, decision)
     decision = replace(decision, matches=_with_ties(decision))
@@ -86,13 +80,13 @@ def _resizing(request: TransferRequest, decision: _Decision) -> _Decision:
     options = read_options(request.resize)
     target = decision.target.by_name
     stacks = [option for option in options if option.is_depth]
-    matches, moved, left_out = restack(stacks, decision.matches, decision.sources, target)
+    matches, moved, left_out = restack(stacks, decision.matches, decision.given.sources, target)
     pairs = [
-        (decision.sources[match.source].spec, target[match.target])
+        (decision.given.sources[match.source].spec, target[match.target])
         for match in matches.by_target.values()
         if match.recipe is None  # three projections in one are no change of width
     ]
-    specs = {name: entry.spec for name, entry in decision.sources.items()}
+    specs = {name: entry.spec for name, entry in decision.given.sources.items()}
     others = tuple(option for option in options if not option.is_depth)
     return replace(
         decision,
@@ -104,18 +98,16 @@ def _resizing(request: TransferRequest, decision: _Decision) -> _Decision:
 
 
 def _with_ties(decision: _Decision) -> Matches:
-    """Every name of a tied tensor with the match of another, where its own does not fit: a file
-    may hold a tie once.
+    """Every name of a tied tensor with the match of another, where that fits better than its own: a
+    file may hold a tie once.
     """
     by_target = dict(decision.matches.by_target)
     for names in decision.target.ties:
-        own = [by_target[name] for name in names if name in by_target]
-        fitting = next((match for match in own if not decision.misfit(match)), None)
-        for name in names if own else ():
-            match = by_target.get(name)
-            if match is None or (fitting and decision.misfit(match)):
-                given = fitting or own[0]
-                by_target[name] = replace(given, target=name, tied_to=given.target)
+        fits = {name: decision.fit(by_target[name]) for name in names if name in by_target}
+        best = max(fits, key=fits.__getitem__, default="")
+        for name in names if best else ():
+            if fits.get(name, -1) < fits[best]:
+                by_target[name] = replace(by_target[best], target=name, tied_to=best)
     return replace(decision.matches, by_target=by_target)
 
 
@@ -126,6 +118,20 @@ def _head_tensors(target: Blueprint, steps: Sequence[Step]) -> tuple[str, ...]:
     paths = tuple(f"{path}." for path in target.find_heads())
     names = unwrap_names(target.spec.by_name)
     return tuple(name for name, clean in names.items() if clean.startswith(paths))
+
+
+#: FSDP's ``_flat_param`` and fairscale's ``flat_param_0``.
+_FLATTENED = re.compile(r"(^|\.)_?flat_param(_\d+)?$")
+
+
+def _refuse_flattened(sources: Iterable[TensorSpec]) -> None:
+    """One rank's part of a model that FSDP flattened."""
+    for name in (spec.name for spec in sources if _FLATTENED.search(spec.name)):
+        raise CheckpointError(
+            f"{name!r} is one rank's flattened FSDP shard; no renaming can bring its tensors "
+            "back: save the full state dict (StateDictType.FULL_STATE_DICT, or "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict) and use that file"
+        )
 
 
 def _refuse_unknown_fresh(request: TransferRequest, target: Blueprint) -> None:
@@ -190,11 +196,10 @@ class _Decision:
     ``open`` says why a target's tensor stays open.
     """
 
-    sources: Mapping[str, Renamed]
+    given: Given
     matches: Matches
     target: ModelSpec
     unread: Mapping[str, str]
-    left_out: Mapping[str, str]
     open: Mapping[str, str] = field(default_factory=dict)
     choice: Choice | None = None
     moved: Mapping[str, Method] = field(default_factory=dict)
@@ -208,39 +213,36 @@ class _Decision:
         if match is None:
             return self.without_match(tensor)
         misfit = self.misfit(match)
-        if match.recipe:
-            return self.fresh(tensor, match, misfit) if misfit else self.loaded(tensor, match)
-        found = self.resized_from_any(tensor, match, misfit)
-        if isinstance(found, Step):
-            return found
-        if not misfit:
-            return self.loaded(tensor, match)
-        return self.fresh(tensor, match, "; ".join(filter(None, (misfit, found))))
+        found = self.resizer(match)
+        if not isinstance(found, str):
+            whole = View.of(self.spec(match))
+            return self.taking(tensor, match, whole, "resized", *found)
+        if misfit:
+            why = "; ".join(filter(None, (misfit, found)))
+            known = is_index(tensor.name)
+            return Step(tensor, None, "fresh", why, counterpart=self.spec(match), recomputed=known)
+        recipe = match.recipe or View.of(self.spec(match))
+        # A counter of another layer is merely loaded.
+        moved = self.moved.get(tensor.name) if tensor.is_floating else None
+        state = "resized" if moved else "loaded" if recipe.moves else "computed"
+        return self.taking(tensor, match, recipe, state, moved)
 
-    def resized_from_any(self, tensor: TensorSpec, own: Match, misfit: str) -> Step | str:
-        """The step of a resizer that fits the tensor's match, or that of another of its names
-        where its own does not fit; else why none fits its own.
-        """
-        if self.choice is None:
+    def resizer(self, match: Match) -> tuple[Method, str] | str:
+        """The resizer that fits a match, and what it does; else why none does."""
+        if self.choice is None or match.recipe:
             return ""
-        names = [name for names in self.target.ties if tensor.name in names for name in names]
-        others = [self.matches.by_target.get(name) for name in names if misfit]
-        why = []
-        for match in (own, *(other for other in others if other and other != own)):
-            fit = self.choice.find(self.case(match))
-            if not isinstance(fit, str):
-                return self.resized(tensor, match, *fit)
-            why.append(fit)
-        return why[0]
+        # A tied head is a vocabulary, too: its tensor goes by the name that was matched.
+        target = self.target.by_name[match.tied_to or match.target]
+        return self.choice.find((match.source, self.spec(match), target))
 
-    def case(self, match: Match) -> tuple[str, TensorSpec, TensorSpec]:
-        """What a resizer looks at: the source's name and spec, and the target's tensor under the
-        name that was matched, since a tied head is a vocabulary, too.
-        """
-        return match.source, self.spec(match), self.target.by_name[match.tied_to or match.target]
+    def fit(self, match: Match) -> int:
+        """How well a match fits: 2 as it is, 1 by a resizer, 0 not at all."""
+        if not self.misfit(match):
+            return 2
+        return 0 if isinstance(self.resizer(match), str) else 1
 
     def spec(self, match: Match) -> TensorSpec:
-        return self.sources[match.source].spec
+        return self.given.sources[match.source].spec
 
     def misfit(self, match: Match) -> str:
         """Why the source cannot be moved here as it is; empty where it can."""
@@ -258,52 +260,35 @@ class _Decision:
             return f"shape differs: {shapes}"
         return _uncastable(source, target)
 
-    def loaded(self, tensor: TensorSpec, match: Match) -> Step:
-        recipe = match.recipe or View.of(self.spec(match))
-        # A counter of another layer is merely loaded.
-        method = self.moved.get(tensor.name) if tensor.is_floating else None
-        why = [*self.via(match)]
-        why += [] if recipe.is_copy else [in_words(recipe)]
-        state = "resized" if method else "loaded" if recipe.moves else "computed"
-        return self.taking(tensor, match, recipe, state, why, method)
-
-    def resized(self, tensor: TensorSpec, match: Match, method: Method, reason: str) -> Step:
-        why = (reason, *self.via(match))
-        return self.taking(tensor, match, View.of(self.spec(match)), "resized", why, method)
-
     def taking(
         self,
         tensor: TensorSpec,
         match: Match,
         recipe: Recipe,
         state: str,
-        why: Iterable[str],
         method: Method | None,
+        reason: str = "",
     ) -> Step:
-        tier = "lines" if self.sources[match.source].lines else match.tier
-        step = Step(tensor, recipe, state, "", Evidence(tier, match.evidence), method)
-        cast = (f"cast {step.cast}",) if step.cast else ()
-        return replace(step, reason=", ".join((*why, *cast)))
-
-    def via(self, match: Match) -> Iterator[str]:
-        """How the names of a match were brought together."""
-        if match.via:
-            yield match.via
-        yield from (f"renamed by line {line}" for line in self.sources[match.source].lines)
-        if match.tied_to:
-            yield f"tied to {match.tied_to}"
-
-    def fresh(self, tensor: TensorSpec, match: Match, reason: str) -> Step:
-        known = is_index(tensor.name)
-        counterpart = self.spec(match)
-        return Step(tensor, None, "fresh", reason, counterpart=counterpart, recomputed=known)
+        """The step that gives the tensor what ``recipe`` makes, and how its match came about."""
+        lines = self.given.sources[match.source].lines
+        evidence = Evidence("lines" if lines else match.tier, match.evidence)
+        step = Step(tensor, recipe, state, "", evidence, method)
+        why = (
+            reason,
+            match.via,
+            *(f"renamed by line {line}" for line in lines),
+            match.tied_to and f"tied to {match.tied_to}",
+            "" if recipe.is_copy else in_words(recipe),
+            step.cast and f"cast {step.cast}",
+        )
+        return replace(step, reason=", ".join(filter(None, why)))
 
     def without_match(self, tensor: TensorSpec) -> Step:
         if reason := self.open.get(tensor.name):
             return Step(tensor, None, "open", reason)
         if reason := self.unread.get(tensor.name):
             return Step(tensor, None, "fresh", f"the source has {reason}")
-        if reason := self.left_out.get(f".{tensor.name}"):  # as given_by keeps it
+        if reason := self.given.left_out.get(f".{tensor.name}"):  # as given_by keeps it
             return Step(tensor, None, "fresh", f"the source's is {reason}")
         if tensor.name.rpartition(".")[2] == "num_batches_tracked":
             # torch.nn.modules.batchnorm: versions before 2 did not save the counter.
@@ -336,7 +321,7 @@ def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> I
     used = {spec.name for step in steps for spec in step.sources}
     misfit = {step.counterpart.name: step for step in steps if step.counterpart}
     tied_to_used = {name for group in source.ties if used & {*group} for name in group}
-    new_names = {entry.spec.name: new for new, entry in decision.sources.items()}
+    new_names = {entry.spec.name: new for new, entry in decision.given.sources.items()}
     segments = {segment for name in decision.target.by_name for segment in name.split(".")}
     computed = set(unwrap_names(decision.target.computed).values())
     for spec in source.specs:
@@ -345,8 +330,8 @@ def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> I
         new = new_names.get(spec.name, spec.name)
         if spec.name in tied_to_used:
             yield Unused(spec, "another name of a tensor that is used", expected=True)
-        elif new in decision.left_out:
-            yield Unused(spec, decision.left_out[new], expected=True)
+        elif new in decision.given.left_out:
+            yield Unused(spec, decision.given.left_out[new], expected=True)
         elif new in decision.layers_left_out:
             yield Unused(spec, "in a layer that was left out, as asked", expected=True)
         elif spec.name in misfit:
@@ -355,8 +340,8 @@ def _unused(decision: _Decision, steps: Sequence[Step], source: SourceSpec) -> I
             yield Unused(spec, decision.matches.ambiguous_sources[new])
         elif unwrap_name(new) in computed or is_index(spec.name):
             yield Unused(spec, "an index that the target computes itself", expected=True)
-        elif new in decision.sources and decision.sources[new].lines:
-            yield Unused(spec, _misled(new, decision.sources[new].lines, segments))
+        elif new in decision.given.sources and decision.given.sources[new].lines:
+            yield Unused(spec, _misled(new, decision.given.sources[new].lines, segments))
         else:
             yield Unused(spec, decision.matches.unmatched_source)
 

@@ -1,25 +1,25 @@
-"""A plan and its source -> the values of every target, in files, in memory or to be computed."""
+"""Steps and their source -> the values of every target, in files, in memory or to be computed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from surgery.checkpoint.pieces import run_alike, same_bytes
 from surgery.checkpoint.places import Place
 from surgery.checkpoint.weights import Weights
 from surgery.checkpoint.writing.values import Values
 from surgery.errors import ValueRefused
-from surgery.transfers.plan import TransferPlan
 from surgery.transfers.recipe_values import values_of
+from surgery.transfers.step import Step
 
 
 def gathered(
-    plan: TransferPlan, source: Weights, initial: Mapping[str, Values]
+    steps: Iterable[Step], source: Weights, initial: Mapping[str, Values]
 ) -> dict[str, Values]:
     """The values of all targets that the source gives; ``initial`` are targets' own."""
     taken: dict[str, Values] = {}
-    for step in plan.steps:
+    for step in steps:
         if step.recipe is None:
             continue
         name = step.target.name
@@ -33,23 +33,19 @@ def gathered(
     return taken
 
 
-def keeping(plan: TransferPlan) -> list[str]:
-    """Resized targets that keep some of their own values."""
-    return [s.target.name for s in plan.steps if s.method and s.method.initial]
-
-
-def refuse_torn_ties(plan: TransferPlan, values: Mapping[str, Values]) -> None:
+def refuse_torn_ties(
+    ties: Iterable[Sequence[str]], steps: Mapping[str, Step], values: Mapping[str, Values]
+) -> None:
     """Raise :class:`~surgery.errors.ValueRefused` where the source holds different values for the
     names of one tied parameter.
     """
-    for names in plan.ties:
-        present = [name for name in names if name in values]
-        for name in present[1:]:
-            dtype = plan.by_target[name].target.dtype
-            if not _same_values(values[present[0]], values[name], dtype):
-                sources = [s.name for at in (present[0], name) for s in plan.by_target[at].sources]
+    for names in ties:
+        first, *others = [name for name in names if name in values] or [""]
+        for name in others:
+            if not _same_values(values[first], values[name], steps[name].target.dtype):
+                sources = [spec.name for at in (first, name) for spec in steps[at].sources]
                 raise ValueRefused(
-                    f"{present[0]} and {name} are one parameter in the target, but the source "
+                    f"{first} and {name} are one parameter in the target, but the source "
                     f"has two different tensors for them ({' and '.join(sources)}); drop one from "
                     "the source or leave it out by a line of the mapping (NAME -> (unused))"
                 )
@@ -57,15 +53,12 @@ def refuse_torn_ties(plan: TransferPlan, values: Mapping[str, Values]) -> None:
 
 def _same_values(one: Values, other: Values, dtype: str) -> bool:
     """Whether they are equal in ``dtype``; NaN equals NaN. Equal bytes need no torch."""
-    if one is other or not math.prod(one.shape) or _same_bytes(one, other):
+    if one is other or not math.prod(one.shape):
         return True
-    from surgery.transfers.comparing import equal_in
+    if isinstance(one, Place) and isinstance(other, Place) and run_alike(one, other):
+        with one.region.source.opened() as ours, other.region.source.opened() as theirs:
+            if same_bytes(one, other, (ours, theirs)):
+                return True
+    from surgery.transfers.recipe_tensors import equal_in
 
     return equal_in(one, other, dtype)
-
-
-def _same_bytes(one: Values, other: Values) -> bool:
-    if not (isinstance(one, Place) and isinstance(other, Place) and run_alike(one, other)):
-        return False
-    with one.region.source.opened() as ours, other.region.source.opened() as theirs:
-        return same_bytes(one, other, (ours, theirs))

@@ -7,46 +7,58 @@ reason why it is not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from surgery.checkpoint.holding import Checkpoint
 from surgery.checkpoint.progress import Progress, unwatched
+from surgery.checkpoint.weights import Weights
+from surgery.checkpoint.writer import write
+from surgery.checkpoint.writing.draft import Draft
 from surgery.collecting import collector_paused
+from surgery.errors import SelectorError, SurgeryError
 from surgery.matching.matches import OpenGroup
-from surgery.showing import Shown
-from surgery.specs import ModelSpec
+from surgery.networks.unfilled import Blueprint
+from surgery.patterns import parse_selector
+from surgery.record import Record
+from surgery.showing import Shown, json_of
+from surgery.specs import ModelSpec, SourceSpec
+from surgery.transfers.gathering import gathered, refuse_torn_ties
 from surgery.transfers.request import TransferRequest
-from surgery.transfers.selecting import selected
+from surgery.transfers.selecting import names_selected, no_tensor
 from surgery.transfers.step import Step, Unused
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Ends(Protocol):
-    """The two ends of a plan, the old weights and what takes them, and what can be done there."""
+@dataclass(frozen=True)
+class Ends:
+    """What a plan is made between and carried out on: ``source`` holds the old weights, or is all
+    that is known of them (``names``), and ``target`` takes them.
+
+    ``plan`` makes another plan between the same; ``refuse`` raises
+    :class:`~surgery.errors.TransferRefused` for what a plan leaves and its request does not accept.
+    """
+
+    source: Weights | SourceSpec
+    names: SourceSpec
+    target: Blueprint
+    plan: Callable[[TransferRequest], TransferPlan]
+    refuse: Callable[[TransferPlan], None]
 
     @property
-    def label(self) -> str:
-        """What the target is called."""
-
-    @property
-    def source_kind(self) -> str:
-        """The format of the source's file and the key of its state dict, as far as it has them."""
-
-    def plan(self, request: TransferRequest) -> TransferPlan:
-        """Another plan between the same ends."""
-
-    def refuse(self, plan: TransferPlan) -> None: ...
-
-    def apply(self, plan: TransferPlan, model: nn.Module) -> TransferOutcome: ...
-
-    def write(
-        self, plan: TransferPlan, path: Path, max_shard_bytes: int | None, progress: Progress
-    ) -> TransferOutcome: ...
+    def readable(self) -> Weights:
+        """The old weights with their values; SurgeryError where only names are known."""
+        if isinstance(self.source, SourceSpec):
+            raise SurgeryError(
+                "this plan was made from names and shapes alone; make it from the file or the "
+                "state dict whose values are to be moved"
+            )
+        return self.source
 
 
 @dataclass(frozen=True)
@@ -78,22 +90,38 @@ class TransferPlan(Shown):
     @property
     def target_label(self) -> str:
         """What the target is called: ``timm:resnet50``, or a live model's class."""
-        return self.ends.label
+        return self.ends.target.label
 
     @property
     def source_label(self) -> str:
         """What the source is called, and what was found there: ``old.pt (torch zip, model)``."""
-        called, kind = self.request.source_label, self.ends.source_kind
-        return f"{called} ({kind})" if kind else called
+        called, source = self.request.source_label, self.ends.source
+        if not isinstance(source, Checkpoint):
+            return called
+        return f"{called} ({', '.join(filter(None, (source.format, source.key)))})"
 
     def apply(self, model: nn.Module) -> TransferOutcome:
         """Do it to a live model, in place, as :func:`surgery.transfer` does.
 
-        Raises :class:`~surgery.errors.TransferRefused` where the plan leaves what its request does
-        not accept, with the model bit for bit as it was; else as
-        :func:`surgery.transfers.apply.apply_to_model` does.
+        Parameters stay the objects they are, so that an optimizer made earlier holds, on their
+        device and in their dtype. A file is read straight into their memory, every byte once; what
+        a resizer computes, or what is joined of several tensors, is made before and held until
+        then.
+
+        Raises, before anything is written, :class:`~surgery.errors.TransferRefused` where the plan
+        leaves what its request does not accept or the model lies on the meta device,
+        :class:`~surgery.errors.SurgeryError` where it is not the one that the plan was made for,
+        and :class:`~surgery.errors.ValueRefused` where the source holds two different values for
+        the names of one tied parameter and, under ``strict``, where a cast breaks values. A file
+        that fails or changes while it is read raises :class:`~surgery.errors.CheckpointError`,
+        which says if the model has been written to.
         """
-        return self.ends.apply(self, model)
+        from surgery.transfers.apply import apply_to_model
+
+        self.refuse_unaccepted()
+        source, strict = self.ends.readable, self.request.strict
+        broken = apply_to_model(self.by_target, self.ties, source, model, strict=strict)
+        return TransferOutcome(self, broken)
 
     def write(
         self,
@@ -104,10 +132,33 @@ class TransferPlan(Shown):
     ) -> TransferOutcome:
         """Do it into a new file, which appears whole or not at all; the format follows the suffix.
 
+        Nothing is computed but casts, what recipes and resizers compute, and the target's own
+        values of what stays fresh: everything else goes from file to file. The file has the
+        target's dtypes and a record of every tensor's state; names of one tied tensor share one.
+
         ``max_shard_bytes`` cuts what is larger into shards, ``progress`` hears of bytes as they
-        are written. Raises as :meth:`apply` and :func:`surgery.transfers.tofile.write_plan` do.
+        are written. Raises as :meth:`apply` does, and :class:`~surgery.errors.CheckpointError` for
+        what cannot be read or written.
         """
-        return self.ends.write(self, Path(path), max_shard_bytes, progress)
+        self.refuse_unaccepted()
+        target = self.ends.target
+        kept = [s.target.name for s in self.steps if s.method and s.method.initial]
+        own = target.initial((*self.names("fresh", "open"), *kept))
+        taken = gathered(self.steps, self.ends.readable, own)
+        refuse_torn_ties(self.ties, self.by_target, taken)
+        known = {**own, **taken}
+        states = {name: step.state for name, step in self.by_target.items()}
+        record = Record(target.label, states, target.spec).to_metadata()
+        values = {name: known[name] for name in self.by_target}
+        written = write(
+            Draft(values, self.ties, target.versions, target.extras, record),
+            Path(path),
+            dtypes={name: step.target.dtype for name, step in self.by_target.items()},
+            strict=self.request.strict,
+            max_shard_bytes=max_shard_bytes,
+            progress=progress,
+        )
+        return TransferOutcome(self, written.broken, written.files)
 
     def refuse_unaccepted(self) -> None:
         """Raise TransferRefused where the plan leaves what its request does not accept."""
@@ -155,24 +206,27 @@ class TransferPlan(Shown):
 
         Raises :class:`~surgery.errors.SelectorError` where it names none.
         """
-        return selected(self.steps, self.target, selector, self.head_paths or None)
+        parsed = parse_selector(selector)
+        states = {name: step.state for name, step in self.by_target.items()}
+        (found,) = names_selected(self.target, [parsed], self.head_paths or None, states)
+        if not found:
+            raise SelectorError(no_tensor(parsed, self.target))
+        return tuple(step for step in self.steps if step.target.name in found)
 
     @collector_paused()
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        return {
-            "loaded_fraction": self.loaded_fraction,
-            "steps": [step.to_dict() for step in self.steps],
-            "unused": [
-                {"source": u.source.to_row(), "reason": u.reason, "expected": u.expected}
-                for u in self.unused
-            ],
-            "unread": [[name, reason] for name, reason in self.unread],
-            "parameters": list(self.parameters),
-            "ties": [list(names) for names in self.ties],
-            "open": [group.to_dict() for group in self.open],
-            "head": list(self.head),
-        }
+        names = (
+            "loaded_fraction",
+            "steps",
+            "unused",
+            "unread",
+            "parameters",
+            "ties",
+            "open",
+            "head",
+        )
+        return {name: json_of(getattr(self, name)) for name in names}
 
     def __repr__(self) -> str:
         return (
@@ -226,17 +280,9 @@ class TransferOutcome(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The outcome as JSON values."""
-        return {
-            "loaded_fraction": self.loaded_fraction,
-            "loaded": list(self.loaded),
-            "computed": list(self.computed),
-            "resized": list(self.resized),
-            "fresh": list(self.fresh),
-            "unused": list(self.unused),
-            "overflowed": [[name, count] for name, count in self.overflowed],
-            "files": [str(file) for file in self.files],
-            "plan": self.plan.to_dict(),
-        }
+        states = ("loaded", "computed", "resized", "fresh", "unused")
+        names = ("loaded_fraction", *states, "overflowed", "files", "plan")
+        return {name: json_of(getattr(self, name)) for name in names}
 
     def __repr__(self) -> str:
         computed = f"{len(self.computed)} computed, " if self.computed else ""

@@ -1,4 +1,4 @@
-"""The values of a recipe on tensors, by torch's own operations: gradients reach the sources."""
+"""Values as tensors: what recipes give, by torch's own operations, and what files hold, whole."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from surgery.checkpoint.places import Place
+from surgery.checkpoint.tensors.casting import cast, widened
 from surgery.checkpoint.tensors.reading import flat_pieces, read_tensor
 from surgery.checkpoint.writing.values import Computed, Values
 from surgery.matching.recipes.arithmetic import LowRank, Product, Scaled, Sum
 from surgery.matching.recipes.recipe import Joined, Recipe, View, Zeros
-from surgery.transfers.recipe_places import place_of
 
 
 def make_tensor(
@@ -21,46 +21,46 @@ def make_tensor(
     """What the recipe gives; ``tensor`` gives a source's values by its name.
 
     The dtype is that of the sources, and ``dtype`` where there are only zeros. The result may
-    share memory with a source.
+    share memory with a source, and gradients reach the sources.
     """
     named = [tensor(spec.name) for spec in recipe.sources[:1]]
     return _made(recipe, tensor, named[0] if named else torch.empty(0, dtype=dtype))
 
 
-def whole_tensor(
-    recipe: Recipe, values: Mapping[str, Values], dtype: str | None = None
-) -> torch.Tensor:
-    """The same on values in files or in memory, all of it at once, computed in ``dtype``."""
-    wanted = getattr(torch, dtype) if dtype else None
-    return make_tensor(recipe, lambda name: _tensor(values[name]).to(wanted))
+def made_of(recipe: Recipe, values: Mapping[str, Values], dtype: str) -> torch.Tensor:
+    """The same of values in files or in memory, all of it at once, computed in ``dtype``."""
+    with torch.no_grad():
+        return make_tensor(recipe, lambda name: whole(values[name], dtype), getattr(torch, dtype))
 
 
-def flat_pieces_of(
-    recipe: Recipe, values: Mapping[str, Values], dtype: str
-) -> Iterator[torch.Tensor]:
-    """The values in row-major order, a piece at a time where they lie so."""
-    wanted = getattr(torch, dtype)
-    if place := place_of(recipe, values):
-        yield from flat_pieces(place)
-    elif isinstance(recipe, Joined) and recipe.axis == 0:
-        for part in recipe.parts:
-            yield from flat_pieces_of(part, values, dtype)
-    elif isinstance(recipe, Zeros):
-        yield torch.zeros(recipe.numel, dtype=wanted)
-    else:
-        with torch.no_grad():
-            made = make_tensor(recipe, lambda name: _tensor(values[name]).to(wanted), wanted)
-            yield made.contiguous().reshape(-1)
-
-
-def _tensor(values: Values) -> torch.Tensor:
+def whole(values: Values, dtype: str) -> torch.Tensor:
+    """All values in one tensor of ``dtype``; one in memory that has it is given as it is."""
     if isinstance(values, Place):
         with values.region.source.opened() as reader:
-            return read_tensor(values, reader)
-    if isinstance(values, Computed):
-        pieces = [*values.pieces()]
-        return torch.cat(pieces).reshape(values.shape)
-    return values
+            tensor = read_tensor(values, reader)
+    elif isinstance(values, Computed):
+        empty = torch.empty(0, dtype=getattr(torch, values.dtype))
+        pieces = [*values.pieces()] or [empty]
+        tensor = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(values.shape)
+    else:
+        tensor = values
+    return cast(tensor, dtype)[0]
+
+
+def flat_pieces_in(values: Values, dtype: str) -> Iterator[torch.Tensor]:
+    """All values in row-major order, as flat tensors of ``dtype`` on the CPU, piece by piece."""
+    return (cast(piece, dtype)[0] for piece in flat_pieces(values))
+
+
+def equal_in(one: Values, other: Values, dtype: str) -> bool:
+    """Whether two tensors hold equal values in ``dtype``; NaN equals NaN."""
+    ours, theirs = (_comparable(whole(each, dtype)) for each in (one, other))
+    return bool(((ours == theirs) | ((ours != ours) & (theirs != theirs))).all())
+
+
+def _comparable(tensor: torch.Tensor) -> torch.Tensor:
+    inexact = tensor.is_floating_point() or tensor.is_complex()
+    return (widened(tensor) if inexact else tensor).detach().cpu()
 
 
 def _made(

@@ -31,36 +31,35 @@ if TYPE_CHECKING:
 
 def refuse(plan: TransferPlan) -> None:
     """Raise TransferRefused for what its request does not accept; nothing has been changed."""
-    missing = tuple(_missing_steps(plan))
+    why, details = _problem(plan)
+    if why:
+        raise TransferRefused(f"{why}; nothing was changed", details)
+
+
+def _problem(plan: TransferPlan) -> tuple[str, Sequence[str]]:
+    """The first reason not to carry the plan out, empty where there is none, and what helps."""
+    missing, least = tuple(_missing_steps(plan)), plan.request.min_loaded
     if not _gives_anything(plan):
-        why = "not one tensor of the source fits the target"
-        raise TransferRefused(f"{why}; nothing was changed", _details(plan, missing))
-    if plan.request.min_loaded is None and missing:
+        return "not one tensor of the source fits the target", _details(plan, missing)
+    if least is None and missing:
         but = ", not counting the head's" if plan.head else ""
         why = f"{len(missing)} of {len(plan.steps)} tensors would stay fresh{but}"
-        raise TransferRefused(f"{why}; nothing was changed", _details(plan, missing))
-    if plan.request.min_loaded is not None and plan.loaded_fraction < plan.request.min_loaded:
+        return why, _details(plan, missing)
+    if least is not None and plan.loaded_fraction < least:
         missing = tuple(step for step in _unnamed(plan) if step.state == "fresh")
         why = (
             f"only {percent_text(plan.loaded_fraction)} of the parameters would be loaded, less "
-            f"than the {plan.request.min_loaded * 100:.4g}% of min_loaded (--min-loaded)"
+            f"than the {least * 100:.4g}% of min_loaded (--min-loaded)"
         )
-        raise TransferRefused(f"{why}; nothing was changed", _details(plan, missing))
+        return why, _details(plan, missing)
     if groups := _open_groups(plan):
-        raise TransferRefused(
-            f"{_open_count(groups)}; nothing was changed",
-            [
-                *first_lines([str(group) for group in groups], 5),
-                *_ways(plan, groups),
-                "--keep-open (keep_open=True) accepts that they keep their initial values",
-            ],
-        )
+        shown = first_lines([str(group) for group in groups], 5)
+        keeping = "--keep-open (keep_open=True) accepts that they keep their initial values"
+        return _open_count(groups), [*shown, *_ways(plan, groups), keeping]
     if plan.request.strict and (differences := _differences(plan)):
-        raise TransferRefused(
-            f"strict: {len(differences)} tensors differ between source and target; "
-            "nothing was changed",
-            [*first_lines(differences, 10), *_accepting_differences(plan)],
-        )
+        why = f"strict: {len(differences)} tensors differ between source and target"
+        return why, [*first_lines(differences, 10), *_accepting_differences(plan)]
+    return "", ()
 
 
 def _gives_anything(plan: TransferPlan) -> bool:
@@ -174,16 +173,13 @@ def _remedies(plan: TransferPlan, missing: Sequence[Step]) -> list[str]:
         except SurgeryError:
             continue  # it would be refused in its own words
         left = {step.target.name for step in _missing_steps(other)}
-        loaded = sum(s.target.name not in left and s.state != "open" for s in _now(other, missing))
+        now = [other.by_target[step.target.name] for step in missing]
+        loaded = sum(step.target.name not in left and step.state != "open" for step in now)
         if loaded:
             asks = f", and asks about {len(other.names('open'))}" if other.open else ""
             does = "loads" if wanted.resize == plan.request.resize else "resizes"
             found.append(f"{option} {does} {loaded} of {len(missing)}{asks}")
     return found
-
-
-def _now(plan: TransferPlan, missing: Sequence[Step]) -> list[Step]:
-    return [plan.by_target[step.target.name] for step in missing]
 
 
 def _candidates(

@@ -37,19 +37,10 @@ TargetLike: TypeAlias = "nn.Module | ModelSpec | Iterable[TensorSpec] | str"
 class TransferRequest:
     """One transfer as it was asked for; nothing is opened or built yet.
 
-    ``source`` is a path, a state dict, a module, an open checkpoint, or specs; ``target`` a
-    module, specs, or the name of an architecture, which ``arguments``, ``num_classes`` and
-    ``seed`` (of its initial values) belong to. ``key`` chooses among several state dicts.
-
-    What decides: ``match``, the lines of ``mapping``, ``hints`` for what structure leaves open,
-    ``resize`` for tensors of another shape, and ``source_arch`` with ``source_arguments``, the
-    architecture that the source was saved from. ``dtype`` is that of the target's real floating
-    tensors, where it is not its own.
-
-    What is accepted: by default every tensor outside the head must be loaded, computed or
-    resized. ``fresh`` are patterns of tensors that need not; ``min_loaded``, a share of the
-    parameters from 0 to 1, is asked for in place of that; ``keep_open`` accepts what structure
-    could not decide; ``strict`` accepts nothing fresh and nothing unused that was not named.
+    The fields of :func:`surgery.plan_transfer`'s keywords mean what it says of them. A ``target``
+    that is an architecture's name may have ``arguments``, ``num_classes``, and the ``seed`` of its
+    initial values; ``source_arguments`` are those of ``source_arch``. ``dtype`` is that of the
+    target's real floating tensors, where it is not its own.
 
     Raises :class:`~surgery.errors.SurgeryError` for a value that no transfer has.
     """

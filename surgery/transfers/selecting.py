@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from surgery.errors import SelectorError, did_you_mean
+from surgery.errors import did_you_mean
 from surgery.networks.selection import Answers
-from surgery.patterns import Selector, Subjects, parse_selector
+from surgery.patterns import Selector, Subjects
 from surgery.specs import ModelSpec
-from surgery.transfers.step import Step
 from surgery.wrappers import paths_of, unwrap_name
 
 
-def selected(
-    steps: Sequence[Step], target: ModelSpec, text: str, heads: Sequence[str] | None = None
-) -> tuple[Step, ...]:
-    """The steps in their order. Raises SelectorError where the selector names no target.
-
-    ``heads`` are the paths of the head's layers, for ``:head``; None where nothing tells them.
-    """
-    selector = parse_selector(text)
-    answers = Answers(target, {step.target.name: step.state for step in steps}, heads)
-    answers.check(selector)
-    subjects = Subjects(answers.tensors())
-    found = {target.tensors[at].name for at in subjects.meant_by(selector).indices}
-    if not found:
-        raise SelectorError(no_tensor(selector, target))
-    return tuple(step for step in steps if step.target.name in found)
-
-
 def names_selected(
-    target: ModelSpec, selectors: Iterable[Selector], heads: Sequence[str] | None = None
+    target: ModelSpec,
+    selectors: Sequence[Selector],
+    heads: Sequence[str] | None = None,
+    status: Mapping[str, str] | None = None,
 ) -> list[frozenset[str]]:
-    """For each selector the names of the tensors that it means. Raises SelectorError where it asks
-    what names, shapes, modules and ``heads`` do not say.
+    """For each selector the names of the tensors that it means.
+
+    ``heads`` are the paths of the head's layers, ``status`` every tensor's state; both are None
+    where nothing tells them. Raises SelectorError for a selector that asks what is not known.
     """
-    selectors = list(selectors)
-    answers = Answers(target, heads=heads)
+    answers = Answers(target, status, heads)
     for selector in selectors:
         answers.check(selector)
     subjects = Subjects(answers.tensors() if selectors else ())
@@ -44,8 +30,10 @@ def names_selected(
     return [frozenset(target.tensors[at].name for at in indices) for indices in meant]
 
 
-def no_tensor(selector: Selector, target: ModelSpec) -> str:
-    """One line for a selector that means no tensor of the target, with what may be meant."""
-    paths = dict.fromkeys(path for name in target.by_name for path in paths_of(unwrap_name(name)))
-    near = did_you_mean(selector.text, paths, 3)
+def no_tensor(selector: Selector, target: ModelSpec, words: Iterable[str] = ()) -> str:
+    """One line for a selector that means no tensor of the target, with what may be meant: a path,
+    or one of the ``words`` that might stand there.
+    """
+    paths = (path for name in target.by_name for path in paths_of(unwrap_name(name)))
+    near = did_you_mean(selector.text, dict.fromkeys((*words, *paths)), 3)
     return f"no tensor of the target is called {selector.text!r}{near}"

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from surgery.matching.recipes.recipe import Recipe
 from surgery.matching.recipes.writing import recipe_to_dict
+from surgery.showing import json_of
 from surgery.specs import TensorSpec
 
 #: What a method's settings are made of: JSON values, with tuples for arrays.
@@ -95,14 +96,8 @@ class Step:
         }
         if self.recipe and not self.recipe.is_copy:
             data["recipe"] = recipe_to_dict(self.recipe)
-        if method := self.method:
-            data["method"] = {
-                "name": method.name,
-                "reference": method.reference,
-                "settings": [list(setting) for setting in method.settings],
-                "initial": method.initial,
-                "named": method.named,
-            }
+        if self.method:
+            data["method"] = json_of(self.method)
         return data
 
 

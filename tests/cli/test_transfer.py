@@ -68,6 +68,13 @@ def test_fresh_values_follow_the_seed(run, tiny):
     assert not torch.equal(heads[0], heads[2])
 
 
+def test_keeping_open_what_is_decided_is_said_to_change_nothing(run, tiny):
+    result = run("transfer", *tiny, "--keep-open", "--dry-run", "--json")
+    assert result.stderr == "note: --keep-open changes nothing, since no tensor is left open\n"
+    assert "plan" in json.loads(result.stdout)
+    assert not run("transfer", *tiny, "--dry-run", "--json").stderr
+
+
 def test_dry_run_shows_the_plan_and_writes_nothing(run, tiny, tmp_path):
     old, arch = tiny
     before = sorted(tmp_path.iterdir())

@@ -12,12 +12,10 @@ from tiny_models import TinyNet, randomise, same_bits, snapshot
 from torch import nn
 
 import surgery
-from surgery.checkpoint.weights import names_of, open_source
+from surgery.checkpoint.weights import open_source
 from surgery.errors import SurgeryError, TransferRefused
-from surgery.matching.by_structure import Code
 from surgery.transfers import TransferRequest
-from surgery.transfers.decide import decide
-from surgery.transfers.planning import plan
+from surgery.transfers.planning import plan, plan_between
 from surgery.transfers.target import open_target
 
 FACTORIES = "from attention_twins import Fused, Split\n"
@@ -338,9 +336,9 @@ def test_the_architecture_that_a_file_was_saved_from_tells_as_much(tmp_path):
 
 def test_order_is_asked_for_only_where_something_goes_by_it():
     asked = []
-    code = Code(target_order=lambda: asked.append(1) or ())
-    request = TransferRequest(source=Split(), target=Fused(), match="structure")
-    decide(request, names_of(open_source(request.source)), open_target(request), code)
+    request = TransferRequest(source=Split().state_dict(), target=Fused(), match="structure")
+    target = replace(open_target(request), find_order=lambda: asked.append(1) or ())
+    plan_between(request, open_source(request.source), target)
     assert not asked
 
 

@@ -13,7 +13,6 @@ from surgery.checkpoint.source import Reader
 from surgery.checkpoint.weights import open_source
 from surgery.errors import CheckpointError, SurgeryError, TransferRefused, ValueRefused
 from surgery.transfers import plan_transfer, transfer
-from surgery.transfers.apply import apply_to_model
 
 
 def test_filter_and_update():
@@ -117,12 +116,11 @@ def test_a_target_on_the_meta_device_is_refused():
 
 
 def test_a_plan_for_another_model_is_refused():
-    source = open_source(TinyNet())
-    plan = plan_transfer(source, TinyNet())
+    plan = plan_transfer(TinyNet(), TinyNet())
     with pytest.raises(SurgeryError, match="when the plan was made"):
-        apply_to_model(plan, source, TinyNet().half())
+        plan.apply(TinyNet().half())
     with pytest.raises(SurgeryError, match="no parameter or buffer of this model"):
-        apply_to_model(plan, source, nn.Linear(2, 2))
+        plan.apply(nn.Linear(2, 2))
 
 
 def test_weight_normalisation_in_both_spellings():

@@ -114,6 +114,16 @@ def test_any_recipe_of_a_file(tmp_path_factory, drawn, kind, turned):
     assert torch.equal(in_memory(values_of(drawn.recipe, held)), drawn.values)
 
 
+def test_rows_that_move_beside_computed_ones_come_in_one_dtype(tmp_path):
+    """As of a fused projection of which a LoRA changes one part."""
+    state = {"q": torch.ones(2, 3).bfloat16(), "k": torch.full((2, 3), 3.0).bfloat16()}
+    q, k = (View.of(TensorSpec(name, (2, 3), "bfloat16")) for name in state)
+    made = values_of(join([q, Scaled((k,), 2.0)]), _held("safetensors", state, tmp_path))
+    pieces = [*flat_pieces(made)]
+    assert {str(piece.dtype) for piece in pieces} == {"torch.float32"} == {f"torch.{made.dtype}"}
+    assert torch.cat(pieces).tolist() == [1.0] * 6 + [6.0] * 6
+
+
 def test_what_only_moves_keeps_its_dtype_and_what_is_computed_is_wide():
     state = {"a": torch.ones(2, 2, dtype=torch.float16)}
     held = {"a": Computed((2, 2), "float16", lambda: iter([state["a"].reshape(-1)]))}

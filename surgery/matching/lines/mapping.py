@@ -69,10 +69,23 @@ def _parts(raw: str) -> tuple[str, str] | None:
     left, arrow, right = rest.partition("->")
     left = (line[:inside] + left).strip()
     if left and not arrow:
-        target, equals, made = map(str.strip, left.partition("="))
-        other = f"; did you mean {shortened(f'{made} -> {target}')!r}?" if equals else ""
+        other = _as_a_line(left)
         raise ValueError(f"expected 'pattern -> replacement', found {shortened(left)!r}{other}")
     return (left, right.strip()) if arrow else None
+
+
+def _as_a_line(text: str) -> str:
+    """What an assignment would be as a line, and what that line has wrong."""
+    target, equals, made = map(str.strip, text.partition("="))
+    if not equals:
+        return ""
+    wrong = ""
+    try:
+        if is_recipe(made, target):
+            read_recipe(made, target)
+    except ValueError as error:
+        wrong = f" ({error})"
+    return f"; did you mean {shortened(f'{made} -> {target}')!r}?{wrong}"
 
 
 def _pair(pair: tuple[object, object]) -> tuple[str, str]:

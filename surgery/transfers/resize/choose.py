@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -37,7 +37,7 @@ class Choice:
         Raises SurgeryError for two such options.
         """
         _, source, target = pair
-        options = self._of(target)
+        options = [option for option, names in self._meant if target.name in names]
         exact = [option for option in options if option.is_exact]
         if len(exact) > 1:
             both = " and ".join(repr(option.text) for option in exact)
@@ -57,20 +57,12 @@ class Choice:
                     why.append(f"{resizer.name}: {fit}")
         return "; ".join(dict.fromkeys(why))
 
-    def _of(self, target: TensorSpec) -> list[Resize]:
-        """The options that mean the tensor, those that say more first."""
-        options = [
-            option
-            for option in self.options
-            if option.selector is None or target.name in self._meant[option.selector.text]
-        ]
-        return sorted(options, key=lambda option: (option.selector is None, option.resizer is None))
-
     @cached_property
-    def _meant(self) -> Mapping[str, frozenset[str]]:
-        selectors = [option.selector for option in self.options if option.selector]
-        names = names_selected(self.target, selectors)
-        return {each.text: found for each, found in zip(selectors, names, strict=True)}
+    def _meant(self) -> Sequence[tuple[Resize, Collection[str]]]:
+        """Every option with the target's names that it means, those that say more first."""
+        options = sorted(self.options, key=lambda each: (not each.selector, not each.resizer))
+        selected = iter(names_selected(self.target, [x.selector for x in options if x.selector]))
+        return [(x, next(selected) if x.selector else self.target.by_name) for x in options]
 
     def _fit(self, resizer: Resizer, option: Resize, pair: Pair) -> Fit | str:
         source_name, source, target = pair
@@ -104,12 +96,11 @@ class Choice:
 
     def refuse_unused(self, steps: Sequence[Step]) -> None:
         """Raise SurgeryError for an option that fits nothing; ``auto`` may."""
-        for option in self.options:
-            meant = [step for step in steps if option in self._of(step.target)]
-            taken = (step.method.name for step in meant if step.method)
-            if option.text != "auto" and not any(
-                option.resizer is None or option.resizer.name == name for name in taken
-            ):
+        for option, names in self._meant:
+            meant = [step for step in steps if step.target.name in names]
+            taken = {step.method.name for step in meant if step.method}
+            fits = option.resizer.name in taken if option.resizer else taken
+            if option.text != "auto" and not fits:
                 raise SurgeryError(
                     f"resize {option.text!r} fits nothing; nothing was changed",
                     first_lines([*self._why_unused(option, meant)], 5),
@@ -123,7 +114,8 @@ class Choice:
             elif option.is_exact or step.source.shape != step.target.shape:
                 why.append(f"{step.target.name}: {self._why(option, step, step.source)}")
         if not meant and option.selector:
-            return [no_tensor(option.selector, self.target)]
+            words = () if option.resizer else RESIZERS
+            return [no_tensor(option.selector, self.target, words)]
         return why or [f"what {option.text} selects has the same shape on both sides"]
 
     def _why(self, option: Resize, step: Step, source: TensorSpec) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
-from surgery.checkpoint.tensors.casting import cast
-from surgery.checkpoint.tensors.reading import flat_pieces
 from surgery.checkpoint.writing.values import Computed, Values
 from surgery.specs import TensorSpec
+from surgery.transfers.recipe_tensors import whole
 from surgery.transfers.resize import resizer_called
-from surgery.transfers.resize.precision import TimmFunctions
 from surgery.transfers.step import Method, Step
 from surgery.wording import shape_text
 
@@ -29,10 +29,14 @@ def resized(step: Step, method: Method, source: Values, initial: Values | None =
     dtype = "float64" if wide else "float32"
 
     def pieces() -> Iterator[torch.Tensor]:
-        values = _whole(source, dtype)
-        own = values.new_empty(shape) if initial is None else _whole(initial, dtype)
-        with torch.no_grad(), TimmFunctions(wide=wide):
-            result = compute(values, own, dict(method.settings))
+        with torch.no_grad():
+            values = whole(source, dtype).cpu()
+            # The method may write to it, and it may be the model's own memory.
+            own = (
+                values.new_empty(shape) if initial is None else whole(initial, dtype).cpu().clone()
+            )
+            with _TimmFunctions(wide=wide):
+                result = compute(values, own, dict(method.settings))
         assert tuple(result.shape) == shape, (
             f"{method.name} made {tuple(result.shape)}, expected {shape_text(shape)}"
         )
@@ -41,7 +45,36 @@ def resized(step: Step, method: Method, source: Values, initial: Values | None =
     return Computed(shape, dtype, pieces)
 
 
-def _whole(values: Values, dtype: str) -> torch.Tensor:
-    """All values in one new tensor."""
-    flat = torch.cat([cast(piece, dtype)[0] for piece in flat_pieces(values)])
-    return flat.reshape(TensorSpec.of("", values).shape)
+#: Functions that make numbers of Python's floats, and their dtype unless they are told another.
+_DEFAULT = dict.fromkeys((torch.tensor, torch.arange, torch.linspace), torch.float32)
+
+
+class _TimmFunctions(TorchFunctionMode):
+    """A context in which float64 weights are computed with in float64 where ``wide`` says so.
+
+    timm's functions call ``.float()``, or ask for ``dtype=torch.float32``. Its interpolator of
+    tables also indexes with lists of tensors, of which torch has announced another meaning, and
+    searches for values that are not contiguous; torch would warn of both.
+    """
+
+    def __init__(self, *, wide: bool) -> None:
+        super().__init__()
+        self.wide = wide
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if function is torch.Tensor.__getitem__ and isinstance(args[1], list):
+            args = (args[0], tuple(args[1]))
+        elif function is torch.bucketize:
+            args = (args[0].contiguous(), *args[1:])
+        elif self.wide and function is torch.Tensor.float:
+            function = torch.Tensor.double
+        elif self.wide and named.get("dtype", _DEFAULT.get(function)) is torch.float32:
+            named["dtype"] = torch.float64
+        return function(*args, **named)

@@ -16,7 +16,7 @@ from fractions import Fraction
 
 from surgery.errors import SurgeryError, did_you_mean
 from surgery.matching.matches import Match, Matches
-from surgery.patterns import Subject, matches
+from surgery.patterns import Subject, Subjects
 from surgery.transfers.resize.resizer import Case, Resize, Resizer, one_of
 from surgery.transfers.step import Method
 from surgery.wrappers import unwrap_name
@@ -88,11 +88,10 @@ def _match(target: str, source: str | None, own: Match | None, via: str) -> Matc
 def _stacks(option: Resize, targets: Iterable[str]) -> list[str]:
     """The paths of numbered layers that are meant; of nested ones the outermost."""
     assert option.selector is not None
-    paths = dict.fromkeys(
-        name[: dot.start()] for name in targets for dot in _ABOVE_LAYERS.finditer(name)
-    )
-    subjects = {path: Subject((unwrap_name(path), path)) for path in paths}
-    chosen = [path for path, each in subjects.items() if matches(option.selector, each)]
+    found = (name[: dot.start()] for name in targets for dot in _ABOVE_LAYERS.finditer(name))
+    paths = [*dict.fromkeys(found)]
+    subjects = Subjects(Subject((unwrap_name(path), path)) for path in paths)
+    chosen = [paths[at] for at in sorted(subjects.meant_by(option.selector).indices)]
     if not chosen:
         near = did_you_mean(str(option.selector), paths)
         raise SurgeryError(

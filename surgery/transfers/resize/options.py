@@ -20,7 +20,7 @@ from surgery.transfers.request import ResizeLike
 from surgery.transfers.resize import RESIZERS, resizer_called
 from surgery.transfers.resize.resizer import Resize
 
-_LINE = re.compile(r"(?P<selector>.+?)=(?P<name>[a-z-]+)(?::(?P<settings>.*))?", re.DOTALL)
+_LINE = re.compile(r"(?P<selector>.+?)=(?P<name>[a-z_-]+)(?::(?P<settings>.*))?", re.DOTALL)
 
 
 def read_options(resize: ResizeLike) -> tuple[Resize, ...]:

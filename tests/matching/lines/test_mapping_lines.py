@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.errors import MappingError
-from surgery.matching.lines.given import given_by
+from surgery.matching.lines.given import Renamed, given_by
 from surgery.matching.lines.mapping import parse_mapping, read_mapping
 from surgery.matching.lines.renames import applied
-from surgery.specs import ModelSpec, TensorSpec
+from surgery.specs import ModelSpec, SourceSpec, TensorSpec
 
 
 def apply(text, *names):
@@ -79,6 +79,9 @@ def test_the_lines_behind_a_name_are_known():
     [
         pytest.param("a b", 1, "expected 'pattern -> replacement', found 'a b'", id="no-arrow"),
         pytest.param("a = add(b, c)", 1, "did you mean 'add(b, c) -> a'?", id="an-assignment"),
+        pytest.param(
+            "a = scal(b, 2)", 1, "no recipe 'scal'; did you mean scale?", id="a-misspelt-assignment"
+        ),
         pytest.param("\n-> b", 2, "nothing stands before '->'", id="no-pattern"),
         pytest.param("a -> b\n(a -> b", 2, "missing ) at position 2", id="bad-regex"),
         pytest.param(r"(a) -> \2", 1, "invalid group reference 2", id="bad-group"),
@@ -136,11 +139,9 @@ def test_both_sides_of_a_mapping_from_python_are_texts(mapping):
 
 def test_an_empty_name_is_a_name():
     assert rename("a -> b", "", "a.w") == ["", "b.w"]
-    assert given_by(
-        parse_mapping("a -> b"),
-        [TensorSpec(name, (2,), "float32") for name in ("", "a.w")],
-        ModelSpec((), ()),
-    ).names == {"": ("", ()), "a.w": ("b.w", (1,))}
+    empty, other = (TensorSpec(name, (2,), "float32") for name in ("", "a.w"))
+    given = given_by(parse_mapping("a -> b"), SourceSpec((empty, other)), ModelSpec((), ()))
+    assert given.sources == {"": Renamed(empty), "b.w": Renamed(other, (1,))}
 
 
 @pytest.mark.parametrize(

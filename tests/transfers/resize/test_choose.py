@@ -108,6 +108,9 @@ def test_the_report_has_the_reason_and_the_reference():
     ("asked", "message"),
     [
         (["pos_embd=pos-embed"], "did you mean pos_embed"),
+        (["posembed"], "did you mean pos_embed or pos-embed"),
+        (["pos_embed=pos_embed"], "did you mean pos-embed"),
+        (["vocabular"], "did you mean vocabulary"),
         (
             ["pos_embed=pos-embde"],
             "; did you mean pos-embed?",
