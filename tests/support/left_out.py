@@ -10,7 +10,7 @@ from surgery.matching.structure import rows, words
 CONCEPTS = "_CONCEPT"
 #: Every word list, and every concept of the list of concepts.
 LISTS = [
-    *("_FIRST", "_LAST", "_TURNING", "_STACK", "_END", "_PART_WORDS", "_BLOCKS"),
+    *("_FIRST", "_LAST", "_TURNING", "_STACK", "_END", "_ATTENTION", "_BLOCKS"),
     *("_BESIDE_BLOCKS", "_GATES", "_NORM", "_WITHIN", CONCEPTS),
     *(f"{CONCEPTS}:{concept}" for concept in dict.fromkeys(words._CONCEPT.values())),
 ]

@@ -11,7 +11,7 @@ from surgery.errors import SurgeryError
 from surgery.matching.recipes.recipe import View
 from surgery.matching.recipes.words import in_words
 from surgery.matching.structure import match_structure
-from surgery.matching.structure.words import attention_part, compare, concepts
+from surgery.matching.structure.words import compare, concepts, projection
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec
 from surgery.transfers.recipe_tensors import make_tensor
 
@@ -189,8 +189,8 @@ def test_the_order_that_names_speak_of(one, other, order):
 
 
 def test_words():
-    assert attention_part("query_key_value") is None
-    assert attention_part("to_qkv") == ("qkv", "to")
+    assert projection("query_key_value") == ("", "")
+    assert projection("to_qkv") == ("qkv", "to")
     assert concepts("cls_token") == concepts("class_embedding") == {"class", "embed"}
     assert concepts("lin_proj") == frozenset()
     assert concepts("mlp2") != concepts("mlp")

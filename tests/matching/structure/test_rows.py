@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from two_implementations import difference, load, matched, randomised, unloaded
 
 from surgery.matching.structure import match_structure
-from surgery.matching.structure.words import fused_order
+from surgery.matching.structure.words import projection
 from surgery.specs import ModelSpec, SourceSpec, TensorSpec
 
 
@@ -139,14 +139,16 @@ def test_what_no_name_tells_of_q_and_k_is_said():
 
 
 @pytest.mark.parametrize(
-    ("segment", "order"),
+    ("segment", "parts"),
     [
         ("qkv", "qkv"), ("in_proj_weight", "qkv"), ("to_kv", "kv"), ("query_key_value", ""),
-        ("queries_keys_values", ""), ("q_proj", None), ("kv_a_layernorm", None), ("fc", None),
+        ("queries_keys_values", ""), ("q_proj", "q"), ("gate_up_proj", "gu"),
+        ("kv_a_layernorm", None), ("fc", None),
     ],
 )  # fmt: skip
-def test_the_order_that_a_fused_name_says(segment, order):
-    assert fused_order(segment) == order
+def test_the_parts_and_their_order_that_the_name_of_a_projection_says(segment, parts):
+    found = projection(segment)
+    assert (found and found[0]) == parts
 
 
 class Fused(nn.Module):
