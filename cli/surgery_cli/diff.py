@@ -36,10 +36,10 @@ Examples:
 @key_option
 @output_options
 def diff(a: Path | str, b: Path | str, verify: bool, key: str | None, as_json: bool) -> int:
-    """Compare names, shapes, dtypes and values of two checkpoints, or what two architectures
-    compute.
+    """Compare two checkpoints, or what two architectures compute.
 
-    Architectures are run side by side with random weights, and names are not read: they are one
+    Of checkpoints names, shapes, dtypes and values are compared. Architectures are run side by
+    side with random weights, and names are not read: they are one
     network, or part at an operator. Exits 0 where both agree and 1 where they differ, or where
     --verify finds a file damaged.
     """
