@@ -64,6 +64,18 @@ class HeadSwap:
     how: str
     notes: tuple[str, ...]
 
+    @property
+    def new_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that the new layers bring, as the model's author wrote them
+        (without wrappers); none where features are to come out.
+        """
+        return tuple(
+            f"{layer.path}.{name}"
+            for layer in self.layers
+            for name in ("weight", *(["bias"] if layer.bias else []))
+            if layer.new_classes
+        )
+
     def apply(self, model: nn.Module) -> None:
         """Put the new head into ``model``, wrapped or not, with its counts and class names.
 

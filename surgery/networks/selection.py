@@ -267,9 +267,8 @@ def _account_of(given: Any) -> _Account:
         if steps is None:
             return status, None
         return status, {step.target.name: step.target.shape for step in steps}
-    if hasattr(given, "layers") and hasattr(given, "num_classes"):
-        new = (f"{x.path}.{n}" for x in given.layers for n in ("weight", *["bias"] * bool(x.bias)))
-        return dict.fromkeys(new, "fresh"), None
+    if hasattr(given, "new_parameters"):
+        return dict.fromkeys(given.new_parameters, "fresh"), None
     if hasattr(given, "specs") and hasattr(given, "metadata"):
         record = read_record(given.metadata, given.specs)
         if record is None:
