@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.func import functional_call
 
+from surgery.networks.forgetting import forgetting
 from surgery.networks.inputs import Example
 from surgery.proof.parts import taken_by
 from surgery.proof.sides import Side
@@ -60,7 +58,7 @@ def run(side: Side, values: Mapping[str, torch.Tensor], example: Example, *, see
     keys = {id(value): _key(side, name) for name, value in taken.items()}
     more = example.keywords(side.model)
     watch = Watch(keys, map(id, foreign.values()), [example.tensor, *more.values()])
-    with torch.random.fork_rng(devices=[]), _forgetting(side.model), in_float64(watch):
+    with torch.random.fork_rng(devices=[]), forgetting(side.model), in_float64(watch):
         torch.manual_seed(seed)
         output = functional_call(
             side.model,
@@ -98,29 +96,6 @@ def main_output(outputs: Named) -> Named:
         if name in named:
             return [(name, named[name])]
     return outputs[:1]
-
-
-@contextmanager
-def _forgetting(model: nn.Module) -> Iterator[None]:
-    """What the network notes down while it runs is gone afterwards.
-
-    Some keep what they once computed from their weights (LeViT's attention biases in eval mode)
-    and would answer the next values with the last ones.
-    """
-    before = [
-        (module, {name: _copied(value) for name, value in vars(module).items()})
-        for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        for module, noted in before:
-            vars(module).clear()
-            vars(module).update(noted)
-
-
-def _copied(value: Any) -> Any:
-    return copy.copy(value) if isinstance(value, dict | list | set) else value
 
 
 def _made(side: Side, name: str, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
