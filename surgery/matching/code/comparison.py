@@ -28,18 +28,21 @@ from surgery.matching.code.trace import (
 from surgery.matching.code.unify import Scalar, Unification, unify
 from surgery.matching.matches import Match
 from surgery.matching.recipes.recipe import Recipe
+from surgery.matching.recipes.writing import recipe_to_dict
 from surgery.networks.architectures import find_architecture
 from surgery.networks.building import build
 from surgery.networks.inputs import examples
 from surgery.private_torch import tree_map
 from surgery.showing import Shown
 from surgery.specs import TensorSpec
+from surgery.wording import shortened
 
 #: As close as this, by the size of the largest output, is the same.
 PROVEN = 1e-9
 #: The same where one of both networks rounds its tables to float32.
 PROVEN_ROUNDED = 1e-6
 
+SIDES = ("the first network", "the second network")
 #: What a network is called with: a tensor, a tuple of arguments, or a dict of keywords.
 Inputs = Any
 
@@ -109,7 +112,11 @@ class Comparison(Shown):
         return {
             "same": self.same,
             "mapping": {
-                name: {"source": match.source, "evidence": [*match.evidence]}
+                name: {
+                    "source": match.source,
+                    "recipe": recipe_to_dict(match.recipe) if match.recipe else None,
+                    "evidence": [*match.evidence],
+                }
                 for name, match in self.mapping.items()
             },
             "zeros": [*self.zeros],
@@ -135,12 +142,7 @@ def compare(a: nn.Module | str, b: nn.Module | str, *, inputs: Inputs | None = N
     >>> surgery.compare("torchvision:resnet50", "timm:resnet50").same
     True
     """
-    models = tuple(build(find_architecture(x)) if isinstance(x, str) else x for x in (a, b))
-    return compare_models(models[0], models[1], inputs)
-
-
-def compare_models(source: nn.Module, target: nn.Module, inputs: Inputs | None) -> Comparison:
-    """The same of two modules."""
+    source, target = (build(find_architecture(x)) if isinstance(x, str) else x for x in (a, b))
     models = source, target
     arguments, shown, programs = _traced(models, inputs)
     found = _attempt(models, arguments, shown, programs, coarse=False)
@@ -155,23 +157,28 @@ def _traced(
     models: tuple[nn.Module, nn.Module], inputs: Inputs | None
 ) -> tuple[tuple[Arguments, Arguments], str, tuple[Program, Program]]:
     """Both programs on an input that both take, with what it is called."""
-    failed = ""
+    problems = []
     for arguments, shown in _inputs(models, inputs):
-        try:
-            ours, theirs = (
-                trace(model, its, seed)
-                for model, its, seed in zip(models, arguments, (1, 2), strict=True)
-            )
-        except Exception as error:
-            failed = f"{shown}: {type(error).__name__}: {str(error).splitlines()[:1]}"
-            continue
-        if ours.outputs and theirs.outputs:
-            shapes = [{x.shape for x in program.outputs} for program in (ours, theirs)]
-            return arguments, shown, (ours.giving(shapes[1]), theirs.giving(shapes[0]))
-        failed = f"{shown}: no output depends on it"
+        programs: list[Program] = []
+        for side, model, its, seed in zip(SIDES, models, arguments, (1, 2), strict=True):
+            try:
+                programs.append(trace(model, its, seed))
+            except Exception as error:  # anybody's code may fail in any way
+                problems.append(f"{side} on {shown}: {type(error).__name__}: {error}")
+                break
+            if not programs[-1].outputs:
+                problems.append(f"{side} on {shown}: no output depends on the input")
+                break
+        else:
+            one, other = programs
+            shapes = [{x.shape for x in program.outputs} for program in programs]
+            return arguments, shown, (one.giving(shapes[1]), other.giving(shapes[0]))
+    if inputs is not None:
+        raise SurgeryError("the given inputs= do not run", [shortened(x) for x in problems])
     raise SurgeryError(
-        "no input was found that both networks take; give one by inputs=",
-        [failed] if failed else [],
+        "no input was found that both networks take; give a tensor, a tuple of arguments or a dict "
+        "of keywords by inputs=, or a list of two where each network takes its own",
+        [shortened(x) for x in problems],
     )
 
 
@@ -262,10 +269,19 @@ def _prove(
 
 
 def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """By the size of the largest number, in the order of axes in which they are nearest."""
-    size = float(one.abs().max()) or 1.0
-    orders = (x for x in permutations(range(one.dim())) if one.permute(x).shape == other.shape)
-    return min(float((one.permute(x) - other).abs().max()) / size for x in orders)
+    """By the size of the largest number, in the order of axes in which they are nearest; infinite
+    where one is no number and the other is one.
+    """
+    one, other = (x if x.is_complex() else x.double() for x in (one, other))
+    finite = one.abs()[one.isfinite()]
+    size = float(finite.max()) if finite.numel() else 0.0
+    orders = [x for x in permutations(range(one.dim())) if one.permute(x).shape == other.shape]
+    return min(_gap(one.permute(order), other) for order in orders) / (size or 1.0)
+
+
+def _gap(one: torch.Tensor, other: torch.Tensor) -> float:
+    gaps = (one - other).abs().masked_fill(one == other, 0.0)  # infinities may be equal
+    return float(gaps.nan_to_num(nan=torch.inf).max())
 
 
 def _unread(found: Unification) -> dict[str, str]:

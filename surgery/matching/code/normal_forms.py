@@ -8,14 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from surgery.matching.code.program import Kind
+from surgery.private_torch import Operator
+
 aten = torch.ops.aten
 
-#: Runs and writes down one operator.
-Record = Callable[..., Any]
+
+class Record(Protocol):
+    """Runs and writes down one operator, and says what is known of a tensor."""
+
+    @property
+    def even_choice(self) -> bool:
+        """Whether experts are chosen without a look at the values."""
+
+    def __call__(self, function: Operator, *args: Any, **kwargs: Any) -> Any: ...
+
+    def kind(self, tensor: torch.Tensor) -> Kind: ...
+
+    def repeats(self, tensor: torch.Tensor) -> bool: ...
+
+    def terms(self, tensor: torch.Tensor) -> list[torch.Tensor]: ...
+
+
 #: Another form of an operator, or NotImplemented where it is left as it is.
 Form = Callable[..., Any]
 
@@ -76,10 +94,10 @@ def _softmax(do: Record, data: Any, axis: int, *_: Any, **__: Any) -> Any:
 
 def _bmm(do: Record, one: Any, other: Any) -> Any:
     """A batch of parameter matrices, of experts or of capsules, is one product for each."""
-    if do.kind(one) == do.kind(other) or "parameter" not in (do.kind(one), do.kind(other)):  # type: ignore[attr-defined]
+    if do.kind(one) == do.kind(other) or "parameter" not in (do.kind(one), do.kind(other)):
         return NotImplemented
-    parameter = one if do.kind(one) == "parameter" else other  # type: ignore[attr-defined]
-    if do.repeats(parameter):  # type: ignore[attr-defined]
+    parameter = one if do.kind(one) == "parameter" else other
+    if do.repeats(parameter):
         return NotImplemented
     products = [
         do(
@@ -96,11 +114,11 @@ def _add(do: Record, one: Any, other: Any, *, alpha: Any = 1) -> Any:
     """Data and a sum of a parameter and a constant, a mask, are a sum of three."""
     if alpha != 1 or not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
         return NotImplemented
-    kinds = do.kind(one), do.kind(other)  # type: ignore[attr-defined]
+    kinds = do.kind(one), do.kind(other)
     if kinds not in (("data", "parameter"), ("parameter", "data")):
         return NotImplemented
     data, parameter = (one, other) if kinds[0] == "data" else (other, one)
-    terms = do.terms(parameter)  # type: ignore[attr-defined]
+    terms = do.terms(parameter)
     if not terms:
         return NotImplemented
     for term in terms:
@@ -108,11 +126,20 @@ def _add(do: Record, one: Any, other: Any, *, alpha: Any = 1) -> Any:
     return data
 
 
+def _batch_norm(do: Record, data: Any, weight: Any, bias: Any, mean: Any, *how: Any) -> Any:
+    """With statistics of its own, whose eps alone matters: not how fast they would move."""
+    variance, training, eps = how[0], how[1] if len(how) == 4 else False, how[-1]
+    if training or mean is None or how[1:] == (False, 0.0, eps):
+        return NotImplemented
+    norm = aten.native_batch_norm.default
+    return do(norm, data, weight, bias, mean, variance, False, 0.0, eps)
+
+
 def _topk(do: Record, data: Any, many: int, axis: int = -1, *_: Any) -> Any:
     """A choice that does not look at the values: each token is given to the next experts, so that
     one run meets all of them, and meets the same ones in both networks.
     """
-    if not do.even_choice:  # type: ignore[attr-defined]
+    if not do.even_choice:
         return NotImplemented
     sizes = [size for at, size in enumerate(data.shape) if at != axis % data.dim()]
     tokens = torch.arange(math.prod(sizes)).view(*sizes, 1)
@@ -130,6 +157,8 @@ FORMS: dict[Any, Form] = {
     aten._safe_softmax: _softmax,
     aten.bmm: _bmm,
     aten.add: _add,
+    aten.native_batch_norm: _batch_norm,
+    aten._native_batch_norm_legit_no_training: _batch_norm,
     aten.topk: _topk,
 }
 
@@ -147,48 +176,7 @@ CONSTRUCTORS = frozenset(
     }
 )
 
-#: Operators that only move elements, and so tell of a parameter which ones they show.
-MOVES = frozenset(
-    {
-        aten.view,
-        aten._unsafe_view,
-        aten.reshape,
-        aten.t,
-        aten.transpose,
-        aten.permute,
-        aten.unsqueeze,
-        aten.squeeze,
-        aten.clone,
-        aten.detach,
-        aten.alias,
-        aten._reshape_alias,
-        aten.lift_fresh,
-        aten._to_copy,
-        aten.expand,
-        aten.slice,
-        aten.select,
-        aten.cat,
-        aten.stack,
-        aten.unbind,
-        aten.split,
-        aten.split_with_sizes,
-        aten.repeat,
-        aten.index,
-        aten.index_select,
-        aten.embedding,
-        aten.as_strided,
-        aten.flip,
-        aten.roll,
-        aten.unfold,
-        aten.diagonal,
-        aten.gather,
-        aten.constant_pad_nd,
-        aten.slice_scatter,
-        aten.select_scatter,
-        aten.movedim,
-    }
-)
-#: Of these such as give each element once and no other, in another order or shape.
+#: Operators that give each element once and no other, in another order or shape.
 VIEWS = frozenset(
     {
         aten.view,
@@ -207,3 +195,28 @@ VIEWS = frozenset(
         aten._to_copy,
     }
 )
+#: Operators that only move elements, and so tell of a parameter which ones they show.
+MOVES = VIEWS | {
+    aten.expand,
+    aten.slice,
+    aten.select,
+    aten.cat,
+    aten.stack,
+    aten.unbind,
+    aten.split,
+    aten.split_with_sizes,
+    aten.repeat,
+    aten.index,
+    aten.index_select,
+    aten.embedding,
+    aten.as_strided,
+    aten.flip,
+    aten.roll,
+    aten.unfold,
+    aten.diagonal,
+    aten.gather,
+    aten.constant_pad_nd,
+    aten.slice_scatter,
+    aten.select_scatter,
+    aten.movedim,
+}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from surgery.matching.code.program import Program, Weights
+from surgery.matching.code.program import Weights
 
 #: No origin is known.
 OPEN = -1
@@ -29,10 +29,10 @@ class Origins:
     target's weights at once, so that what it computes can be recognised.
     """
 
-    def __init__(self, target: Program, weights: Weights, source: torch.Tensor) -> None:
+    def __init__(self, weights: Weights, source: torch.Tensor) -> None:
         self.of = torch.full((weights.flat.numel(),), OPEN)
         self.contradictions = 0
-        self._target, self._weights, self._source = target, weights, source
+        self._weights, self._source = weights, source
 
     def put(self, elements: torch.Tensor, origins: torch.Tensor) -> None:
         """Elements of the target come from these of the source; where another origin is known,

@@ -78,7 +78,10 @@ class Side:
     def mark(self, uses: Sequence[Use], *, matched: bool) -> None:
         """Count uses of rows, with their biases, as matched or not."""
         both = {x for use in uses for x in (use, use.bias) if x is not None}
-        self.matched = self.matched | both if matched else self.matched - both
+        if matched:
+            self.matched |= both
+        else:
+            self.matched -= both
 
 
 def stand_in(use: Use, data: torch.Tensor, variant: int = 0) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,14 @@ from surgery.matching.code.program import (
     is_eps,
     tensors,
 )
-from surgery.private_torch import DispatchMode, Operator, tree_flatten, tree_leaves
+from surgery.networks.forgetting import forgetting
+from surgery.private_torch import (
+    DispatchMode,
+    Operator,
+    tree_flatten,
+    tree_leaves,
+    writes_to_itself,
+)
 
 _NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 #: Whose lines are no author's.
@@ -43,10 +50,7 @@ class Arguments:
     """What a model is called with."""
 
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kwargs", dict(self.kwargs or {}))
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, arguments: Arguments, seed: int) -> Program:
@@ -155,28 +159,21 @@ def stand_ins(leaves: Mapping[str, torch.Tensor], seed: int) -> Iterator[torch.T
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """In eval mode and float64, without gradients or fused attention; all is put back."""
-    modes = [(module, module.training) for module in model.modules()]
     dtype, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
-    noted = [(module, dict(vars(module))) for module in model.modules()]
     with ExitStack() as stack:
+        stack.enter_context(forgetting(model))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        try:
-            torch.manual_seed(0)
-            torch.set_default_dtype(torch.float64)
-            torch.backends.mha.set_fastpath_enabled(False)
-            model.eval()
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.backends.mha.set_fastpath_enabled(fast)
-            for module, before in noted:
-                vars(module).update(before)
-                for name in vars(module).keys() - before.keys():
-                    del vars(module)[name]
-            for module, training in modes:
-                module.training = training
+        stack.callback(torch.set_default_dtype, dtype)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.manual_seed(0)
+        torch.set_default_dtype(torch.float64)
+        torch.backends.mha.set_fastpath_enabled(False)
+        # What was kept of an earlier run in eval mode goes when a network is trained again.
+        model.train()
+        model.eval()
+        yield
 
 
 class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
@@ -196,7 +193,7 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
         self._numbers = numbers
         self.operations: list[Operation] = []
         self._paths = {id(module): path for path, module in model.named_modules()}
-        # Tensors stay alive while they are known by their identity.
+        # Tensors stay alive while they are known by their identity: another would get it.
         self._known: dict[int, tuple[torch.Tensor, Value]] = {}
         self._tensors: dict[Value, torch.Tensor] = {}
 
@@ -207,14 +204,13 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
 
     def value(self, tensor: torch.Tensor) -> Value:
         """What is known of a tensor; one that comes from nowhere is a constant."""
-        found = self._known.get(id(tensor))
-        if found is not None:
-            return found[1]
+        if id(tensor) in self._known:
+            return self._known[id(tensor)][1]
         return self.add(tensor, Value("constant", tuple(tensor.shape), held=tensor))
 
     def recorded(self) -> dict[Value, torch.Tensor]:
         """The values that depend on the input, as they were in this run."""
-        return {value: tensor for tensor, value in self._known.values() if value.kind == "data"}
+        return {value: x for value, x in self._tensors.items() if value.kind == "data"}
 
     def kind(self, tensor: torch.Tensor) -> Kind:
         return self.value(tensor).kind
@@ -244,12 +240,31 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         if kwargs.get("dtype") in _NARROW:
             kwargs["dtype"] = torch.float64
+        if writes_to_itself(func):
+            return self._write(func, args, kwargs)
         form = FORMS.get(func.overloadpacket)
         if form is not None:
             made = form(self, *args, **kwargs)
             if made is not NotImplemented:
                 return made
         return self(func, *args, **kwargs)
+
+    def _write(self, function: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Some operators write in place inside of torch: the same as a new value, which the tensor
+        has from then on.
+        """
+        new = getattr(aten, function.overloadpacket.__name__.removesuffix("_"), None)
+        new = getattr(new, str(function).rpartition(".")[2], None)
+        if new is None or all(self.kind(x) == "constant" for x in args if _is_tensor(x)):
+            return function(*args, **kwargs)
+        tensor, before = args[0], self.value(args[0])
+        made = self(new, *args, **kwargs)
+        kept = tensor.clone()
+        self._tensors[before] = kept
+        before.held = kept if before.held is not None else None
+        tensor.copy_(made)
+        self.add(tensor, self.value(made))
+        return tensor
 
     def __call__(self, function: Operator, *args: Any, **kwargs: Any) -> Any:
         """Run one operator and write it down."""
@@ -289,6 +304,10 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call]
         return Place(module or "", line)
 
 
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
 def _run(function: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operator; where it takes no two precisions, in the higher one."""
     try:
@@ -296,9 +315,7 @@ def _run(function: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     except RuntimeError as error:
         if "dtype" not in str(error):
             raise
-        wide = [
-            x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in args
-        ]
+        wide = [x.double() if _is_tensor(x) and x.is_floating_point() else x for x in args]
         return function(*wide, **kwargs)
 
 

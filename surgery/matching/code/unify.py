@@ -14,6 +14,8 @@ from surgery.matching.code.program import Operation, Program, Value, expression,
 from surgery.matching.code.rows import Group
 from surgery.matching.code.side import Side, Unknown
 from surgery.matching.code.uses import Use, root
+from surgery.matching.recipes.recipe import squeezed
+from surgery.private_torch import Operator
 
 #: A way to look through what leaves a value the same.
 See = Callable[[Value, Side], Value]
@@ -101,7 +103,7 @@ class _Unifier:
     def __init__(self, source: Program, target: Program) -> None:
         self.source = Side(source, source.weights, source.recorded)
         self.target = Side(target, target.weights.clone(), {})
-        origins = Origins(target, self.target.weights, source.weights)
+        origins = Origins(self.target.weights, source.weights)
         self.found = Unification(self.source, self.target, origins)
         self._rows: tuple[dict[Value, list[Use]], dict[Value, list[Use]]] = (
             _by_root(self.source),
@@ -111,9 +113,9 @@ class _Unifier:
         for use in self.source.uses.values():
             if use.kind != "rows":
                 self._others[use.kind, use.data.numel].append(use)
-        self._named: dict[str, list[Operation]] = defaultdict(list)
+        self._by_operator: dict[Operator, list[Operation]] = defaultdict(list)
         for operation in source.operations:
-            self._named[operation.name].append(operation)
+            self._by_operator[operation.function].append(operation)
 
     def run(self) -> Unification:
         with torch.no_grad():
@@ -263,16 +265,12 @@ class _Unifier:
 
     def _match_cat(self, use: Use) -> None:
         for other in self._candidates("cat", root(use.data), _root):
-            pairs = [*zip(other.operation.arguments, use.operation.arguments, strict=False)]
-            if len(other.operation.arguments) != len(use.operation.arguments) or any(
-                isinstance(one, Value) != isinstance(two, Value)
-                or (isinstance(one, Value) and not self._is_part(one, two))
-                for one, two in pairs
-            ):
+            ours, theirs = other.operation.inputs, use.operation.inputs
+            if len(ours) != len(theirs) or not all(map(self._is_part, ours, theirs)):
                 continue
             for one, two in zip(other.parts, use.parts, strict=True):
                 if one is not None and two is not None:
-                    self.found.origins.put(two, one.expand(two.shape))
+                    self.found.origins.put(two, one)
             self._found(other, use)
             return
         raise Unknown("the source puts no parameters beside this data")
@@ -281,7 +279,7 @@ class _Unifier:
         if one.kind != two.kind:
             return False
         if one.kind == "parameter":
-            return one.numel == two.numel
+            return squeezed(one.shape) == squeezed(two.shape)
         return self.source.fingerprint(one) == self.target.fingerprint(two)
 
     def _match_other(self, use: Use) -> None:
@@ -308,17 +306,20 @@ class _Unifier:
             return
         wanted = [self.target.fingerprint(x) for x in operation.data]
         found: list[Operation] = []
-        for other in self._named[operation.name]:
-            if len(other.data) == len(wanted) and all(
-                x.numel == y.numel and self.source.fingerprint(x) == y
-                for x, y in zip(other.data, wanted, strict=True)
+        for other in self._by_operator[operation.function]:
+            same_form = len(other.arguments) == len(operation.arguments)
+            if (
+                same_form
+                and len(other.data) == len(wanted)
+                and all(
+                    x.numel == y.numel and self.source.fingerprint(x) == y
+                    for x, y in zip(other.data, wanted, strict=True)
+                )
             ):
                 if other.scalars == operation.scalars:
                     return
-                if all(
-                    x == y or (is_eps(x) and is_eps(y))
-                    for x, y in zip(other.scalars, operation.scalars, strict=True)
-                ):
+                pairs = zip(other.scalars, operation.scalars, strict=False)
+                if all(x == y or (is_eps(x) and is_eps(y)) for x, y in pairs):
                     found.append(other)
         if found:
             self._take_scalars(found[0], operation)

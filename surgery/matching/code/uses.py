@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -159,7 +159,6 @@ _READERS = {
     aten.mul: _elementwise,
     aten.div: _elementwise,
     aten.native_batch_norm: _statistics,
-    aten._native_batch_norm_legit_no_training: _statistics,
     aten.cat: _cat,
     aten.stack: _cat,
 }
@@ -192,8 +191,3 @@ def root(value: Value) -> Value:
     while value.made_by is not None and value.made_by.function.overloadpacket in VIEWS:
         value = value.made_by.inputs[0]
     return value
-
-
-def ends(program: Program, uses: dict[Operation, Use]) -> Iterator[Use]:
-    """The uses in the order in which they run."""
-    return (uses[operation] for operation in program.operations if operation in uses)

@@ -329,6 +329,80 @@ def test_neither_network_is_changed():
     assert torch.get_default_dtype() is dtype
 
 
+@pytest.mark.parametrize("used_before", [False, True])
+def test_what_a_network_keeps_of_its_weights_is_kept_as_it_was(used_before):
+    """LeViT remembers its attention biases in eval mode."""
+    one, other = (timm.create_model("levit_128s").eval() for _ in range(2))
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        before = one(image) if used_before else None
+        assert surgery.compare(one, other)
+        fresh = timm.create_model("levit_128s").eval()
+        fresh.load_state_dict(one.state_dict())
+        assert torch.equal(one(image), fresh(image) if before is None else before)
+
+
+def test_a_hook_can_be_removed_afterwards():
+    model, seen = nn.Linear(4, 4), []
+    handle = model.register_forward_hook(lambda *_: seen.append(1))
+    surgery.compare(model, nn.Linear(4, 4))
+    handle.remove()
+    seen.clear()
+    model(torch.ones(1, 4))
+    assert not seen
+
+
+class Classed(nn.Module):
+    """A token of its own before the others; tokens come first or behind the batch."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.first, self.token = first, nn.Parameter(torch.zeros(1, 1, 8))
+        self.mix, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = x.transpose(0, 1) if self.first else x
+        token = self.token.expand((1, x.shape[1], 8) if self.first else (x.shape[0], 1, 8))
+        x = self.mix(torch.cat([token, x], 0 if self.first else 1)).tanh()
+        return self.head(x.mean(0 if self.first else 1))
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_token_of_its_own_with_tokens_first_or_behind(first):
+    tokens = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    check(Classed(first), Classed(not first), tokens)
+
+
+class Overflowing(nn.Module):
+    """Gives numbers, and something beside them that is no number, or is another one."""
+
+    def __init__(self, beside: float) -> None:
+        super().__init__()
+        self.fc, self.beside = nn.Linear(4, 3), beside
+
+    def forward(self, x):
+        y = self.fc(x)
+        return y, y * self.beside, y > 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [(1.0, 1.0, True), (1.0, float("nan"), False), (float("inf"), float("inf"), True)],
+)
+def test_what_is_no_number_on_one_side_is_not_proven(one, other, same):
+    found = surgery.compare(Overflowing(one), Overflowing(other), inputs=torch.randn(5, 4))
+    assert found.same == same
+
+
+def test_batch_norms_that_move_at_another_pace_are_one():
+    one, other = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=m)) for m in (1e-3, 3e-3)
+    )
+    found = surgery.compare(one, other, inputs=torch.randn(2, 3, 9, 9))
+    assert found.same
+    assert not found.scalars
+
+
 def test_tied_weights_are_one():
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=4, n_positions=16
@@ -373,7 +447,14 @@ class Failing(nn.Module):
 def test_a_network_that_cannot_run_is_an_error_that_says_what_was_tried():
     with pytest.raises(SurgeryError, match="inputs=") as caught:
         surgery.compare(Failing(), nn.Linear(4, 4))
+    assert "the first network" in str(caught.value)
     assert "a picture of another kind" in str(caught.value)
+
+
+def test_given_inputs_that_do_not_run_say_which_network_did_not_take_them():
+    with pytest.raises(SurgeryError, match="given inputs=") as caught:
+        surgery.compare(nn.Linear(4, 4), nn.Linear(5, 4), inputs=torch.ones(2, 4))
+    assert "the second network" in str(caught.value)
 
 
 @pytest.mark.parametrize("given", [[torch.ones(1, 4)], [torch.ones(1, 4)] * 3])

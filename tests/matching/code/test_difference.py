@@ -104,3 +104,6 @@ def test_a_comparison_is_a_report_and_json():
     assert data["same"] is False
     assert data["difference"]["operator"] == "gelu"
     assert data["open"].keys() == found.open.keys()
+    fused = surgery.compare(decoder(), decoder(rows="apart"), inputs=TOKENS).to_dict()["mapping"]
+    assert fused["words.weight"]["recipe"] is None
+    assert fused["blocks.0.look.to_q.weight"]["recipe"]
